@@ -1,0 +1,129 @@
+"""Save and restore a training state with orbax."""
+
+import logging
+import pathlib
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from hvae_jax.errors import RunError
+
+T = TypeVar("T")
+
+
+class Checkpoints:
+    """A folder of checkpoints, each complete or absent; the newest few are kept.
+
+    Leaves are arrays and typed keys; a typed key is stored as its data.
+    """
+
+    def __init__(self, folder: pathlib.Path, num_kept: int) -> None:
+        logging.getLogger("absl").setLevel(logging.WARNING)  # orbax narrates every save at INFO
+        self._folder = folder.absolute()
+        try:
+            options = ocp.CheckpointManagerOptions(max_to_keep=num_kept, create=True)
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
+        except OSError as error:
+            raise RunError(f"{folder} cannot be used for checkpoints: {error}") from error
+
+    def latest_step(self) -> int | None:
+        """The newest step on disk, None where there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any) -> None:
+        """Starts writing `state`; it may be changed or donated once this returns.
+
+        Raises:
+          RunError: this checkpoint, or the one before it, could not be written.
+        """
+        # Copied, since the write goes on in the background while training donates its buffers.
+        numpy_state = jax.tree.map(np.array, _without_keys(state))
+        try:
+            self._manager.save(step, args=ocp.args.StandardSave(numpy_state))
+        except Exception as error:  # orbax and tensorstore raise many kinds for a full disk
+            raise self._save_error(error) from error
+
+    def wait(self) -> None:
+        """Returns when every checkpoint is on disk.
+
+        Raises:
+          RunError: one could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._save_error(error) from error
+
+    def restore(self, like: T, step: int | None = None) -> T:
+        """The state saved at `step`, or the newest.
+
+        Args:
+          like: a state of the same structure and shapes.
+          step: as listed by the folder's names.
+
+        Raises:
+          RunError: there is none, it is damaged, or it is of another model.
+        """
+        step = self.latest_step() if step is None else step
+        if step is None or not (self._folder / str(step)).is_dir():
+            raise RunError(f"{self._folder} holds no checkpoint" + ("" if step is None else f" of step {step}"))
+        stored_like = _without_keys(like)
+        target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), stored_like)
+        try:
+            self._check_shapes(step, target)
+            restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        except RunError:
+            raise
+        except Exception as error:
+            earlier = [s for s in self._manager.all_steps() if s < step]
+            advice = f"resume from step {max(earlier)}" if earlier else "start again"
+            raise RunError(
+                f"checkpoint {self._folder / str(step)} is damaged ({_first_line(error)}); "
+                f"delete that folder and run the same command to {advice}"
+            ) from error
+        return jax.tree.map(_with_key, like, restored)
+
+    def close(self) -> None:
+        """Waits for running saves and lets go of the folder."""
+        self._manager.close()
+
+    def _check_shapes(self, step: int, target: Any) -> None:
+        # Orbax reports a mismatch in pages; compared here first, it is one line.
+        metadata = self._manager.item_metadata(step)
+        stored = None if metadata is None else jax.tree.leaves(getattr(metadata, "tree", metadata))
+        if stored is None:
+            return
+        have = sorted(tuple(leaf.shape) for leaf in stored)
+        want = sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(target))
+        if have != want:
+            raise RunError(
+                f"checkpoint {self._folder / str(step)} is of another model: it holds {len(have)} arrays of "
+                f"{sum(map(np.prod, have)):.0f} numbers, this model has {len(want)} of "
+                f"{sum(map(np.prod, want)):.0f}; use another folder"
+            )
+
+    def _save_error(self, error: Exception) -> RunError:
+        return RunError(
+            f"checkpoint in {self._folder} cannot be written ({_first_line(error)}); make room or mend "
+            "permissions and run the same command again: it resumes from the last complete checkpoint"
+        )
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _without_keys(state: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, state)
+
+
+def _with_key(like: Any, leaf: Any) -> Any:
+    return jax.random.wrap_key_data(jax.numpy.asarray(leaf)) if _is_key(like) else leaf
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -1,0 +1,200 @@
+"""The parts that the generative and inference networks are made of.
+
+Every convolution of the models is one *stage* of the image's way down, or its transpose on the way
+up: kernel 4, stride 2, padding 1 where a side is even, and kernel 4, stride 1, no padding where it is
+odd. 32 → 16 → 8 → 4 and 28 → 14 → 7 → 4 are the published ones. A stage's transpose restores the side
+exactly, so up and down always meet.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from hvae_jax import convolution
+from hvae_jax.gaussian import Gaussian
+
+KERNEL_SIZE = 4
+HEAD_KERNEL_SIZE = 3
+# Far below any standard deviation worth its rate; keeps log(std) finite where softplus underflows.
+MIN_STD = 1e-6
+
+
+class Stage(NamedTuple):
+    """One convolution of the way down from `side_in` to `side_out` pixels."""
+
+    side_in: int
+    side_out: int
+    stride: int
+    padding: int
+
+
+def make_stages(side: int, num_stages: int) -> tuple[Stage, ...]:
+    """The stages that take an image of `side` pixels down.
+
+    Raises:
+      ValueError: the side runs out before the stages do.
+    """
+    stages = []
+    for number in range(num_stages):
+        stride, padding = (2, 1) if side % 2 == 0 else (1, 0)
+        side_out = (side + 2 * padding - KERNEL_SIZE) // stride + 1
+        if side_out < 1:
+            raise ValueError(f"num_stages={num_stages} is too many: {side} pixels are left after {number}")
+        stages.append(Stage(side, side_out, stride, padding))
+        side = side_out
+    return tuple(stages)
+
+
+def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
+    """U(−1/√fan_in, 1/√fan_in), for weights and biases: PyTorch's default, so the published code's."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
+        # Flat, for XLA's sake: see gaussian.sample.
+        flat = jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound)
+        return flat.reshape(tuple(shape))
+
+    return init
+
+
+class Dense(nn.Module):
+    """y = x W + b over the last axis."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = uniform_fan_in(x.shape[-1])
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        return x @ kernel + self.param("bias", init, (self.features,))
+
+
+class Conv(nn.Module):
+    """Convolution with bias, `[B, H, W, C]` → `[B, H', W', features]`."""
+
+    features: int
+    kernel_size: int
+    stride: int
+    padding: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size, channels = self.kernel_size, x.shape[-1]
+        init = uniform_fan_in(size * size * channels)
+        kernel = self.param("kernel", init, (size, size, channels, self.features))
+        y = convolution.conv(x, kernel, stride=self.stride, padding=self.padding)
+        return y + self.param("bias", init, (self.features,))
+
+
+class ConvTranspose(nn.Module):
+    """Transposed convolution with bias, `[B, H, W, C]` → `[B, H', W', features]`."""
+
+    features: int
+    kernel_size: int
+    stride: int
+    padding: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size, channels = self.kernel_size, x.shape[-1]
+        # PyTorch takes the output channels for the fan of a transposed convolution.
+        init = uniform_fan_in(size * size * self.features)
+        kernel = self.param("kernel", init, (size, size, channels, self.features))
+        y = convolution.conv_transpose(x, kernel, stride=self.stride, padding=self.padding)
+        return y + self.param("bias", init, (self.features,))
+
+
+class Down(nn.Module):
+    """`x` through `stages`, a convolution and ReLU each."""
+
+    stages: tuple[Stage, ...]
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for stage in self.stages:
+            x = nn.relu(Conv(self.channels, KERNEL_SIZE, stage.stride, stage.padding)(x))
+        return x
+
+
+class Up(nn.Module):
+    """`x` back through `stages`, the last of them first; ReLU after each."""
+
+    stages: tuple[Stage, ...]
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for stage in reversed(self.stages):
+            x = nn.relu(ConvTranspose(self.channels, KERNEL_SIZE, stage.stride, stage.padding)(x))
+        return x
+
+
+class Lift(nn.Module):
+    """A latent brought to a feature map of `side` pixels, to be joined with what lives there.
+
+    A vector starts as a map at the bottom of `stages`; a map of `side` pixels stays as it is.
+    """
+
+    stages: tuple[Stage, ...]
+    channels: int
+    side: int
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        if z.ndim == 2:
+            bottom = self.stages[-1].side_out
+            z = nn.relu(Dense(bottom * bottom * self.channels)(z))
+            z = z.reshape(-1, bottom, bottom, self.channels)
+        between = tuple(s for s in self.stages if s.side_in <= self.side and s.side_out >= z.shape[1])
+        return Up(between, self.channels)(z)
+
+
+class Head(nn.Module):
+    """Two arrays of `shape` per image from the same features, as one product.
+
+    A vector comes from the flattened features, a map from a convolution with kernel 3.
+    """
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if len(self.shape) == 1:
+            both = Dense(2 * self.shape[0])(flatten(h))
+        else:
+            both = Conv(2 * self.shape[-1], HEAD_KERNEL_SIZE, 1, 1)(h)
+        first, second = jnp.split(both, 2, axis=-1)
+        return first, second
+
+
+class DenseHead(nn.Module):
+    """A hidden layer half as wide as the latent, ReLU, and two arrays of `shape` per image."""
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+        size = math.prod(self.shape)
+        both = Dense(2 * size)(nn.relu(Dense(max(size // 2, 1))(flatten(h))))
+        first, second = jnp.split(both, 2, axis=-1)
+        return first.reshape(-1, *self.shape), second.reshape(-1, *self.shape)
+
+
+def with_softplus_std(head: tuple[jax.Array, jax.Array]) -> Gaussian:
+    """A Gaussian whose standard deviation is softplus of the second array."""
+    return Gaussian(head[0], nn.softplus(head[1]) + MIN_STD)
+
+
+def with_softplus_var(head: tuple[jax.Array, jax.Array]) -> Gaussian:
+    """A Gaussian whose *variance* is softplus of the second array: a ladder's proposal."""
+    return Gaussian(head[0], jnp.sqrt(nn.softplus(head[1]) + MIN_STD**2))
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """`[B, ...]` → `[B, N]`."""
+    return x.reshape(x.shape[0], -1)

@@ -1,0 +1,416 @@
+"""Hierarchical VAEs whose inference model factorises top-down, so that their rates split by layer.
+
+Generative model p(z_L) p(z_{L-1}|z_L) … p(z_1|z_2..L) p(x|z_1). Lists run z_1 → z_L: entry l − 1 is
+layer l. Sampling runs the other way, from the top layer z_L down to the data.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from hvae_jax import gaussian, likelihoods
+from hvae_jax.errors import RunError
+from hvae_jax.gaussian import Gaussian
+from hvae_jax.models import blocks
+from hvae_jax.objective import LayerwiseTerms
+
+INFERENCE = ("generalized_top_down", "ladder")
+MIN_SIDE, MAX_SIDE = 8, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What a config's `model` group says; every field is checked before any work starts.
+
+    Attributes:
+      inference: "generalized_top_down" (every q(z_l|z_{>l}, x) a network of its own) or "ladder"
+        (precision-weighted product of the prior and what a shared bottom-up pass proposes).
+      latent_shapes: one shape per layer, z_1 first; `(d,)` is a vector, `(side, side, c)` a map whose
+        side is one that the stages pass through. Sides do not grow towards the top.
+      channels: of every convolution.
+      num_stages: convolutions between the image and the smallest feature map.
+      likelihood: one of `likelihoods.LIKELIHOODS`.
+      likelihood_std: σ of "gaussian_fixed_std", and where "gaussian_learned_std" starts.
+      num_mixture_components: of "logistic_mixture".
+    """
+
+    inference: str
+    latent_shapes: tuple[tuple[int, ...], ...]
+    channels: int
+    num_stages: int
+    likelihood: str
+    likelihood_std: float
+    num_mixture_components: int
+
+    def __post_init__(self) -> None:
+        if self.inference == "bottom_up":
+            raise RunError(
+                "config.model.inference='bottom_up' is refused: q(z_1|x) q(z_2|z_1) has no rate per layer, "
+                "since its KL divergence does not split along the layers of a top-down prior; "
+                f"choose one of {INFERENCE}"
+            )
+        if self.inference not in INFERENCE:
+            raise RunError(f"config.model.inference={self.inference!r} is unknown; choose one of {INFERENCE}")
+        if self.likelihood not in likelihoods.LIKELIHOODS:
+            raise RunError(
+                f"config.model.likelihood={self.likelihood!r} is unknown; "
+                f"choose one of {likelihoods.LIKELIHOODS}"
+            )
+        for name in ("channels", "num_stages", "num_mixture_components"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise RunError(f"config.model.{name}={value!r} must be an integer of at least 1")
+        if not (math.isfinite(self.likelihood_std) and self.likelihood_std > 0):
+            raise RunError(f"config.model.likelihood_std={self.likelihood_std} must be positive and finite")
+        shapes = self.latent_shapes
+        if not isinstance(shapes, tuple) or not shapes or not all(map(_is_latent_shape, shapes)):
+            raise RunError(
+                f"config.model.latent_shapes={shapes!r} must hold one shape per layer, z_1 first, each "
+                "(dims,) or (side, side, channels), for example ((4, 4, 32), (32,))"
+            )
+
+
+class Layer(NamedTuple):
+    """What inference says about one latent layer: posterior, prior and the draw that was passed on."""
+
+    q: Gaussian
+    p: Gaussian
+    z: jax.Array
+
+
+class Code(NamedTuple):
+    """One layer's part of `HVAE.encode`: `mean`, `std` of q(z_l|z_{>l}, x) and a `sample`, each `[B, ...]`."""
+
+    mean: jax.Array
+    std: jax.Array
+    sample: jax.Array
+
+
+class HVAE(nn.Module):
+    """A hierarchical VAE of any number of layers; `make_hvae` checks what it is made from.
+
+    For two layers, a map z_1 at the smallest stage and a vector z_2, both inference classes are the
+    published networks of Xiao and Bamler (2023), layer for layer. L = 1 is the plain VAE.
+    """
+
+    image_shape: tuple[int, int, int]
+    config: ModelConfig
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        return len(self.config.latent_shapes)
+
+    def setup(self) -> None:
+        """Builds the networks: `prior` p(z_l|z_{>l}), `posterior` q(z_l|z_{>l}, x), `decoder` p(x|z_1)."""
+        config = self.config
+        stages = blocks.make_stages(self.image_shape[0], config.num_stages)
+        shapes = config.latent_shapes
+        depths = [_depth(stages, shape) for shape in shapes]
+        inner = range(len(shapes) - 1)
+        self.prior = [Prior(shapes[i], stages, depths[i], config.channels) for i in inner]
+        if config.inference == "ladder":
+            # Layer l leaves the shared pass one stage before its own side, the top layer at its side.
+            self.bottom_up = [blocks.Down((stage,), config.channels) for stage in stages[: max(depths)]]
+            own = [stages[depths[i] - 1 : depths[i]] for i in inner]
+            self.posterior = [Proposal(shapes[i], own[i], config.channels) for i in inner] + [
+                Proposal(shapes[-1], (), config.channels)
+            ]
+        else:
+            self.posterior = [
+                Posterior(shape, stages, depth, config.channels)
+                for shape, depth in zip(shapes, depths, strict=True)
+            ]
+        likelihood = likelihoods.make_likelihood(
+            config.likelihood, std=config.likelihood_std, num_components=config.num_mixture_components
+        )
+        num_outputs = likelihood.num_outputs(self.image_shape[-1])
+        if config.likelihood == "gaussian_learned_std":
+            start = math.log(config.likelihood_std)
+            self.log_std = self.param("log_std", lambda _: jnp.asarray(start, jnp.float32))
+        is_mixture = config.likelihood == "logistic_mixture"
+        self.decoder = Decoder(stages[: depths[0]], config.channels, num_outputs, is_mixture)
+
+    def __call__(self, x: jax.Array, key: jax.Array) -> LayerwiseTerms:
+        """D and R_1 … R_L of each image, with one posterior draw per image.
+
+        Args:
+          x: `[B, H, W, C]`, values in [0, 1].
+          key: a typed key, or `[B]` of them, one per image.
+
+        Returns:
+          distortion `[B]` and rates `[B, L]`, nats; each rate's KL is analytic.
+        """
+        layers = self._infer(x, key)
+        rates = [gaussian.kl_divergence(layer.q, layer.p) for layer in layers]
+        log_likelihood = self._likelihood().log_prob(self.decoder(layers[0].z), x)
+        return LayerwiseTerms(-log_likelihood, jnp.stack(rates, axis=1))
+
+    def log_weight(self, x: jax.Array, key: jax.Array) -> jax.Array:
+        """log p(x, z) − log q(z|x) at one posterior draw: the importance weight of `x`.
+
+        Args:
+          x: `[B, H, W, C]`.
+          key: a typed key, or `[B]` of them, one per image.
+
+        Returns:
+          `[B]`, nats. Its mean is the ELBO; log E exp is log p(x) (Burda et al., 2016).
+        """
+        layers = self._infer(x, key)
+        log_weight = self._likelihood().log_prob(self.decoder(layers[0].z), x)
+        for layer in layers:
+            log_weight += gaussian.log_prob(layer.p, layer.z) - gaussian.log_prob(layer.q, layer.z)
+        return log_weight
+
+    def encode(self, x: jax.Array, key: jax.Array) -> list[Code]:
+        """Posterior of every layer, z_1 first, given the draws of the layers above it.
+
+        Args:
+          x: `[B, H, W, C]`.
+          key: a typed key, or `[B]` of them, one per image.
+
+        Returns:
+          L entries of `mean`, `std`, `sample`, each `[B, *latent_shapes[l − 1]]`.
+        """
+        return [Code(layer.q.mean, layer.q.std, layer.z) for layer in self._infer(x, key)]
+
+    def decode(self, z_1: jax.Array) -> jax.Array:
+        """E[x|z_1], `[B, H, W, C]`, not clipped."""
+        return self._likelihood().mean(self.decoder(z_1))
+
+    def reconstruct(self, x: jax.Array, from_layer: int = 1) -> jax.Array:
+        """E[x|z_1] with the posterior means of layers L … from_layer and the prior means below.
+
+        Args:
+          x: `[B, H, W, C]`.
+          from_layer: 1 … L. 1 uses every layer's code; L only that of the top layer.
+
+        Returns:
+          `[B, H, W, C]`, not clipped.
+
+        Raises:
+          ValueError: no such layer.
+        """
+        if not 1 <= from_layer <= self.num_layers:
+            raise ValueError(f"from_layer must be in 1 … {self.num_layers}, got {from_layer}")
+        features = self._features(x)
+        means: list[jax.Array] = []
+        for index in reversed(range(self.num_layers)):
+            p = self._prior(index, means)
+            q = None
+            if index + 1 >= from_layer:
+                q = self._posterior(index, features, means, p)
+                p = q if p is None else p
+            assert p is not None
+            means.insert(0, p.mean if q is None else q.mean)
+        return self.decode(means[0])
+
+    def sample(self, key: jax.Array, num: int, temperature: jax.Array | float = 1.0) -> jax.Array:
+        """E[x|z_1] for latents drawn from the prior.
+
+        Args:
+          key: a typed key.
+          num: B.
+          temperature: scales the prior's standard deviations; a number, or `[L]`, z_1 first.
+
+        Returns:
+          `[B, H, W, C]`, not clipped.
+
+        Raises:
+          ValueError: temperature is neither a number nor `[L]`.
+        """
+        temperature = jnp.asarray(temperature, jnp.float32)
+        if temperature.shape not in ((), (self.num_layers,)):
+            raise ValueError(f"temperature must be one number or [{self.num_layers}], got {temperature.shape}")
+        temperature = jnp.broadcast_to(temperature, (self.num_layers,))
+        keys = gaussian.per_image_keys(key, num)
+        latents: list[jax.Array] = []
+        for index in reversed(range(self.num_layers)):
+            p = self._prior(index, latents)
+            if p is None:
+                shape = (num, *self.config.latent_shapes[index])
+                p = Gaussian(jnp.zeros(shape), jnp.ones(shape))
+            latents.insert(0, gaussian.sample(gaussian.fold_in(keys, index), p, temperature[index]))
+        return self.decode(latents[0])
+
+    def _infer(self, x: jax.Array, key: jax.Array) -> list[Layer]:
+        keys = gaussian.per_image_keys(key, x.shape[0])
+        features = self._features(x)
+        layers: list[Layer] = []
+        for index in reversed(range(self.num_layers)):
+            higher = [layer.z for layer in layers]
+            p = self._prior(index, higher)
+            q = self._posterior(index, features, higher, p)
+            z = gaussian.sample(gaussian.fold_in(keys, index), q)
+            layers.insert(0, Layer(q, gaussian.standard(q) if p is None else p, z))
+        return layers
+
+    def _features(self, x: jax.Array) -> list[jax.Array]:
+        """What inference reads: x, and for a ladder the shared bottom-up pass over it, stage by stage."""
+        if x.shape[1:] != self.image_shape:
+            raise ValueError(f"x must be [B, {', '.join(map(str, self.image_shape))}], got {x.shape}")
+        features = [x]
+        if self.config.inference == "ladder":
+            for stage in self.bottom_up:
+                features.append(stage(features[-1]))
+        return features
+
+    def _prior(self, index: int, higher: list[jax.Array]) -> Gaussian | None:
+        """p(z_l|z_{>l}); None stands for the top layer's N(0, I)."""
+        return self.prior[index](higher) if higher else None
+
+    def _posterior(
+        self, index: int, features: list[jax.Array], higher: list[jax.Array], p: Gaussian | None
+    ) -> Gaussian:
+        network = self.posterior[index]
+        if self.config.inference != "ladder":
+            return network(features[0], higher)
+        side = self.config.latent_shapes[index]
+        depth = _depth(blocks.make_stages(self.image_shape[0], self.config.num_stages), side)
+        if p is None:  # the top layer's posterior is what the bottom-up pass says
+            return blocks.with_softplus_std(network(features[depth]))
+        proposal = blocks.with_softplus_var(network(features[depth - 1]))
+        return gaussian.precision_weighted(proposal, p)
+
+    def _likelihood(self) -> likelihoods.Likelihood:
+        std: jax.Array | float = self.config.likelihood_std
+        if self.config.likelihood == "gaussian_learned_std":
+            std = jnp.exp(likelihoods.soft_floor(self.log_std))
+        return likelihoods.make_likelihood(
+            self.config.likelihood, std=std, num_components=self.config.num_mixture_components
+        )
+
+
+class Prior(nn.Module):
+    """p(z_l | z_{>l}) for a layer below the top.
+
+    The smallest maps and vectors come from a small dense network of all higher latents, as published;
+    larger maps from convolutions, since a dense network would dwarf the rest of the model.
+    """
+
+    shape: tuple[int, ...]
+    stages: tuple[blocks.Stage, ...]
+    depth: int
+    channels: int
+
+    @nn.compact
+    def __call__(self, higher: list[jax.Array]) -> Gaussian:
+        if self.depth == len(self.stages):
+            flat = jnp.concatenate([blocks.flatten(z) for z in higher], axis=-1)
+            return blocks.with_softplus_std(blocks.DenseHead(self.shape)(flat))
+        lifted = [blocks.Lift(self.stages, self.channels, self.shape[0])(z) for z in higher]
+        h = blocks.Conv(self.channels, blocks.HEAD_KERNEL_SIZE, 1, 1)(jnp.concatenate(lifted, axis=-1))
+        return blocks.with_softplus_std(blocks.Head(self.shape)(nn.relu(h)))
+
+
+class Posterior(nn.Module):
+    """q(z_l | z_{>l}, x) as a network of its own (generalised top-down).
+
+    x comes down to the side before the layer's own, the higher latents come up to it, one more
+    convolution reads both.
+    """
+
+    shape: tuple[int, ...]
+    stages: tuple[blocks.Stage, ...]
+    depth: int
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, higher: list[jax.Array]) -> Gaussian:
+        last = self.stages[self.depth - 1]
+        h = blocks.Down(self.stages[: self.depth - 1], self.channels)(x)
+        lifted = [blocks.Lift(self.stages, self.channels, last.side_in)(z) for z in higher]
+        h = blocks.Down((last,), self.channels)(jnp.concatenate([*lifted, h], axis=-1))
+        return blocks.with_softplus_std(blocks.Head(self.shape)(h))
+
+
+class Proposal(nn.Module):
+    """What a ladder's bottom-up features propose for one layer: two arrays, mean first."""
+
+    shape: tuple[int, ...]
+    stages: tuple[blocks.Stage, ...]
+    channels: int
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return blocks.Head(self.shape)(blocks.Down(self.stages, self.channels)(features))
+
+
+class Decoder(nn.Module):
+    """p(x|z_1): z_1 back through `stages`; no ReLU after the last. Returns the likelihood's outputs."""
+
+    stages: tuple[blocks.Stage, ...]
+    channels: int
+    num_outputs: int
+    is_mixture: bool
+
+    @nn.compact
+    def __call__(self, z_1: jax.Array) -> jax.Array:
+        stages, h = self.stages, z_1
+        if h.ndim == 2:
+            # As published, a vector enters one stage up; with a single stage there is no such place.
+            stages = stages[:-1] or stages
+            side = stages[-1].side_out
+            h = nn.relu(blocks.Dense(side * side * self.channels)(h)).reshape(-1, side, side, self.channels)
+        h = blocks.Up(stages[1:], self.channels)(h)
+        first = stages[0]
+        size, stride, padding = blocks.KERNEL_SIZE, first.stride, first.padding
+        if not self.is_mixture:
+            return blocks.ConvTranspose(self.num_outputs, size, stride, padding)(h)
+        # A mixture has many outputs per pixel: a wide last map and a kernel-3 convolution, as published.
+        h = nn.relu(blocks.ConvTranspose(MIXTURE_CHANNELS, size, stride, padding)(h))
+        return blocks.Conv(self.num_outputs, blocks.HEAD_KERNEL_SIZE, 1, 1)(h)
+
+
+MIXTURE_CHANNELS = 128
+
+
+def make_hvae(config: ModelConfig, image_shape: tuple[int, int, int]) -> HVAE:
+    """An HVAE for images of this shape.
+
+    Raises:
+      RunError: the config does not fit such images.
+    """
+    height, width, channels = image_shape
+    if height != width or not MIN_SIDE <= height <= MAX_SIDE or channels not in (1, 3):
+        raise RunError(
+            f"images of shape {image_shape} are not supported: they must be square, {MIN_SIDE} to {MAX_SIDE} "
+            "pixels a side, with 1 or 3 channels"
+        )
+    try:
+        stages = blocks.make_stages(height, config.num_stages)
+    except ValueError as error:
+        raise RunError(f"config.model.num_stages={config.num_stages}: {error}") from error
+    sides = [stage.side_out for stage in stages]
+    for layer, shape in enumerate(config.latent_shapes, start=1):
+        if len(shape) == 3 and shape[0] not in sides:
+            raise RunError(
+                f"config.model.latent_shapes: layer {layer} is {shape}, but images of side {height} pass "
+                f"through the sides {sides} (config.model.num_stages={config.num_stages}); use one of these"
+            )
+    depths = [_depth(stages, shape) for shape in config.latent_shapes]
+    if depths != sorted(depths):
+        raise RunError(
+            f"config.model.latent_shapes={config.latent_shapes}: sides must not grow towards the top layer, "
+            "the last entry (a vector counts as the smallest side)"
+        )
+    return HVAE(tuple(image_shape), config)
+
+
+def _depth(stages: tuple[blocks.Stage, ...], shape: tuple[int, ...]) -> int:
+    """How many stages lie between the image and a latent of this shape."""
+    if len(shape) == 1:
+        return len(stages)
+    return [stage.side_out for stage in stages].index(shape[0]) + 1
+
+
+def _is_latent_shape(shape: object) -> bool:
+    return (
+        isinstance(shape, tuple)
+        and all(isinstance(size, int) and size > 0 for size in shape)
+        and (len(shape) == 1 or (len(shape) == 3 and shape[0] == shape[1]))
+    )

@@ -1,0 +1,222 @@
+"""The run folder: config.json, versions.json, rates.jsonl, and what evaluation adds to them."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from hvae_jax.errors import RunError
+from hvae_jax.objective import bits_per_dim
+
+CONFIG_FILE, VERSIONS_FILE, RATES_FILE = "config.json", "versions.json", "rates.jsonl"
+EVALUATION_FILE = "evaluation.json"
+CHECKPOINTS_FOLDER, FIGURES_FOLDER = "checkpoints", "figures"
+_PACKAGES = ("hvae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy")
+
+
+def open_run(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> pathlib.Path:
+    """Makes the run folder, or opens one that holds the same config.
+
+    Args:
+      folder: created with its parents where absent.
+      config: nested groups of plain values, written to config.json.
+
+    Raises:
+      RunError: the folder holds another config, is a file, or cannot be written.
+    """
+    folder = pathlib.Path(folder)
+    config = json.loads(json.dumps(config))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / CONFIG_FILE
+        if file.exists():
+            _refuse_other_config(folder, read_json(file), config)
+        else:
+            write_json(folder / VERSIONS_FILE, _versions())
+            write_json(file, config)  # last: a folder that has it is complete
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RunError(f"--workdir={folder} must be a folder, but {error.filename} is a file") from error
+    except OSError as error:
+        raise RunError(f"--workdir={folder} cannot be used: {error.strerror}: {error.filename}") from error
+    return folder
+
+
+def read_json(file: pathlib.Path) -> Any:
+    """The file's content.
+
+    Raises:
+      RunError: absent, or not JSON.
+    """
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise RunError(f"{file} does not exist") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{file} is damaged ({error}); restore it or use another folder") from error
+
+
+def write_json(file: pathlib.Path, content: Any) -> None:
+    """Writes the whole file or nothing: an interrupted write leaves the old content."""
+    write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(file: pathlib.Path, text: str) -> None:
+    """Writes the whole file or nothing.
+
+    Raises:
+      RunError: no space, or no permission.
+    """
+    partial = file.with_name(file.name + ".partial")
+    try:
+        partial.write_text(text)
+        os.replace(partial, file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunError(f"{file} cannot be written: {error.strerror}; what was there before is kept") from error
+
+
+def rate_row(
+    *,
+    step: int,
+    epoch: float,
+    split: str,
+    loss: float,
+    distortion: float,
+    rates: Sequence[float],
+    betas: Sequence[float],
+    num_dims: int,
+    grad_norm: float | None,
+    images_per_s: float,
+) -> dict[str, Any]:
+    """One line of rates.jsonl: means over an interval of training, or over a whole split.
+
+    Args:
+      step: optimiser steps done.
+      epoch: passes over the training split done.
+      split: "train", "valid" or "test".
+      loss: D + Σ β_l R_l, nats.
+      distortion: D, nats.
+      rates: R_1 … R_L, nats.
+      betas: β_1 … β_L in force at the end of the interval.
+      num_dims: H · W · C, for `bits_per_dim`, which is always at β = 1.
+      grad_norm: global norm before clipping; None for a split that is not trained on.
+      images_per_s: throughput.
+    """
+    return {
+        "step": step,
+        "epoch": round(epoch, 6),
+        "split": split,
+        "loss_nats": float(loss),
+        "distortion_nats": float(distortion),
+        "rates_nats": [float(rate) for rate in rates],
+        "betas": [float(beta) for beta in betas],
+        "bits_per_dim": float(bits_per_dim(float(distortion) + float(np.sum(rates)), num_dims)),
+        "grad_norm": None if grad_norm is None else float(grad_norm),
+        "images_per_s": round(images_per_s, 1),
+    }
+
+
+class RateLog:
+    """Appends rows to a folder's rates.jsonl."""
+
+    def __init__(self, folder: pathlib.Path, resume_step: int) -> None:
+        """Drops rows past `resume_step`: the resumed run writes them again."""
+        self._file = folder / RATES_FILE
+        if self._file.exists():
+            kept = [json.dumps(row) for row in _read_rows(self._file) if row["step"] <= resume_step]
+            write_text(self._file, "".join(line + "\n" for line in kept))
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Writes one row, at once.
+
+        Raises:
+          RunError: no space, or no permission.
+        """
+        try:
+            with self._file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise RunError(
+                f"{self._file} cannot be written: {error.strerror}; make room and run the same command again: "
+                "it resumes from the last checkpoint"
+            ) from error
+
+
+def load(folder: str | os.PathLike[str], split: str = "train") -> dict[str, np.ndarray]:
+    """A run's rate log as arrays, one entry per logged interval.
+
+    Args:
+      folder: the run folder.
+      split: "train", "valid" or "test".
+
+    Returns:
+      Each field of the log, `[T]`; `rates_nats` and `betas` are `[T, L]`, layer l in column l − 1.
+
+    Raises:
+      RunError: no log there, or no row of that split.
+    """
+    file = pathlib.Path(folder) / RATES_FILE
+    if not file.exists():
+        raise RunError(f"{file} does not exist: {folder} holds no rate log")
+    rows = [row for row in _read_rows(file) if row["split"] == split]
+    if not rows:
+        raise RunError(f"{file} has no row of split {split!r}")
+    columns = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        columns[name] = np.asarray([np.nan if value is None else value for value in values])
+    return columns
+
+
+def _read_rows(file: pathlib.Path) -> list[dict[str, Any]]:
+    rows = []
+    lines = file.read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break  # the process was killed while it wrote this row
+            raise RunError(f"{file} is damaged in line {number}: {error}") from error
+    return rows
+
+
+def _refuse_other_config(folder: pathlib.Path, old: Any, new: Any) -> None:
+    old, new = _flatten(old), _flatten(new)
+    differences = [
+        f"{name} is {old.get(name, 'absent')} there and {new.get(name, 'absent')} here"
+        for name in sorted({*old, *new})
+        if old.get(name, None) != new.get(name, None) or (name in old) != (name in new)
+    ]
+    if differences:
+        raise RunError(
+            f"--workdir={folder} already holds a run with another config: config.{'; config.'.join(differences)}. "
+            "Give another --workdir, or the same config to resume it"
+        )
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat.update(_flatten(value, f"{prefix}.{name}" if prefix else name))
+    return flat
+
+
+def _versions() -> dict[str, Any]:
+    versions: dict[str, Any] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+            versions[package] = None
+    versions["platform"] = jax.default_backend()
+    versions["devices"] = [device.device_kind for device in jax.devices()]
+    return versions
