@@ -14,10 +14,7 @@ T = TypeVar("T")
 
 
 class Checkpoints:
-    """A folder of checkpoints, each complete or absent; the newest few are kept.
-
-    Leaves are arrays and typed keys; a typed key is stored as its data.
-    """
+    """A folder of checkpoints, each complete or absent; the newest few are kept."""
 
     def __init__(self, folder: pathlib.Path, num_kept: int) -> None:
         logging.getLogger("absl").setLevel(logging.WARNING)  # orbax narrates every save at INFO
@@ -39,7 +36,7 @@ class Checkpoints:
           RunError: this checkpoint, or the one before it, could not be written.
         """
         # Copied, since the write goes on in the background while training donates its buffers.
-        numpy_state = jax.tree.map(np.array, _without_keys(state))
+        numpy_state = jax.tree.map(np.array, state)
         try:
             self._manager.save(step, args=ocp.args.StandardSave(numpy_state))
         except Exception as error:  # orbax and tensorstore raise many kinds for a full disk
@@ -70,11 +67,10 @@ class Checkpoints:
         step = self.latest_step() if step is None else step
         if step is None or not (self._folder / str(step)).is_dir():
             raise RunError(f"{self._folder} holds no checkpoint" + ("" if step is None else f" of step {step}"))
-        stored_like = _without_keys(like)
-        target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), stored_like)
+        target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
         try:
             self._check_shapes(step, target)
-            restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+            return self._manager.restore(step, args=ocp.args.StandardRestore(target))
         except RunError:
             raise
         except Exception as error:
@@ -84,7 +80,6 @@ class Checkpoints:
                 f"checkpoint {self._folder / str(step)} is damaged ({_first_line(error)}); "
                 f"delete that folder and run the same command to {advice}"
             ) from error
-        return jax.tree.map(_with_key, like, restored)
 
     def close(self) -> None:
         """Waits for running saves and lets go of the folder."""
@@ -110,18 +105,6 @@ class Checkpoints:
             f"checkpoint in {self._folder} cannot be written ({_first_line(error)}); make room or mend "
             "permissions and run the same command again: it resumes from the last complete checkpoint"
         )
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _without_keys(state: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, state)
-
-
-def _with_key(like: Any, leaf: Any) -> Any:
-    return jax.random.wrap_key_data(jax.numpy.asarray(leaf)) if _is_key(like) else leaf
 
 
 def _first_line(error: Exception) -> str:

@@ -148,6 +148,29 @@ class RateLog:
             ) from error
 
 
+class TensorBoard:
+    """Writes rows to a folder as TensorBoard scalars, under the names of the rate log."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise RunError('--tensorboard needs tensorboardX: pip install -e ".[tensorboard]"') from error
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def report(self, row: Mapping[str, Any]) -> None:
+        """Writes one row; a list becomes one scalar per layer."""
+        for name, value in row.items():
+            if name in ("step", "epoch", "split") or value is None:
+                continue
+            if isinstance(value, list):
+                for layer, entry in enumerate(value, start=1):
+                    self._writer.add_scalar(f"{row['split']}/{name}_{layer}", entry, row["step"])
+            else:
+                self._writer.add_scalar(f"{row['split']}/{name}", value, row["step"])
+        self._writer.flush()
+
+
 def load(folder: str | os.PathLike[str], split: str = "train") -> dict[str, np.ndarray]:
     """A run's rate log as arrays, one entry per logged interval.
 

@@ -1,0 +1,1 @@
+"""Programs and configs: thin, from flags to the library."""

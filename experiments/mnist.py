@@ -1,0 +1,57 @@
+"""The reference two-layer GHVAE on MNIST binarised by rounding (28×28, 122,713 parameters).
+
+Shows: the published experiment on binary images: q(z_2|x), q(z_1|z_2, x) and the generative model
+p(z_2) p(z_1|z_2) p(x|z_1) of Xiao and Bamler (2023), Bernoulli likelihood, Adam 3e-4, batch 256.
+Data: TFDS `mnist`, prepared once (the error of a first run gives the command).
+Command: python -m experiments.run --config=experiments/mnist.py
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Every field, with its published value where there is one."""
+    config = ConfigDict(
+        {
+            "data": {
+                "name": "mnist",
+                "data_dir": "",  # the default of TensorFlow Datasets
+                "binarize": "round",
+                "num_valid": 5000,
+                "split_seed": 0,
+            },
+            "model": {
+                "inference": "generalized_top_down",
+                "latent_shapes": ((4, 4, 16), (20,)),
+                "channels": 16,
+                "num_stages": 3,
+                "likelihood": "bernoulli",
+                "likelihood_std": 1.0,
+                "num_mixture_components": 10,
+            },
+            "objective": {
+                "betas": (1.0, 1.0),
+                "warmup_fraction": 0.0,
+            },
+            "training": {
+                "seed": 0,
+                "num_epochs": 200.0,
+                "batch_size": 256,
+                "learning_rate": 3e-4,
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "max_grad_norm": 0.0,
+                "ema_decay": 0.0,
+                "log_every_steps": 100,
+                "eval_every_steps": 1000,
+                "checkpoint_every_steps": 1000,
+                "num_checkpoints": 3,
+            },
+            "evaluation": {
+                "num_samples": 10,
+                "num_importance_samples": 100,
+            },
+        }
+    )
+    return config.lock()

@@ -1,0 +1,160 @@
+"""Train one model, evaluate it at β = 1, draw it.
+
+    python -m experiments.run --config=experiments/digits.py
+    python -m experiments.run --config=experiments/cifar.py --config.objective.betas=(0.3,3.0) --workdir=DIR
+
+The folder then holds config.json, versions.json, rates.jsonl, checkpoints/, evaluation.json and
+figures/. The same command resumes a run that was stopped, and evaluates one that is complete.
+"""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from experiments import program
+from hvae_jax import experiment, figures, records, training
+from hvae_jax.evaluation import rates
+from hvae_jax.experiment import Experiment
+from hvae_jax.training import Params
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "One of experiments/*.py.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/NAME_OF_CONFIG by default.")
+_TENSORBOARD = flags.DEFINE_boolean("tensorboard", False, "Also write TensorBoard events into the folder.")
+flags.mark_flag_as_required("config")
+
+TEMPERATURES = (0.4, 0.7, 1.0)
+NUM_PICTURES = 12
+
+
+def main() -> None:
+    """Reads the flags, trains, evaluates."""
+    config = _CONFIG.value.to_dict()
+    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
+    built = experiment.from_config(config)
+    folder = records.open_run(workdir, config)
+    loggers = [records.TensorBoard(folder).report] if _TENSORBOARD.value else []
+
+    test = rates.SplitEvaluator(built.dataset.test.images, built.preprocess_fn)
+    validate = None
+    if len(built.dataset.valid.images):
+        valid = rates.SplitEvaluator(built.dataset.valid.images, built.preprocess_fn)
+        validate = functools.partial(valid.map_images, built.terms_fn, key=jax.random.key(built.training.seed))
+    with Progress(built.num_steps) as progress:
+        state = training.train(
+            folder,
+            built.init_state(),
+            built.terms_fn,
+            built.dataset.train.images,
+            preprocess_fn=built.preprocess_fn,
+            control=built.make_control(),
+            config=built.training,
+            validate=validate,
+            reports=[progress.report, *loggers],
+        )
+    summary = evaluate(built, state.eval_params, test)
+    records.write_json(folder / records.EVALUATION_FILE, {"step": int(state.step), "test": summary})
+    draw(built, state.eval_params, folder, summary)
+    print(_describe(summary), f"Everything is in {folder}", sep="\n")
+
+
+def evaluate(built: Experiment, params: Params, test: rates.SplitEvaluator) -> dict[str, Any]:
+    """The whole test split at β = 1, and the importance-weighted bound."""
+    key = jax.random.key(built.training.seed)
+    num_samples, num_importance = built.evaluation.num_samples, built.evaluation.num_importance_samples
+    terms = test.map_images(rates.make_repeated_terms(built.terms_fn, num_samples), params, key)
+    bound_fn = rates.make_importance_bound(built.log_weight_fn, num_importance)
+    bound = test.map_images(bound_fn, params, jax.random.fold_in(key, 1))
+    return {
+        **rates.summarize(terms, int(np.prod(built.dataset.image_shape))),
+        "num_samples": num_samples,
+        "negative_importance_weighted_bound_nats": -float(np.mean(bound, dtype=np.float64)),
+        "negative_importance_weighted_bound_nats_standard_error": float(rates.standard_error(bound)),
+        "num_importance_samples": num_importance,
+    }
+
+
+def draw(built: Experiment, params: Params, folder: pathlib.Path, summary: dict[str, Any]) -> None:
+    """The run's four figures."""
+    model, num_layers = built.model, built.model.num_layers
+    target = folder / records.FIGURES_FOLDER
+    target.mkdir(exist_ok=True)
+    betas = ", ".join(f"{beta:g}" for beta in built.objective.betas)
+    title = f"{built.dataset.name}, {model.config.inference.replace('_', ' ')}, betas ({betas})"
+
+    train_log = records.load(folder)
+    valid_log = records.load(folder, "valid") if len(built.dataset.valid.images) else None
+    figures.training_curves(train_log, valid_log, title, target / "training.png")
+    figures.rate_distortion(train_log, summary, title, target / "rate_distortion.png")
+
+    key = jax.random.key(built.training.seed)
+    stored = built.dataset.test.images[:NUM_PICTURES]
+    x = built.preprocess_fn(jax.random.split(key, len(stored)), stored)
+    rows = {"test image": np.asarray(x)}
+    for layer in range(1, num_layers + 1):
+        kept = "all layers" if layer == 1 else f"$z_{layer}$ only" if layer == num_layers else f"$z_{layer}$ and up"
+        reconstruct = jax.jit(functools.partial(model.apply, from_layer=layer, method="reconstruct"))
+        rows[f"from {kept}"] = np.asarray(reconstruct(params, x))
+    figures.image_rows(rows, f"Reconstructions: {title}", target / "reconstructions.png")
+
+    sample = jax.jit(functools.partial(model.apply, num=NUM_PICTURES, method="sample"))
+    samples = {
+        f"temperature {temperature:g}": np.asarray(sample(params, key, temperature=temperature))
+        for temperature in TEMPERATURES
+    }
+    figures.image_rows(samples, f"Samples: {title}", target / "samples.png")
+
+
+class Progress:
+    """A bar with the distortion and every layer's rate; off a terminal, a line per validation pass."""
+
+    def __init__(self, num_steps: int) -> None:
+        self._bar = tqdm(total=num_steps, unit="step", disable=None, dynamic_ncols=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def report(self, row: dict[str, Any]) -> None:
+        """Shows one row of the rate log."""
+        terms = {"D": row["distortion_nats"]}
+        terms.update({f"R_{layer}": rate for layer, rate in enumerate(row["rates_nats"], start=1)})
+        if row["split"] == "train":
+            self._bar.n = row["step"]
+            self._bar.set_postfix({name: f"{value:.2f}" for name, value in terms.items()})
+        elif self._bar.disable:
+            text = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
+            print(f"step {row['step']}/{self._bar.total}  {row['split']}  {text} nats", flush=True)
+
+
+def _describe(summary: dict[str, Any]) -> str:
+    rows = [
+        ("−ELBO", summary["negative_elbo_nats"], summary["negative_elbo_nats_standard_error"]),
+        ("distortion D", summary["distortion_nats"], summary["distortion_nats_standard_error"]),
+    ]
+    for layer, (rate, error) in enumerate(
+        zip(summary["rates_nats"], summary["rates_nats_standard_error"], strict=True), start=1
+    ):
+        rows.append((f"rate R_{layer}", rate, error))
+    lines = [f"  {name:<14}{value:10.4f} ± {error:.4f}" for name, value, error in rows]
+    bound = -summary["negative_importance_weighted_bound_nats"]
+    return "\n".join(
+        [
+            f"Test split, {summary['num_images']} images, β = 1, nats per image:",
+            *lines,
+            f"  log p(x) ≥ {bound:.4f} ({summary['num_importance_samples']} importance samples)",
+            f"  {summary['bits_per_dim']:.4f} bits per dimension",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,116 @@
+"""Distortion, rates and the bounds on log p(x), over a whole split."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hvae_jax.gaussian import fold_in
+from hvae_jax.objective import LayerwiseTerms, bits_per_dim
+from hvae_jax.training import Params, PreprocessFn, TermsFn, pick_micro_batch, shard_devices
+
+# (params, x [B, ...], keys [B]) -> log p(x, z) - log q(z|x) at one draw, [B]
+LogWeightFn = Callable[[Params, jax.Array, jax.Array], jax.Array]
+EVAL_BATCH = 256
+
+
+class SplitEvaluator:
+    """Runs functions of (params, x, keys) over every image of a split, on all local devices.
+
+    The images stay on the devices and each function compiles once, so it can be called again and
+    again during training. Every image counts once: the split is padded to whole batches and cut back.
+    """
+
+    def __init__(self, images: np.ndarray, preprocess_fn: PreprocessFn) -> None:
+        """Keeps `images`, `[N, ...]` as stored, on the devices."""
+        num_devices = jax.local_device_count()
+        self._num_images = len(images)
+        self._batch = pick_micro_batch(EVAL_BATCH)
+        self._preprocess_fn = preprocess_fn
+        num_batches = -(-len(images) // (num_devices * self._batch))
+        index = np.minimum(np.arange(num_devices * num_batches * self._batch), len(images) - 1)
+        index = index.reshape(num_devices, num_batches, self._batch)
+        self._images, self._index = shard_devices((images[index], index.astype(np.int32)))
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+
+    def map_images(self, fn: Callable[[Params, jax.Array, jax.Array], Any], params: Params, key: jax.Array) -> Any:
+        """`fn(params, x, keys)` of every image.
+
+        Args:
+          fn: returns arrays `[B, ...]`; must be the same object from call to call, or it compiles anew.
+          params: on the host or on one device.
+          key: a typed key; an image's draws depend on it and the image's place in the split alone.
+
+        Returns:
+          NumPy arrays `[N, ...]`.
+        """
+        if fn not in self._compiled:
+
+            def over_batches(params: Params, images: jax.Array, index: jax.Array, key_data: jax.Array) -> Any:
+                key = jax.random.wrap_key_data(key_data)
+
+                def one_batch(batch: tuple[jax.Array, jax.Array]) -> Any:
+                    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch[1])
+                    return fn(params, self._preprocess_fn(fold_in(keys, 0), batch[0]), fold_in(keys, 1))
+
+                return jax.lax.map(one_batch, (images, index))
+
+            self._compiled[fn] = jax.pmap(over_batches, in_axes=(None, 0, 0, None))
+        out = self._compiled[fn](params, self._images, self._index, jax.random.key_data(key))
+        return jax.tree.map(lambda a: np.asarray(a).reshape(-1, *a.shape[3:])[: self._num_images], out)
+
+
+def make_repeated_terms(terms_fn: TermsFn, num_samples: int) -> TermsFn:
+    """`terms_fn` averaged over `num_samples` posterior draws of each image."""
+
+    def fn(params: Params, x: jax.Array, keys: jax.Array) -> LayerwiseTerms:
+        terms = jax.lax.map(lambda i: terms_fn(params, x, fold_in(keys, i)), jnp.arange(num_samples))
+        return jax.tree.map(lambda t: t.mean(axis=0), terms)
+
+    return fn
+
+
+def make_importance_bound(log_weight_fn: LogWeightFn, num_samples: int) -> LogWeightFn:
+    """log (1/K) Σ_k w_k ≤ log p(x) in expectation, K = num_samples (Burda et al., 2016). `[B]`, nats."""
+
+    def fn(params: Params, x: jax.Array, keys: jax.Array) -> jax.Array:
+        log_weights = jax.lax.map(lambda i: log_weight_fn(params, x, fold_in(keys, i)), jnp.arange(num_samples))
+        return jax.nn.logsumexp(log_weights, axis=0) - math.log(num_samples)
+
+    return fn
+
+
+def summarize(terms: LayerwiseTerms, num_dims: int) -> dict[str, Any]:
+    """Means over a split at β = 1, each with its standard error over the images.
+
+    Args:
+      terms: `[N]` and `[N, L]`, nats.
+      num_dims: H · W · C.
+
+    Returns:
+      plain numbers for evaluation.json: `num_images`, `negative_elbo_nats`, `distortion_nats`,
+      `rates_nats` (z_1 first), `total_rate_nats`, each with a `…_standard_error` beside it, and
+      `bits_per_dim`.
+    """
+    distortion = np.asarray(terms.distortion, np.float64)
+    rates = np.asarray(terms.rates, np.float64)
+    total = rates.sum(axis=1)
+    summary: dict[str, Any] = {"num_images": len(distortion)}
+    for name, values in {
+        "negative_elbo_nats": distortion + total,
+        "distortion_nats": distortion,
+        "total_rate_nats": total,
+        "rates_nats": rates,
+    }.items():
+        summary[name] = values.mean(axis=0).tolist()
+        summary[f"{name}_standard_error"] = standard_error(values).tolist()
+    summary["bits_per_dim"] = float(bits_per_dim(summary["negative_elbo_nats"], num_dims))
+    return summary
+
+
+def standard_error(values: np.ndarray) -> np.ndarray:
+    """Of the mean over the leading axis."""
+    return values.std(axis=0, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0 * values[0]

@@ -1,0 +1,115 @@
+"""From a config to the things a program needs: data, model, functions of both, and how to train."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from hvae_jax import data, training
+from hvae_jax.betas import BetaControl, ObjectiveConfig
+from hvae_jax.data import DataConfig, Dataset
+from hvae_jax.errors import RunError
+from hvae_jax.evaluation.rates import LogWeightFn
+from hvae_jax.models.hvae import HVAE, ModelConfig, make_hvae
+from hvae_jax.training import Params, PreprocessFn, TermsFn, TrainingConfig, TrainState
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What a config's `evaluation` group says.
+
+    Attributes:
+      num_samples: posterior draws per image for distortion and rates on the test split.
+      num_importance_samples: draws per image for the importance-weighted bound.
+    """
+
+    num_samples: int
+    num_importance_samples: int
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or value < 1:
+                raise RunError(f"config.evaluation.{field.name}={value!r} must be an integer of at least 1")
+
+
+class Experiment(NamedTuple):
+    """Everything that a config describes, checked and built; nothing has run yet."""
+
+    dataset: Dataset
+    model: HVAE
+    preprocess_fn: PreprocessFn
+    objective: ObjectiveConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+
+    @property
+    def terms_fn(self) -> TermsFn:
+        """(params, x, keys) → LayerwiseTerms."""
+        return self.model.apply  # type: ignore[return-value]
+
+    @property
+    def log_weight_fn(self) -> LogWeightFn:
+        """(params, x, keys) → log importance weights."""
+        return functools.partial(self.model.apply, method="log_weight")  # type: ignore[return-value]
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of the run."""
+        return self.training.num_steps(len(self.dataset.train.images))
+
+    def make_control(self) -> BetaControl:
+        """How the betas move over the run."""
+        return self.objective.make_control(self.num_steps)
+
+    def init_params(self, seed: int) -> Params:
+        """Fresh parameters of the model."""
+        x = jnp.zeros((1, *self.dataset.image_shape))
+        return jax.jit(lambda key: self.model.init(key, x, key))(jax.random.key(seed))
+
+    def init_state(self) -> TrainState:
+        """The training state before the first step."""
+        params = self.init_params(self.training.seed)
+        return training.init_state(params, self.objective.betas, self.make_control(), self.training)
+
+
+def from_config(config: Mapping[str, Any]) -> Experiment:
+    """Checks every field, then loads the data and builds the model.
+
+    Args:
+      config: groups `data`, `model`, `objective`, `training`, `evaluation`; every field present.
+
+    Raises:
+      RunError: a field that is missing, unknown or out of range, or data that is not there.
+    """
+    groups = ("data", "model", "objective", "training", "evaluation")
+    if set(config) != set(groups):
+        raise RunError(f"config must have the groups {sorted(groups)}, it has {sorted(config)}")
+    data_config = _build("data", DataConfig, config)
+    model_config = _build("model", ModelConfig, config)
+    objective = _build("objective", ObjectiveConfig, config)
+    training_config = _build("training", TrainingConfig, config)
+    evaluation = _build("evaluation", EvaluationConfig, config)
+    objective.check_layers(len(model_config.latent_shapes))
+    training_config.check_devices(jax.local_device_count())
+
+    dataset = data.load(data_config)
+    model = make_hvae(model_config, dataset.image_shape)
+    training_config.num_steps(len(dataset.train.images))
+    preprocess_fn = data.make_preprocess(data_config.binarize)
+    return Experiment(dataset, model, preprocess_fn, objective, training_config, evaluation)
+
+
+def _build(group: str, cls: type[T], config: Mapping[str, Any]) -> T:
+    fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    given = dict(config[group])
+    for name in sorted(set(given) - fields):
+        raise RunError(f"config.{group}.{name} is not a field; config.{group} has {sorted(fields)}")
+    for name in sorted(fields - set(given)):
+        raise RunError(f"config.{group}.{name} is missing; every field must be given")
+    return cls(**given)

@@ -1,0 +1,162 @@
+"""Numbers to pictures. Every function writes one PNG; none keeps global plotting state."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PathLike = str | os.PathLike[str]
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; black is kept for the distortion.
+LAYER_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DISTORTION_COLOR = "#000000"
+GUIDE_COLOR = "#999999"
+_DPI = 160
+
+
+def layer_color(layer: int) -> str:
+    """The colour of layer `layer` (1-based) in every figure."""
+    return LAYER_COLORS[(layer - 1) % len(LAYER_COLORS)]
+
+
+def training_curves(
+    train: Mapping[str, np.ndarray], valid: Mapping[str, np.ndarray] | None, title: str, file: PathLike
+) -> None:
+    """Distortion above, one line per layer's rate below, over training steps.
+
+    Args:
+      train, valid: as `records.load` returns them; `valid` may be None.
+      title: said above the panels.
+      file: PNG to write.
+    """
+    figure = _figure(6.4, 5.2)
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    num_layers = train["rates_nats"].shape[1]
+    for log, style in ((train, {"alpha": 0.9}), (valid, {"marker": "o", "linestyle": "none", "ms": 4})):
+        if log is None:
+            continue
+        top.plot(log["step"], log["distortion_nats"], color=DISTORTION_COLOR, **style)
+        for layer in range(1, num_layers + 1):
+            bottom.plot(log["step"], log["rates_nats"][:, layer - 1], color=layer_color(layer), **style)
+    top.set_ylabel("distortion (nats per image)")
+    bottom.set_ylabel("rate (nats per image)")
+    bottom.set_xlabel("training step")
+    bottom.set_ylim(bottom=0)
+    labels = ["distortion D"], [_layer_label(layer, num_layers) for layer in range(1, num_layers + 1)]
+    for axes, names in zip((top, bottom), labels, strict=True):
+        for line, name in zip(axes.lines, names, strict=False):
+            line.set_label(name)
+        if valid is not None:
+            axes.plot([], [], "o", ms=4, color=GUIDE_COLOR, label="validation")
+        axes.legend(frameon=False)
+    figure.suptitle(title)
+    figure.savefig(os.fspath(file), dpi=_DPI)
+
+
+def image_rows(rows: Mapping[str, np.ndarray], title: str, file: PathLike) -> None:
+    """Rows of images, each with a label to its left.
+
+    Args:
+      rows: label → images `[n, H, W, C]`, shown as clipped to [0, 1]; the same n in every row.
+      title: said above the rows.
+      file: PNG to write.
+    """
+    num_columns = len(next(iter(rows.values())))
+    size = 0.62
+    left, top = 1.75, 0.55
+    width, height = left + size * num_columns + 0.1, top + size * len(rows) + 0.1
+    figure = Figure(figsize=(width, height))
+    for row, (label, images) in enumerate(rows.items()):
+        bottom = 1.0 - (top + size * (row + 1)) / height
+        axes = figure.add_axes((left / width, bottom, size * num_columns / width, size / height * 0.94))
+        axes.imshow(_tile(images), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+        middle = bottom + 0.47 * size / height
+        figure.text((left - 0.12) / width, middle, label, ha="right", va="center", fontsize=9)
+    figure.text(0.5, 1.0 - 0.3 / height, title, ha="center", va="center", fontsize=11)
+    figure.savefig(os.fspath(file), dpi=_DPI)
+
+
+def rate_distortion(train: Mapping[str, np.ndarray], test: Mapping[str, Any], title: str, file: PathLike) -> None:
+    """The rate–distortion plane: the run's way through it, its test point, lines of equal ELBO.
+
+    Args:
+      train: as `records.load` returns it.
+      test: summary of `evaluation.rates.summarize`.
+      title: said above.
+      file: PNG to write.
+    """
+    figure = _figure(5.6, 4.6)
+    axes = figure.subplots()
+    total = train["rates_nats"].sum(axis=1)
+    axes.plot(total, train["distortion_nats"], color=LAYER_COLORS[0], lw=1.2, marker=".", ms=4, label="training")
+    rate, distortion = test["total_rate_nats"], test["distortion_nats"]
+    axes.plot(rate, distortion, "*", ms=15, color=LAYER_COLORS[1], label="test split", zorder=3)
+    _elbo_lines(axes, rate + distortion)
+    axes.set_xlabel("total rate $R_1 + \\dots + R_L$ (nats per image)")
+    axes.set_ylabel("distortion D (nats per image)")
+    axes.legend(frameon=False)
+    axes.set_title(title, fontsize=11)
+    figure.savefig(os.fspath(file), dpi=_DPI)
+
+
+def rates_against_beta(
+    betas: Sequence[float], rates: np.ndarray, layer: int, title: str, file: PathLike
+) -> None:
+    """How every layer's rate answers when the beta of one layer changes.
+
+    Args:
+      betas: `[n]`, of `layer`; other betas are fixed.
+      rates: `[n, L]`, nats.
+      layer: 1-based.
+      title: said above.
+      file: PNG to write.
+    """
+    figure = _figure(5.6, 3.8)
+    axes = figure.subplots()
+    num_layers = rates.shape[1]
+    for number in range(1, num_layers + 1):
+        color = layer_color(number)
+        axes.plot(betas, rates[:, number - 1], "o-", color=color, label=_layer_label(number, num_layers))
+    axes.set_xscale("log")
+    axes.set_xticks(list(betas), [f"{beta:g}" for beta in betas])
+    axes.minorticks_off()
+    axes.set_xlabel(f"$\\beta_{layer}$")
+    axes.set_ylabel("test rate (nats per image)")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    axes.set_title(title, fontsize=11)
+    figure.savefig(os.fspath(file), dpi=_DPI)
+
+
+def _elbo_lines(axes: Axes, through: float) -> None:
+    """Lines D + R = const: on each, the ELBO is the same; one goes through the test point."""
+    x_limits, y_limits = axes.get_xlim(), axes.get_ylim()
+    step = (y_limits[1] - y_limits[0]) / 6
+    for offset in range(-8, 9):
+        value = through + offset * step
+        style = {"lw": 1.4, "ls": "--"} if offset == 0 else {"lw": 0.6, "ls": ":"}
+        label = f"D + R = {through:.1f} (test −ELBO)" if offset == 0 else None
+        axes.plot(x_limits, [value - x for x in x_limits], color=GUIDE_COLOR, label=label, zorder=0, **style)
+    axes.set_xlim(x_limits)
+    axes.set_ylim(y_limits)
+
+
+def _layer_label(layer: int, num_layers: int) -> str:
+    place = " (top)" if layer == num_layers > 1 else " (nearest the data)" if layer == 1 < num_layers else ""
+    return f"rate $R_{layer}$ of $z_{layer}${place}"
+
+
+def _tile(images: np.ndarray) -> np.ndarray:
+    """`[n, H, W, C]` side by side with a white line between: `[H, n (W + 1) − 1(, 3)]`."""
+    images = np.clip(images, 0.0, 1.0)
+    padded = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=1.0)
+    row = np.concatenate(list(padded), axis=1)[:, :-1]
+    return row[..., 0] if row.shape[-1] == 1 else row
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")

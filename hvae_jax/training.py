@@ -1,0 +1,435 @@
+"""Training: a pure step, many of them in one compiled call, and the loop around it.
+
+A model enters as `terms_fn(params, x, key) -> LayerwiseTerms`, so anything that can fill
+`LayerwiseTerms` trains here. Noise and data order depend only on the seed, the step and an image's
+place in the global batch: the number of devices does not change a run, and a resumed run equals an
+uninterrupted one bit for bit.
+"""
+
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hvae_jax import records
+from hvae_jax.betas import BetaControl, BetaState
+from hvae_jax.checkpoints import Checkpoints
+from hvae_jax.errors import RunError
+from hvae_jax.gaussian import fold_in
+from hvae_jax.objective import LayerwiseTerms, layerwise_elbo
+
+Params = Any
+TermsFn = Callable[[Params, jax.Array, jax.Array], LayerwiseTerms]
+# (keys [B], stored images [B, ...]) -> x [B, ...], for example data.make_preprocess.
+PreprocessFn = Callable[[jax.Array, jax.Array], jax.Array]
+
+DEVICE_AXIS = "devices"
+# Images per micro-batch on CPUs, where activations that stay in cache are worth more than a wide
+# product: 32 was the fastest of 16 … 256 for the 32 × 32 reference model.
+CPU_MICRO_BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """What a config's `training` group says; every field is checked before any work starts.
+
+    Attributes:
+      seed: of parameters, data order and noise.
+      num_epochs: passes over the training split; the number of steps is ⌊num_epochs · N / batch_size⌋.
+      batch_size: images per step over all devices.
+      learning_rate, b1, b2, eps: of Adam.
+      max_grad_norm: global norm to clip gradients to; 0 turns clipping off.
+      ema_decay: of the averaged parameters that evaluation then uses; 0 turns averaging off.
+      log_every_steps: steps per compiled call and per logged interval.
+      eval_every_steps: steps between passes over the validation split; a multiple of the former.
+      checkpoint_every_steps: likewise.
+      num_checkpoints: the newest that are kept.
+    """
+
+    seed: int
+    num_epochs: float
+    batch_size: int
+    learning_rate: float
+    b1: float
+    b2: float
+    eps: float
+    max_grad_norm: float
+    ema_decay: float
+    log_every_steps: int
+    eval_every_steps: int
+    checkpoint_every_steps: int
+    num_checkpoints: int
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "log_every_steps", "num_checkpoints"):
+            _require(self, name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "at least 1")
+        for name in ("eval_every_steps", "checkpoint_every_steps"):
+            value = getattr(self, name)
+            is_multiple = isinstance(value, int) and value >= 1 and value % self.log_every_steps == 0
+            _require(self, name, is_multiple, f"a multiple of log_every_steps={self.log_every_steps}")
+        for name in ("num_epochs", "learning_rate", "eps"):
+            value = getattr(self, name)
+            _require(self, name, math.isfinite(value) and value > 0, "positive and finite")
+        for name in ("b1", "b2", "ema_decay"):
+            _require(self, name, 0.0 <= getattr(self, name) < 1.0, "in [0, 1)")
+        is_norm = math.isfinite(self.max_grad_norm) and self.max_grad_norm >= 0
+        _require(self, "max_grad_norm", is_norm, "finite and not negative; 0 turns clipping off")
+        _require(self, "seed", isinstance(self.seed, int) and 0 <= self.seed < 2**32, "in [0, 2**32)")
+
+    def num_steps(self, num_images: int) -> int:
+        """Optimiser steps of the whole run.
+
+        Raises:
+          RunError: there are none.
+        """
+        num_steps = int(self.num_epochs * num_images / self.batch_size + 1e-6)
+        if num_steps < 1:
+            raise RunError(
+                f"config.training.num_epochs={self.num_epochs} over {num_images} images is less than one "
+                f"batch of config.training.batch_size={self.batch_size}; raise the one or lower the other"
+            )
+        return num_steps
+
+    def check_devices(self, num_devices: int) -> None:
+        """Raises RunError unless the devices divide the batch."""
+        if self.batch_size % num_devices:
+            raise RunError(
+                f"config.training.batch_size={self.batch_size} cannot be divided over {num_devices} devices; "
+                f"use a multiple of {num_devices}"
+            )
+
+    def make_optimizer(self) -> optax.GradientTransformation:
+        """Adam, after clipping where that is on."""
+        adam = optax.adam(self.learning_rate, b1=self.b1, b2=self.b2, eps=self.eps)
+        if self.max_grad_norm:
+            return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), adam)
+        return adam
+
+
+class TrainState(NamedTuple):
+    """All that training carries from step to step, and all that a checkpoint holds.
+
+    Attributes:
+      step: int32 scalar, updates done.
+      key: data of the key that every draw of the run descends from (plain numbers, for checkpoints).
+      params, opt_state: of the model and of optax.
+      ema_params: averaged parameters; an empty dict where averaging is off.
+      beta_state: where the betas are.
+    """
+
+    step: jax.Array
+    key: jax.Array
+    params: Params
+    opt_state: optax.OptState
+    ema_params: Params
+    beta_state: BetaState
+
+    @property
+    def eval_params(self) -> Params:
+        """The averaged parameters where there are any."""
+        return self.ema_params or self.params
+
+
+class StepMetrics(NamedTuple):
+    """What one step measured, before its update: batch means in nats, and the gradient's norm."""
+
+    loss: jax.Array
+    distortion: jax.Array
+    rates: jax.Array
+    grad_norm: jax.Array
+
+
+StepFn = Callable[[TrainState, jax.Array], tuple[TrainState, StepMetrics]]
+
+
+def init_state(
+    params: Params,
+    betas: jax.Array | tuple[float, ...],
+    control: BetaControl,
+    config: TrainingConfig,
+) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.key_data(jax.random.key(config.seed)),
+        params=params,
+        opt_state=config.make_optimizer().init(params),
+        ema_params=params if config.ema_decay else {},
+        beta_state=control.init(jnp.asarray(betas, jnp.float32)),
+    )
+
+
+def make_train_step(
+    terms_fn: TermsFn,
+    preprocess_fn: PreprocessFn,
+    control: BetaControl,
+    config: TrainingConfig,
+    micro_batch: int,
+    axis_name: str | None = None,
+) -> StepFn:
+    """The pure step `(state, images) -> (state, metrics)`.
+
+    Minimises the batch mean of D + Σ β_l R_l. A step whose loss or gradient is not finite leaves
+    the state as it was: the caller sees it in the metrics.
+
+    Args:
+      terms_fn: (params, x `[B, ...]`, keys `[B]`) → terms.
+      preprocess_fn: (keys `[B]`, stored images `[B, ...]`) → x.
+      control: moves the betas.
+      config: optimiser and averaging.
+      micro_batch: images per gradient evaluation, a divisor of the images that a call gets; gradients
+        are averaged over the micro-batches.
+      axis_name: of the devices that share a batch; None on one.
+    """
+    tx = config.make_optimizer()
+
+    def loss_fn(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array):
+        x = preprocess_fn(fold_in(keys, 0), images)
+        terms = terms_fn(params, x, fold_in(keys, 1))
+        means = terms.distortion.mean(), terms.rates.mean(axis=0)
+        return -layerwise_elbo(terms, betas).mean(), means
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def mean_grads(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array):
+        num_parts = images.shape[0] // micro_batch
+        parts = jax.tree.map(lambda a: a.reshape(num_parts, micro_batch, *a.shape[1:]), (images, keys))
+
+        def add(total: Params, part: tuple[jax.Array, jax.Array]):
+            (loss, (distortion, rates)), grads = grad_fn(params, betas, *part)
+            return jax.tree.map(jnp.add, total, grads), (loss, distortion, rates)
+
+        total, means = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
+        # Parts are equal in size, so the mean of their means is the mean over the batch.
+        return jax.tree.map(lambda g: g / num_parts, total), jax.tree.map(lambda m: m.mean(axis=0), means)
+
+    def step_fn(state: TrainState, images: jax.Array) -> tuple[TrainState, StepMetrics]:
+        per_device = images.shape[0]
+        place = jnp.arange(per_device)
+        if axis_name is not None:
+            place = place + per_device * jax.lax.axis_index(axis_name)
+        step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, place)
+        grads, (loss, distortion, rates) = mean_grads(state.params, state.beta_state.betas, images, keys)
+        if axis_name is not None:
+            grads, loss, distortion, rates = jax.lax.pmean((grads, loss, distortion, rates), axis_name)
+        metrics = StepMetrics(loss, distortion, rates, optax.tree.norm(grads))
+
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if config.ema_decay:
+            ema_params = optax.incremental_update(params, ema_params, 1.0 - config.ema_decay)
+        beta_state = control.update(state.beta_state, distortion, rates)
+        new = TrainState(state.step + 1, state.key, params, opt_state, ema_params, beta_state)
+        ok = is_finite(metrics)
+        return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, state), metrics
+
+    return step_fn
+
+
+def is_finite(metrics: StepMetrics) -> jax.Array:
+    """Whether a step's loss and gradient are finite."""
+    return jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.grad_norm)
+
+
+def pick_micro_batch(per_device_batch: int) -> int:
+    """Images per gradient evaluation on this platform."""
+    if jax.default_backend() == "cpu" and per_device_batch % CPU_MICRO_BATCH == 0:
+        return CPU_MICRO_BATCH
+    return per_device_batch
+
+
+def make_interval(step_fn: StepFn) -> Callable[..., tuple[TrainState, StepMetrics, jax.Array]]:
+    """Many steps as one compiled loop: `(state, images, indices, num_steps) -> (state, means, done)`.
+
+    Args of the result:
+      images: `[N, ...]`, the stored training images, on the device.
+      indices: `[K, B]`, the images of each step; only the first `num_steps` rows are used.
+      num_steps: at most K. Not static, so a short last interval compiles nothing new.
+
+    It stops at the first step that is not finite; `done` counts the steps before it, `means` are
+    over them.
+    """
+
+    def interval(
+        state: TrainState, images: jax.Array, indices: jax.Array, num_steps: jax.Array
+    ) -> tuple[TrainState, StepMetrics, jax.Array]:
+        def body(carry):
+            state, totals, done, _ = carry
+            state, metrics = step_fn(state, images[indices[done]])
+            ok = is_finite(metrics)
+            totals = jax.tree.map(lambda total, m: total + jnp.where(ok, m, 0.0), totals, metrics)
+            return state, totals, done + ok, ok
+
+        zero = jnp.zeros(())
+        totals = StepMetrics(zero, zero, jnp.zeros_like(state.beta_state.betas), zero)
+        carry = (state, totals, jnp.zeros((), jnp.int32), jnp.array(True))
+        state, totals, done, _ = jax.lax.while_loop(lambda c: (c[2] < num_steps) & c[3], body, carry)
+        means = jax.tree.map(lambda total: total / jnp.maximum(done, 1), totals)
+        return state, means, done
+
+    return interval
+
+
+def batch_indices(seed: int, num_images: int, batch_size: int, start: int, num_steps: int) -> np.ndarray:
+    """Which images make up the batches of steps start … start + num_steps − 1.
+
+    Epochs are permutations laid end to end and cut into batches: every image is seen once per
+    epoch, and a batch may cross from one epoch to the next. Drawn on the host, 4 bytes an image:
+    the order is then the same on every platform and for every version of JAX.
+
+    Returns:
+      `[num_steps, batch_size]` int32.
+    """
+    first, last = start * batch_size, (start + num_steps) * batch_size
+    epochs = range(first // num_images, (last - 1) // num_images + 1)
+    order = np.concatenate([np.random.default_rng((seed, epoch)).permutation(num_images) for epoch in epochs])
+    offset = first - epochs[0] * num_images
+    return order[offset : offset + last - first].reshape(num_steps, batch_size).astype(np.int32)
+
+
+def train(
+    folder: pathlib.Path,
+    state: TrainState,
+    terms_fn: TermsFn,
+    images: np.ndarray,
+    *,
+    preprocess_fn: PreprocessFn,
+    control: BetaControl,
+    config: TrainingConfig,
+    validate: Callable[[Params], LayerwiseTerms] | None = None,
+    reports: Sequence[Callable[[dict[str, Any]], None]] = (),
+) -> TrainState:
+    """Trains over all local devices, resuming from the folder's newest checkpoint where there is one.
+
+    Writes `rates.jsonl` and `checkpoints/` into the folder.
+
+    Args:
+      folder: the run folder, see `records.open_run`.
+      state: from `init_state`.
+      terms_fn: (params, x, keys) → terms.
+      images: `[N, ...]` stored training images; they are kept on the devices.
+      preprocess_fn: (keys, stored images) → x.
+      control: moves the betas.
+      config: how to train.
+      validate: params → the terms of every validation image, as NumPy arrays.
+      reports: called with every row of the log as it is written.
+
+    Returns:
+      the final state, on the host.
+
+    Raises:
+      RunError: a loss that is not finite (the checkpoints before it stay), a bad config, a folder
+        that cannot be written.
+    """
+    num_devices = jax.local_device_count()
+    config.check_devices(num_devices)
+    num_steps = config.num_steps(len(images))
+    num_dims = math.prod(images.shape[1:])
+    per_device = config.batch_size // num_devices
+    step_fn = make_train_step(
+        terms_fn, preprocess_fn, control, config, pick_micro_batch(per_device), axis_name=DEVICE_AXIS
+    )
+    interval = jax.pmap(
+        make_interval(step_fn), axis_name=DEVICE_AXIS, in_axes=(0, 0, 0, None), donate_argnums=0
+    )
+
+    checkpoints = Checkpoints(folder / records.CHECKPOINTS_FOLDER, config.num_checkpoints)
+    if checkpoints.latest_step() is not None:
+        state = checkpoints.restore(state)
+    log = records.RateLog(folder, resume_step=int(state.step))
+    step = int(state.step)
+    if step >= num_steps:
+        checkpoints.close()
+        return jax.device_get(state)
+
+    state = _replicate(state)
+    device_images = _replicate(images)
+    length = min(config.log_every_steps, num_steps)
+
+    def write(split: str, means: StepMetrics, grad_norm: float | None, images_per_s: float) -> None:
+        row = records.rate_row(
+            step=step,
+            epoch=step * config.batch_size / len(images),
+            split=split,
+            loss=float(means.loss),
+            distortion=float(means.distortion),
+            rates=means.rates.tolist(),
+            betas=betas.tolist(),
+            num_dims=num_dims,
+            grad_norm=grad_norm,
+            images_per_s=images_per_s,
+        )
+        for report in (log.append, *reports):
+            report(row)
+
+    while step < num_steps:
+        start = time.perf_counter()
+        count = min(length, num_steps - step)
+        indices = np.zeros((length, config.batch_size), np.int32)
+        indices[:count] = batch_indices(config.seed, len(images), config.batch_size, step, count)
+        by_device = indices.reshape(length, num_devices, per_device).swapaxes(0, 1)
+        state, means, done = interval(state, device_images, by_device, count)
+        means, done, betas = jax.device_get(_first((means, done, state.beta_state.betas)))
+        if done < count:
+            checkpoints.wait()
+            raise RunError(_not_finite(step + int(done) + 1, checkpoints.latest_step()))
+        step += count
+        seconds = time.perf_counter() - start
+        write("train", means, float(means.grad_norm), count * config.batch_size / seconds)
+        is_last = step == num_steps
+        if validate is not None and (step % config.eval_every_steps == 0 or is_last):
+            start = time.perf_counter()
+            terms = validate(_first(state).eval_params)
+            seconds = time.perf_counter() - start
+            means = _split_means(terms, betas)
+            write("valid", means, None, len(terms.distortion) / seconds)
+        if step % config.checkpoint_every_steps == 0 or is_last:
+            checkpoints.save(step, _first(state))
+    checkpoints.wait()
+    checkpoints.close()
+    return jax.device_get(_first(state))
+
+
+def shard_devices(tree: Any) -> Any:
+    """Lays each array's leading axis, one entry per local device, over the devices for pmap."""
+    mesh = jax.sharding.Mesh(np.asarray(jax.local_devices()), (DEVICE_AXIS,))
+    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(DEVICE_AXIS)))
+
+
+def _replicate(tree: Any) -> Any:
+    """Each array once per local device, along a new leading axis."""
+    num_devices = jax.local_device_count()
+    return shard_devices(jax.tree.map(lambda a: np.broadcast_to(a, (num_devices, *np.shape(a))), tree))
+
+
+def _split_means(terms: LayerwiseTerms, betas: np.ndarray) -> StepMetrics:
+    distortion = np.mean(terms.distortion, dtype=np.float64)
+    rates = np.mean(terms.rates, axis=0, dtype=np.float64)
+    return StepMetrics(distortion + rates @ betas, distortion, rates, np.nan)
+
+
+def _require(config: TrainingConfig, name: str, ok: bool, allowed: str) -> None:
+    if not ok:
+        raise RunError(f"config.training.{name}={getattr(config, name)!r} must be {allowed}")
+
+
+def _first(replicated: Any) -> Any:
+    """The first device's copy."""
+    return jax.tree.map(lambda a: a[0], replicated)
+
+
+def _not_finite(step: int, last_good: int | None) -> str:
+    kept = "no checkpoint was written before it" if last_good is None else f"checkpoint {last_good} is kept"
+    return (
+        f"the loss or its gradient is not finite at step {step}; {kept}. Lower config.training.learning_rate, "
+        "set config.training.max_grad_norm, or look for values in the data that are not finite"
+    )
