@@ -39,7 +39,7 @@ def main() -> None:
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
     built = experiment.from_config(config)
     folder = records.open_run(workdir, config)
-    loggers = [records.TensorBoard(folder).report] if _TENSORBOARD.value else []
+    tensorboard = records.TensorBoard(folder) if _TENSORBOARD.value else None
 
     test = rates.SplitEvaluator(built.dataset.test.images, built.preprocess_fn)
     validate = None
@@ -56,8 +56,10 @@ def main() -> None:
             control=built.make_control(),
             config=built.training,
             validate=validate,
-            reports=[progress.report, *loggers],
+            reports=[progress.report, *([tensorboard.report] if tensorboard else [])],
         )
+    if tensorboard:
+        tensorboard.close()
     summary = evaluate(built, state.eval_params, test)
     records.write_json(folder / records.EVALUATION_FILE, {"step": int(state.step), "test": summary})
     draw(built, state.eval_params, folder, summary)

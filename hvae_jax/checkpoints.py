@@ -20,8 +20,10 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.WARNING)  # orbax narrates every save at INFO
         self._folder = folder.absolute()
         try:
-            options = ocp.CheckpointManagerOptions(max_to_keep=num_kept, create=True)
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            folder.mkdir(parents=True, exist_ok=True)
+            options = ocp.CheckpointManagerOptions(max_to_keep=num_kept)
+            handler = ocp.StandardCheckpointHandler()
+            self._manager = ocp.CheckpointManager(self._folder, item_handlers=handler, options=options)
         except OSError as error:
             raise RunError(f"{folder} cannot be used for checkpoints: {error}") from error
 
@@ -87,10 +89,7 @@ class Checkpoints:
 
     def _check_shapes(self, step: int, target: Any) -> None:
         # Orbax reports a mismatch in pages; compared here first, it is one line.
-        metadata = self._manager.item_metadata(step)
-        stored = None if metadata is None else jax.tree.leaves(getattr(metadata, "tree", metadata))
-        if stored is None:
-            return
+        stored = jax.tree.leaves(self._manager.item_metadata(step).tree)
         have = sorted(tuple(leaf.shape) for leaf in stored)
         want = sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(target))
         if have != want:

@@ -267,7 +267,8 @@ def _prepared_folder(config: DataConfig) -> Path:
 
 def _prepare_command(name: str, data_dir: Path) -> str:
     # Not `tfds build`: that imports apache-beam, which none of these data sets uses.
-    builder = f'tfds.builder("{name}", data_dir={json.dumps(str(data_dir))}, file_format="array_record")'
+    folder = json.dumps(str(data_dir), ensure_ascii=False)
+    builder = f'tfds.builder("{name}", data_dir={folder}, file_format="array_record")'
     code = f"import tensorflow_datasets as tfds; {builder}.download_and_prepare()"
     return f'pip install -e ".[prepare]" && python -c {shlex.quote(code)}'
 

@@ -168,7 +168,10 @@ class TensorBoard:
                     self._writer.add_scalar(f"{row['split']}/{name}_{layer}", entry, row["step"])
             else:
                 self._writer.add_scalar(f"{row['split']}/{name}", value, row["step"])
-        self._writer.flush()
+
+    def close(self) -> None:
+        """Writes what is still queued."""
+        self._writer.close()
 
 
 def load(folder: str | os.PathLike[str], split: str = "train") -> dict[str, np.ndarray]:

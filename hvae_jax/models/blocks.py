@@ -70,7 +70,7 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         init = uniform_fan_in(x.shape[-1])
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        return x @ kernel + self.param("bias", init, (self.features,))
+        return add_bias(x @ kernel, self.param("bias", init, (self.features,)))
 
 
 class Conv(nn.Module):
@@ -87,7 +87,7 @@ class Conv(nn.Module):
         init = uniform_fan_in(size * size * channels)
         kernel = self.param("kernel", init, (size, size, channels, self.features))
         y = convolution.conv(x, kernel, stride=self.stride, padding=self.padding)
-        return y + self.param("bias", init, (self.features,))
+        return add_bias(y, self.param("bias", init, (self.features,)))
 
 
 class ConvTranspose(nn.Module):
@@ -105,7 +105,7 @@ class ConvTranspose(nn.Module):
         init = uniform_fan_in(size * size * self.features)
         kernel = self.param("kernel", init, (size, size, channels, self.features))
         y = convolution.conv_transpose(x, kernel, stride=self.stride, padding=self.padding)
-        return y + self.param("bias", init, (self.features,))
+        return add_bias(y, self.param("bias", init, (self.features,)))
 
 
 class Down(nn.Module):
@@ -193,6 +193,11 @@ def with_softplus_std(head: tuple[jax.Array, jax.Array]) -> Gaussian:
 def with_softplus_var(head: tuple[jax.Array, jax.Array]) -> Gaussian:
     """A Gaussian whose *variance* is softplus of the second array: a ladder's proposal."""
     return Gaussian(head[0], jnp.sqrt(nn.softplus(head[1]) + MIN_STD**2))
+
+
+def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """`[..., F]` + `[F]`, broadcast by name so that it passes where rank promotion is an error."""
+    return y + jnp.broadcast_to(bias, y.shape)
 
 
 def flatten(x: jax.Array) -> jax.Array:

@@ -1,0 +1,39 @@
+"""What all tests share: JAX's strictness, and a maker of small model configs."""
+
+from collections.abc import Callable
+
+import jax
+import pytest
+
+from hvae_jax.models.hvae import ModelConfig
+
+
+@pytest.fixture(scope="session", autouse=True)
+def strict_jax() -> None:
+    """Silent broadcasting between ranks is an error; matrix products are float32 on every device.
+
+    Session-wide, so that it is in force before any module-scoped fixture runs.
+    """
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session")
+def make_config() -> Callable[..., ModelConfig]:
+    """A function from changed fields to a small config: two layers, a 4×4 map and a vector."""
+
+    def make(**changes: object) -> ModelConfig:
+        fields = {
+            "inference": "generalized_top_down",
+            "latent_shapes": ((4, 4, 2), (3,)),
+            "channels": 4,
+            "num_stages": 2,
+            "likelihood": "gaussian_fixed_std",
+            "likelihood_std": 0.5,
+            "num_mixture_components": 2,
+        }
+        unknown = changes.keys() - fields.keys()
+        assert not unknown, f"no such fields of ModelConfig: {unknown}"
+        return ModelConfig(**{**fields, **changes})
+
+    return make

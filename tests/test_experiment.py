@@ -1,0 +1,84 @@
+import importlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments import cifar, digits, mnist
+from hvae_jax import betas, data, experiment, training
+from hvae_jax.errors import RunError
+from hvae_jax.models.hvae import ModelConfig, make_hvae
+
+CONFIGS = ("digits", "mnist", "fashion", "svhn", "cifar")
+PARAMETERS = {"mnist": 122_713, "fashion": 122_713, "svhn": 475_811, "cifar": 475_811}
+SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "fashion": (28, 28, 1), "svhn": (32, 32, 3)}
+
+
+def train_step(config, shape):
+    """A whole training step of a config, on images that are not there: model, state and metrics."""
+    model = make_hvae(ModelConfig(**config.model), shape)
+    training_config = training.TrainingConfig(**config.training)
+    control = betas.ObjectiveConfig(**config.objective).make_control(100)
+    params = model.init(jax.random.key(0), jnp.zeros((1, *shape)), jax.random.key(0))
+    state = training.init_state(params, config.objective.betas, control, training_config)
+    preprocess_fn = data.make_preprocess(config.data.binarize)
+    size = training_config.batch_size
+    step_fn = training.make_train_step(model.apply, preprocess_fn, control, training_config, size)
+    return params, step_fn(state, jnp.zeros((size, *shape), jnp.uint8))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_builds_and_has_the_published_size(name):
+    config = importlib.import_module(f"experiments.{name}").get_config()
+    assert config.is_locked
+    shape = SHAPES.get(name, (32, 32, 3))
+    params, (state, metrics) = jax.eval_shape(lambda: train_step(config, shape))
+    assert metrics.rates.shape == (len(config.model.latent_shapes),)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert size == PARAMETERS.get(name, size)
+
+
+@pytest.mark.parametrize("module", [mnist, cifar])
+def test_the_reference_models_take_a_step(module):
+    config = module.get_config().unlock()
+    config.training.batch_size = 2
+    shape = SHAPES.get(module.__name__.split(".")[1], (32, 32, 3))
+    _, (state, metrics) = jax.jit(lambda: train_step(config, shape))()
+    assert int(state.step) == 1
+    assert training.is_finite(metrics)
+
+
+def changed(group: str, field: str, value: object) -> dict:
+    config = digits.get_config().to_dict()
+    config[group][field] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("group", "field", "value", "message"),
+    [
+        ("objective", "betas", (1.0, 1.0, 1.0), r"betas=\(1.0, 1.0, 1.0\) has 3 entries but the model has 2"),
+        ("objective", "betas", (1.0, -0.5), r"beta_2=-0\.5 must be finite and not negative"),
+        ("objective", "betas", (float("nan"), 1.0), r"beta_1=nan must be finite"),
+        ("objective", "betas", (1.0, "2"), r"must be a tuple of numbers"),
+        ("objective", "warmup_fraction", 1.5, r"config\.objective\.warmup_fraction=1\.5"),
+        ("data", "name", "cifar11", r"config\.data\.name='cifar11'.*cifar10"),
+        ("model", "inference", "bottom_up", r"does not split along the layers"),
+        ("model", "chanels", 3, r"config\.model\.chanels is not a field"),
+        ("training", "batch_size", -1, r"config\.training\.batch_size=-1"),
+        ("evaluation", "num_samples", 0, r"config\.evaluation\.num_samples=0"),
+    ],
+)
+def test_a_field_out_of_range_is_named_with_its_value(group, field, value, message):
+    with pytest.raises(RunError, match=message):
+        experiment.from_config(changed(group, field, value))
+
+
+def test_a_missing_field_and_a_missing_group_are_named():
+    config = digits.get_config().to_dict()
+    del config["model"]["channels"]
+    with pytest.raises(RunError, match=r"config\.model\.channels is missing"):
+        experiment.from_config(config)
+    del config["model"]
+    with pytest.raises(RunError, match="must have the groups"):
+        experiment.from_config(config)

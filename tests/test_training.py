@@ -1,0 +1,312 @@
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import linear_gaussian
+import numpy as np
+import pytest
+
+from experiments import digits
+from hvae_jax import betas, experiment, records, training
+from hvae_jax.checkpoints import Checkpoints
+from hvae_jax.errors import RunError
+from hvae_jax.evaluation import rates
+from hvae_jax.gaussian import LOG_2PI
+from hvae_jax.objective import LayerwiseTerms
+
+CONFIG = training.TrainingConfig(
+    seed=0,
+    num_epochs=600.0,
+    batch_size=1024,
+    learning_rate=1e-2,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    max_grad_norm=0.0,
+    ema_decay=0.998,
+    log_every_steps=200,
+    eval_every_steps=200,
+    checkpoint_every_steps=200,
+    num_checkpoints=2,
+)
+
+
+def identity(keys: jax.Array, images: jax.Array) -> jax.Array:
+    del keys
+    return images
+
+
+def train_linear(folder, config=CONFIG, images=None, start_betas=(1.0, 1.0), reports=()):
+    control = betas.constant()
+    state = training.init_state(linear_gaussian.init_params(), start_betas, control, config)
+    return training.train(
+        records.open_run(folder, {"betas": list(start_betas)}),
+        state,
+        linear_gaussian.terms_fn,
+        linear_gaussian.data(8192) if images is None else images,
+        preprocess_fn=identity,
+        control=control,
+        config=config,
+        reports=reports,
+    )
+
+
+def short(num_steps: int, **changes) -> training.TrainingConfig:
+    """`num_steps` steps over 64 images in batches of 16, a log row and a checkpoint every 5."""
+    defaults = {
+        "num_epochs": num_steps / 4,
+        "batch_size": 16,
+        "log_every_steps": 5,
+        "eval_every_steps": 5,
+        "checkpoint_every_steps": 5,
+    }
+    return dataclasses.replace(CONFIG, **{**defaults, **changes})
+
+
+@pytest.mark.parametrize("start_betas", [(1.0, 1.0), (0.3, 2.0), (3.0, 0.5)])
+def test_training_reaches_the_closed_form_optimum(tmp_path, start_betas):
+    state = train_linear(tmp_path, start_betas=start_betas)
+    images = linear_gaussian.data(4096)
+    terms_fn = rates.make_repeated_terms(linear_gaussian.terms_fn, 200)
+    terms = rates.SplitEvaluator(images, identity).map_images(terms_fn, state.eval_params, jax.random.key(7))
+    wanted = linear_gaussian.optimum(start_betas)
+    np.testing.assert_allclose(terms.distortion.mean(dtype=np.float64), wanted.distortion, rtol=0.01)
+    np.testing.assert_allclose(terms.rates.mean(axis=0, dtype=np.float64), wanted.rates, rtol=0.01)
+
+
+def test_the_closed_form_is_tight_at_beta_one():
+    optimum = linear_gaussian.optimum((1.0, 1.0))
+    log_prob = -0.5 * (LOG_2PI + math.log(linear_gaussian.MATCHED_V) + 1.0)
+    assert -(optimum.distortion + sum(optimum.rates)) == pytest.approx(log_prob, abs=1e-12)
+
+
+def test_importance_bound_lies_between_the_elbo_and_log_p():
+    # With q = prior the ELBO is loose; log w = log p(x|z_1), and log p(x) is known.
+    images = linear_gaussian.data(1024)
+    params = linear_gaussian.init_params()
+
+    def log_weight(params, x, keys):
+        # q(z_2) = p(z_2), and for z_1 the posterior is N(0, 1), its prior N(a z_2, s²).
+        from hvae_jax import gaussian
+        from hvae_jax.gaussian import Gaussian
+
+        one = jnp.ones_like(x)
+        z_2 = gaussian.sample(gaussian.fold_in(keys, 2), Gaussian(0 * x, one))
+        z_1 = gaussian.sample(gaussian.fold_in(keys, 1), Gaussian(0 * x, one))
+        return (
+            gaussian.log_prob(Gaussian(linear_gaussian.B * z_1, linear_gaussian.SIGMA * one), x)
+            + gaussian.log_prob(Gaussian(linear_gaussian.A * z_2, linear_gaussian.S * one), z_1)
+            - gaussian.log_prob(Gaussian(0 * x, one), z_1)
+        )
+
+    evaluator = rates.SplitEvaluator(images, identity)
+    means = [
+        evaluator.map_images(rates.make_importance_bound(log_weight, num), params, jax.random.key(0)).mean()
+        for num in (1, 10, 2000)
+    ]
+    log_prob = -0.5 * (LOG_2PI + math.log(linear_gaussian.MATCHED_V) + 1.0)
+    assert means[0] < means[1] < means[2] <= log_prob + 0.01
+    assert means[2] == pytest.approx(log_prob, abs=0.02)
+
+
+def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
+    images, config = linear_gaussian.data(64), short(17)
+    whole = train_linear(tmp_path / "whole", config, images)
+
+    def stop(row):
+        if row["step"] == 15:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_linear(tmp_path / "cut", config, images, reports=[stop])
+    resumed = train_linear(tmp_path / "cut", config, images)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert rows_without_speed(tmp_path / "cut") == rows_without_speed(tmp_path / "whole")
+    assert [row["step"] for row in rows_without_speed(tmp_path / "cut")] == [5, 10, 15, 17]
+
+
+def rows_without_speed(folder) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / records.RATES_FILE).read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "images_per_s"} for row in rows]
+
+
+def test_a_run_compiles_the_step_once(tmp_path):
+    traces = []
+
+    def terms_fn(params, x, key):
+        traces.append(1)
+        return linear_gaussian.terms_fn(params, x, key)
+
+    config, control = short(17), betas.constant()
+
+    def trained(config, folder):
+        traces.clear()
+        state = training.init_state(linear_gaussian.init_params(), (1.0, 1.0), control, config)
+        training.train(
+            records.open_run(folder, {}),
+            state,
+            terms_fn,
+            linear_gaussian.data(64),
+            preprocess_fn=identity,
+            control=control,
+            config=config,
+        )
+        return len(traces)
+
+    # A run of one interval and a run of four, the last of them short, trace equally often.
+    assert trained(config, tmp_path / "four") == trained(short(5), tmp_path / "one") > 0
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch():
+    config, control = short(5), betas.constant()
+    state = training.init_state(linear_gaussian.init_params(), (0.7, 1.3), control, config)
+    images = jnp.asarray(linear_gaussian.data(16))
+    results = [
+        training.make_train_step(linear_gaussian.terms_fn, identity, control, config, size)(state, images)
+        for size in (16, 4)
+    ]
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+
+
+def test_loss_gradient_with_respect_to_betas_is_the_mean_rates():
+    x = jnp.asarray(linear_gaussian.data(16))
+    terms = linear_gaussian.terms_fn(linear_gaussian.init_params(), x, jax.random.key(0))
+    from hvae_jax.objective import layerwise_elbo
+
+    gradient = jax.grad(lambda b: -layerwise_elbo(terms, b).mean())(jnp.array([0.3, 2.0]))
+    np.testing.assert_allclose(gradient, terms.rates.mean(axis=0), rtol=1e-6)
+
+
+def test_not_a_number_in_the_data_names_the_step_and_keeps_the_checkpoint(tmp_path):
+    images, config = linear_gaussian.data(64), short(40)
+    order = training.batch_indices(config.seed, 64, 16, 0, 12)
+    first_seen = order[11, 0]  # the first epoch ends at step 4, so poison an image only from then on
+    assert first_seen in order[:4]
+    train_linear(tmp_path, dataclasses.replace(config, num_epochs=10 / 4), images)
+    images[first_seen] = np.nan
+    (tmp_path / "config.json").unlink()
+    seen_at = 10 + int(
+        np.argmax((training.batch_indices(config.seed, 64, 16, 10, 4) == first_seen).any(axis=1))
+    )
+    with pytest.raises(RunError, match=f"not finite at step {seen_at + 1}; checkpoint 10 is kept"):
+        train_linear(tmp_path, config, images)
+    assert Checkpoints(tmp_path / "checkpoints", 2).latest_step() == 10
+    assert records.load(tmp_path)["step"].tolist() == [5, 10]
+
+
+def test_a_learning_rate_that_diverges_stops_the_run(tmp_path):
+    with pytest.raises(RunError, match=r"not finite at step \d+; .*learning_rate"):
+        train_linear(tmp_path, short(200, learning_rate=1e3), linear_gaussian.data(64))
+
+
+def test_a_step_that_is_not_finite_leaves_the_state_alone():
+    config, control = short(5), betas.constant()
+    state = training.init_state(linear_gaussian.init_params(), (1.0, 1.0), control, config)
+    step_fn = training.make_train_step(linear_gaussian.terms_fn, identity, control, config, 16)
+    after, metrics = step_fn(state, jnp.full((16, 1), jnp.nan))
+    assert not training.is_finite(metrics)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_averaged_parameters_and_clipping_follow_their_definition():
+    config, control = short(5, ema_decay=0.9, max_grad_norm=1e-3, eps=1.0), betas.constant()
+    state = training.init_state(linear_gaussian.init_params(), (1.0, 1.0), control, config)
+    images = jnp.asarray(linear_gaussian.data(16))
+    after, metrics = training.make_train_step(linear_gaussian.terms_fn, identity, control, config, 16)(
+        state, images
+    )
+    for old, new, average in zip(
+        *map(jax.tree.leaves, (state.params, after.params, after.ema_params)), strict=True
+    ):
+        np.testing.assert_allclose(average, 0.9 * old + 0.1 * new, rtol=1e-6)
+    # With eps = 1 the first Adam step is lr · g / (|g| + 1), so it shows the clipped gradient.
+    moved = np.array([float(p) for p in jax.tree.leaves(after.params)]) / config.learning_rate
+    clipped = moved / (1 - np.abs(moved))
+    assert float(metrics.grad_norm) > 1e-3
+    assert np.linalg.norm(clipped) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_batches_see_every_image_once_per_epoch_in_an_order_of_their_own():
+    order = training.batch_indices(3, num_images=10, batch_size=4, start=0, num_steps=5).ravel()
+    assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
+    assert order[:10].tolist() != order[10:].tolist()
+    late = training.batch_indices(3, num_images=10, batch_size=4, start=2, num_steps=3)
+    np.testing.assert_array_equal(late.ravel(), order[8:])
+    assert training.batch_indices(4, 10, 4, 0, 5).ravel().tolist() != order.tolist()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("batch_size", 0),
+        ("learning_rate", -1.0),
+        ("learning_rate", math.nan),
+        ("num_epochs", 0.0),
+        ("b1", 1.0),
+        ("ema_decay", 1.5),
+        ("max_grad_norm", -1.0),
+        ("eval_every_steps", 7),
+        ("checkpoint_every_steps", 0),
+        ("seed", -1),
+    ],
+)
+def test_a_training_field_out_of_range_is_named(field, value):
+    with pytest.raises(RunError, match=f"config.training.{field}={value}"):
+        short(5, **{field: value})
+
+
+def test_devices_must_divide_the_batch():
+    with pytest.raises(RunError, match=r"batch_size=16 cannot be divided over 3 devices"):
+        short(5).check_devices(3)
+
+
+def test_less_than_one_batch_is_refused():
+    with pytest.raises(RunError, match=r"num_epochs=0\.25 over 32 images is less than one batch"):
+        short(1).num_steps(32)
+
+
+def test_warm_up_scales_all_betas_linearly():
+    control = betas.linear_warmup(4)
+    state = control.init(jnp.array([2.0, 0.5]))
+    seen = []
+    for _ in range(6):
+        seen.append(state.betas.tolist())
+        state = control.update(state, jnp.zeros(()), jnp.zeros(2))
+    np.testing.assert_allclose(seen, np.outer([0, 0.25, 0.5, 0.75, 1, 1], [2.0, 0.5]), rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def test_rates_by_beta(tmp_path_factory) -> dict[tuple[float, float], np.ndarray]:
+    """Mean test rates of the digits model after 400 steps, for three beta vectors."""
+    found = {}
+    for start_betas in ((1.0, 1.0), (1.0, 4.0), (4.0, 1.0)):
+        config = digits.get_config().unlock()
+        config.objective.betas = start_betas
+        config.training.num_epochs = 400 * 64 / 1257
+        built = experiment.from_config(config.to_dict())
+        folder = records.open_run(tmp_path_factory.mktemp("run"), config.to_dict())
+        control = built.make_control()
+        state = training.train(
+            folder,
+            built.init_state(),
+            built.terms_fn,
+            built.dataset.train.images,
+            preprocess_fn=built.preprocess_fn,
+            control=control,
+            config=built.training,
+        )
+        evaluator = rates.SplitEvaluator(built.dataset.test.images, built.preprocess_fn)
+        terms: LayerwiseTerms = evaluator.map_images(built.terms_fn, state.eval_params, jax.random.key(0))
+        found[start_betas] = terms.rates.mean(axis=0)
+    return found
+
+
+def test_raising_the_beta_of_one_layer_lowers_its_rate(test_rates_by_beta):
+    even = test_rates_by_beta[1.0, 1.0]
+    assert test_rates_by_beta[4.0, 1.0][0] < 0.7 * even[0]
+    assert test_rates_by_beta[1.0, 4.0][1] < 0.7 * even[1]
