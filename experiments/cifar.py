@@ -14,8 +14,15 @@ from experiments import mnist
 def get_config() -> ConfigDict:
     """The MNIST reference with the published settings for colour images."""
     config = mnist.get_config().unlock()
-    config.data.update(name="cifar10", binarize="none")
-    config.model.update(
-        latent_shapes=((4, 4, 32), (32,)), channels=32, likelihood="gaussian_fixed_std", likelihood_std=0.71
+    config.update(
+        {
+            "data": {"name": "cifar10", "binarize": "none"},
+            "model": {
+                "latent_shapes": ((4, 4, 32), (32,)),
+                "channels": 32,
+                "likelihood": "gaussian_fixed_std",
+                "likelihood_std": 0.71,
+            },
+        }
     )
     return config.lock()

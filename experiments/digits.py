@@ -13,9 +13,17 @@ from experiments import mnist
 def get_config() -> ConfigDict:
     """The MNIST reference, cut down to images of 8×8."""
     config = mnist.get_config().unlock()
-    config.data.update(name="digits", num_valid=180)
-    config.model.update(latent_shapes=((2, 2, 16), (8,)), num_stages=2, channels=16)
-    config.training.update(
-        num_epochs=150.0, batch_size=64, learning_rate=2e-3, eval_every_steps=500, checkpoint_every_steps=500
+    config.update(
+        {
+            "data": {"name": "digits", "num_valid": 180},
+            "model": {"latent_shapes": ((2, 2, 16), (8,)), "num_stages": 2},
+            "training": {
+                "num_epochs": 150.0,
+                "batch_size": 64,
+                "learning_rate": 2e-3,
+                "eval_every_steps": 500,
+                "checkpoint_every_steps": 500,
+            },
+        }
     )
     return config.lock()

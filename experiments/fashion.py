@@ -13,6 +13,7 @@ from experiments import mnist
 def get_config() -> ConfigDict:
     """The MNIST reference on other images and for fewer epochs."""
     config = mnist.get_config().unlock()
-    config.data.name = "idx:/usr/share/datasets/fashion-mnist"
-    config.training.num_epochs = 10.0
+    config.update(
+        {"data": {"name": "idx:/usr/share/datasets/fashion-mnist"}, "training": {"num_epochs": 10.0}}
+    )
     return config.lock()

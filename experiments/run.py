@@ -12,6 +12,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
@@ -45,7 +46,9 @@ def main() -> None:
     validate = None
     if len(built.dataset.valid.images):
         valid = rates.SplitEvaluator(built.dataset.valid.images, built.preprocess_fn)
-        validate = functools.partial(valid.map_images, built.terms_fn, key=jax.random.key(built.training.seed))
+        validate = functools.partial(
+            valid.map_images, built.terms_fn, key=jax.random.key(built.training.seed)
+        )
     with Progress(built.num_steps) as progress:
         state = training.train(
             folder,
@@ -97,10 +100,16 @@ def draw(built: Experiment, params: Params, folder: pathlib.Path, summary: dict[
 
     key = jax.random.key(built.training.seed)
     stored = built.dataset.test.images[:NUM_PICTURES]
-    x = built.preprocess_fn(jax.random.split(key, len(stored)), stored)
+    x = built.preprocess_fn(jax.random.split(key, len(stored)), jnp.asarray(stored))
     rows = {"test image": np.asarray(x)}
     for layer in range(1, num_layers + 1):
-        kept = "all layers" if layer == 1 else f"$z_{layer}$ only" if layer == num_layers else f"$z_{layer}$ and up"
+        kept = (
+            "all layers"
+            if layer == 1
+            else f"$z_{layer}$ only"
+            if layer == num_layers
+            else f"$z_{layer}$ and up"
+        )
         reconstruct = jax.jit(functools.partial(model.apply, from_layer=layer, method="reconstruct"))
         rows[f"from {kept}"] = np.asarray(reconstruct(params, x))
     figures.image_rows(rows, f"Reconstructions: {title}", target / "reconstructions.png")

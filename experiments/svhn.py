@@ -14,5 +14,5 @@ from experiments import cifar
 def get_config() -> ConfigDict:
     """The CIFAR-10 experiment on other images."""
     config = cifar.get_config().unlock()
-    config.data.name = "svhn_cropped"
+    config.update({"data": {"name": "svhn_cropped"}})
     return config.lock()

@@ -2,7 +2,7 @@
 
 import logging
 import pathlib
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -68,11 +68,13 @@ class Checkpoints:
         """
         step = self.latest_step() if step is None else step
         if step is None or not (self._folder / str(step)).is_dir():
-            raise RunError(f"{self._folder} holds no checkpoint" + ("" if step is None else f" of step {step}"))
+            raise RunError(
+                f"{self._folder} holds no checkpoint" + ("" if step is None else f" of step {step}")
+            )
         target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
         try:
             self._check_shapes(step, target)
-            return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+            return cast(T, self._manager.restore(step, args=ocp.args.StandardRestore(target)))
         except RunError:
             raise
         except Exception as error:

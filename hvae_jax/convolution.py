@@ -155,6 +155,10 @@ def _gemm_conv_transpose(x: jax.Array, kernel: jax.Array, stride: int, padding: 
 
 def _check(x: jax.Array, kernel: jax.Array) -> None:
     if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1]:
-        raise ValueError(f"x must be [B, H, W, C] and kernel [K, K, C_in, C_out], got {x.shape}, {kernel.shape}")
+        raise ValueError(
+            f"x must be [B, H, W, C] and kernel [K, K, C_in, C_out], got {x.shape}, {kernel.shape}"
+        )
     if x.shape[-1] != kernel.shape[2]:
-        raise ValueError(f"x has {x.shape[-1]} channels but the kernel of shape {kernel.shape} takes {kernel.shape[2]}")
+        raise ValueError(
+            f"x has {x.shape[-1]} channels but the kernel of shape {kernel.shape} takes {kernel.shape[2]}"
+        )

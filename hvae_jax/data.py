@@ -150,7 +150,7 @@ def _sample(keys: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def _error(value: object, problem: str, field: str = "name") -> RunError:
-    return RunError(f"config.data.{field} = {value!r}: {problem}".replace("\n", " "))
+    return RunError(f"config.data.{field}={value!r}: {problem}".replace("\n", " "))
 
 
 def _check_name(name: str) -> None:
@@ -259,7 +259,7 @@ def _prepared_folder(config: DataConfig) -> Path:
     readable = [f for f in folders if '"array_record"' in (f / "dataset_info.json").read_text()]
     if readable:
         return max(readable, key=lambda folder: [int(part) for part in folder.name.split(".")])
-    problem = f"is not prepared in {data_dir} (config.data.data_dir = {config.data_dir!r})"
+    problem = f"is not prepared in {data_dir} (config.data.data_dir={config.data_dir!r})"
     if folders:
         problem = f"{folders[0]} is not in the array_record format; move it away"
     raise _error(config.name, f"{problem}. Prepare it once: {_prepare_command(config.name, data_dir)}")

@@ -80,7 +80,9 @@ def image_rows(rows: Mapping[str, np.ndarray], title: str, file: PathLike) -> No
     figure.savefig(os.fspath(file), dpi=_DPI)
 
 
-def rate_distortion(train: Mapping[str, np.ndarray], test: Mapping[str, Any], title: str, file: PathLike) -> None:
+def rate_distortion(
+    train: Mapping[str, np.ndarray], test: Mapping[str, Any], title: str, file: PathLike
+) -> None:
     """The rate–distortion plane: the run's way through it, its test point, lines of equal ELBO.
 
     Args:
@@ -92,7 +94,9 @@ def rate_distortion(train: Mapping[str, np.ndarray], test: Mapping[str, Any], ti
     figure = _figure(5.6, 4.6)
     axes = figure.subplots()
     total = train["rates_nats"].sum(axis=1)
-    axes.plot(total, train["distortion_nats"], color=LAYER_COLORS[0], lw=1.2, marker=".", ms=4, label="training")
+    axes.plot(
+        total, train["distortion_nats"], color=LAYER_COLORS[0], lw=1.2, marker=".", ms=4, label="training"
+    )
     rate, distortion = test["total_rate_nats"], test["distortion_nats"]
     axes.plot(rate, distortion, "*", ms=15, color=LAYER_COLORS[1], label="test split", zorder=3)
     _elbo_lines(axes, rate + distortion)

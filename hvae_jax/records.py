@@ -78,7 +78,9 @@ def write_text(file: pathlib.Path, text: str) -> None:
         os.replace(partial, file)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise RunError(f"{file} cannot be written: {error.strerror}; what was there before is kept") from error
+        raise RunError(
+            f"{file} cannot be written: {error.strerror}; what was there before is kept"
+        ) from error
 
 
 def rate_row(
@@ -143,8 +145,8 @@ class RateLog:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             raise RunError(
-                f"{self._file} cannot be written: {error.strerror}; make room and run the same command again: "
-                "it resumes from the last checkpoint"
+                f"{self._file} cannot be written: {error.strerror}; make room and run the same command "
+                "again: it resumes from the last checkpoint"
             ) from error
 
 
@@ -222,8 +224,8 @@ def _refuse_other_config(folder: pathlib.Path, old: Any, new: Any) -> None:
     ]
     if differences:
         raise RunError(
-            f"--workdir={folder} already holds a run with another config: config.{'; config.'.join(differences)}. "
-            "Give another --workdir, or the same config to resume it"
+            f"--workdir={folder} already holds a run with another config: "
+            f"config.{'; config.'.join(differences)}. Give another --workdir, or the same config to resume it"
         )
 
 

@@ -26,7 +26,8 @@ from hvae_jax.gaussian import fold_in
 from hvae_jax.objective import LayerwiseTerms, layerwise_elbo
 
 Params = Any
-TermsFn = Callable[[Params, jax.Array, jax.Array], LayerwiseTerms]
+# (params, x [B, ...], keys [B]) -> terms. Flax types `apply` as returning more than it does here, hence Any.
+TermsFn = Callable[[Params, jax.Array, jax.Array], LayerwiseTerms | Any]
 # (keys [B], stored images [B, ...]) -> x [B, ...], for example data.make_preprocess.
 PreprocessFn = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -69,7 +70,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "log_every_steps", "num_checkpoints"):
-            _require(self, name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "at least 1")
+            _require(
+                self, name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "at least 1"
+            )
         for name in ("eval_every_steps", "checkpoint_every_steps"):
             value = getattr(self, name)
             is_multiple = isinstance(value, int) and value >= 1 and value % self.log_every_steps == 0
@@ -138,12 +141,15 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What one step measured, before its update: batch means in nats, and the gradient's norm."""
+    """What one step measured, before its update: batch means in nats, and the gradient's norm.
 
-    loss: jax.Array
-    distortion: jax.Array
-    rates: jax.Array
-    grad_norm: jax.Array
+    Scalars, `rates` `[L]`; JAX arrays inside a step, NumPy outside.
+    """
+
+    loss: Any
+    distortion: Any
+    rates: Any
+    grad_norm: Any
 
 
 StepFn = Callable[[TrainState, jax.Array], tuple[TrainState, StepMetrics]]
@@ -430,6 +436,7 @@ def _first(replicated: Any) -> Any:
 def _not_finite(step: int, last_good: int | None) -> str:
     kept = "no checkpoint was written before it" if last_good is None else f"checkpoint {last_good} is kept"
     return (
-        f"the loss or its gradient is not finite at step {step}; {kept}. Lower config.training.learning_rate, "
-        "set config.training.max_grad_norm, or look for values in the data that are not finite"
+        f"the loss or its gradient is not finite at step {step}; {kept}. Lower "
+        "config.training.learning_rate, set config.training.max_grad_norm, or look for values in the data that "
+        "are not finite"
     )

@@ -84,17 +84,17 @@ def error_of(call: Callable[[], object]) -> str:
 @pytest.mark.parametrize(
     ("fields", "start", "hint"),
     [
-        ({"name": ""}, "config.data.name = ''", "must be one of digits, mnist"),
-        ({"name": 3}, "config.data.name = 3", "must be one of digits, mnist"),
-        ({"name": "npz:"}, "config.data.name = 'npz:'", "npz:FILE"),
-        ({"data_dir": None}, "config.data.data_dir = None", 'or ""'),
-        ({"data_dir": "gs://bucket/x"}, "config.data.data_dir = 'gs://bucket/x'", "on this machine"),
-        ({"binarize": "maybe"}, "config.data.binarize = 'maybe'", "none, round, sample"),
-        ({"num_valid": -1}, "config.data.num_valid = -1", "0 or more"),
-        ({"num_valid": 1.5}, "config.data.num_valid = 1.5", "integer"),
-        ({"num_valid": True}, "config.data.num_valid = True", "integer"),
-        ({"split_seed": -2}, "config.data.split_seed = -2", "0 or more"),
-        ({"split_seed": "0"}, "config.data.split_seed = '0'", "integer"),
+        ({"name": ""}, "config.data.name=''", "must be one of digits, mnist"),
+        ({"name": 3}, "config.data.name=3", "must be one of digits, mnist"),
+        ({"name": "npz:"}, "config.data.name='npz:'", "npz:FILE"),
+        ({"data_dir": None}, "config.data.data_dir=None", 'or ""'),
+        ({"data_dir": "gs://bucket/x"}, "config.data.data_dir='gs://bucket/x'", "on this machine"),
+        ({"binarize": "maybe"}, "config.data.binarize='maybe'", "none, round, sample"),
+        ({"num_valid": -1}, "config.data.num_valid=-1", "0 or more"),
+        ({"num_valid": 1.5}, "config.data.num_valid=1.5", "integer"),
+        ({"num_valid": True}, "config.data.num_valid=True", "integer"),
+        ({"split_seed": -2}, "config.data.split_seed=-2", "0 or more"),
+        ({"split_seed": "0"}, "config.data.split_seed='0'", "integer"),
     ],
 )
 def test_config_names_the_field_its_value_and_what_is_allowed(
@@ -187,7 +187,7 @@ def test_no_validation_leaves_train_as_it_is(tmp_path: Path) -> None:
 def test_validation_must_leave_a_training_image() -> None:
     assert len(load(make_config("digits", num_valid=1436)).train.images) == 1
     message = error_of(lambda: load(make_config("digits", num_valid=1437)))
-    assert message.startswith("config.data.num_valid = 1437: must be at most 1436 for digits")
+    assert message.startswith("config.data.num_valid=1437: must be at most 1436 for digits")
 
 
 # --- idx
@@ -227,7 +227,7 @@ def test_damaged_idx(tmp_path: Path, change: Callable[[bytes], bytes], hint: str
     path = tmp_path / IDX_FILES["train_images"]
     path.write_bytes(change(path.read_bytes()))
     message = error_of(lambda: load(make_config(f"idx:{tmp_path}")))
-    assert message.startswith(f"config.data.name = 'idx:{tmp_path}': {path} ")
+    assert message.startswith(f"config.data.name='idx:{tmp_path}': {path} ")
     assert hint in message
     assert message.endswith("get the file again")
 
@@ -268,7 +268,7 @@ def test_idx_wants_a_folder(tmp_path: Path) -> None:
     write_idx(tmp_path, make_arrays(), zipped=False)
     for path, found in ((tmp_path / IDX_FILES["train_images"], "is a file"), (tmp_path / "no", "does not")):
         message = error_of(lambda path=path: load(make_config(f"idx:{path}")))
-        assert message.startswith(f"config.data.name = 'idx:{path}': {path} {found}")
+        assert message.startswith(f"config.data.name='idx:{path}': {path} {found}")
         assert message.endswith("name the folder that holds the four IDX files")
 
 
@@ -295,7 +295,7 @@ def test_npz_with_its_own_validation(tmp_path: Path) -> None:
     assert_split(dataset.valid, arrays["valid_images"][..., None], arrays["valid_labels"])
     assert_split(dataset.train, arrays["train_images"][..., None], arrays["train_labels"])
     message = error_of(lambda: load(make_config(name, num_valid=1)))
-    assert message.startswith("config.data.num_valid = 1: must be at most 0")
+    assert message.startswith("config.data.num_valid=1: must be at most 0")
     assert message.endswith("it has its own valid_images")
 
 
@@ -344,7 +344,7 @@ def test_npz_with_wrong_arrays(tmp_path: Path, changes: dict[str, np.ndarray | N
     arrays = {key: array for key, array in (make_arrays() | changes).items() if array is not None}
     save_npz(path, arrays)
     message = error_of(lambda: load(make_config(f"npz:{path}")))
-    assert message.startswith(f"config.data.name = 'npz:{path}': ")
+    assert message.startswith(f"config.data.name='npz:{path}': ")
     assert hint in message
 
 
@@ -504,7 +504,7 @@ def test_not_prepared_is_said_at_once(name: str, tmp_path: Path, monkeypatch: py
     start = time.perf_counter()
     message = error_of(lambda: load(make_config(name, data_dir=str(tmp_path))))
     assert time.perf_counter() - start < 2
-    assert message.startswith(f"config.data.name = '{name}': is not prepared in {tmp_path} (config.data.data")
+    assert message.startswith(f"config.data.name='{name}': is not prepared in {tmp_path} (config.data.data")
     assert 'pip install -e ".[prepare]" && python -c ' in message
     assert f'"{name}", data_dir="{tmp_path}", file_format="array_record"' in message
 
@@ -555,7 +555,7 @@ def cut_info(folder: Path) -> None:
 def test_damaged_tfds(own_mnist: Path, damage: Callable[[Path], None]) -> None:
     damage(own_mnist)
     message = error_of(lambda: load(make_config("mnist", data_dir=str(own_mnist.parent.parent))))
-    assert message.startswith(f"config.data.name = 'mnist': cannot read {own_mnist} (")
+    assert message.startswith(f"config.data.name='mnist': cannot read {own_mnist} (")
     assert "move it away, then: pip install" in message
 
 
@@ -563,7 +563,7 @@ def test_tfds_data_dir_is_a_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
     message = error_of(lambda: load(make_config("cifar10", data_dir=str(path))))
-    assert message == f"config.data.data_dir = '{path}': {path} is a file; name a folder"
+    assert message == f"config.data.data_dir='{path}': {path} is a file; name a folder"
 
 
 # --- preprocessing
@@ -634,4 +634,4 @@ def test_sample_belongs_to_an_image_and_its_key() -> None:
 
 def test_preprocess_names_what_is_allowed() -> None:
     message = error_of(lambda: make_preprocess("threshold"))
-    assert re.fullmatch(r"config\.data\.binarize = 'threshold': must be one of none, round, sample", message)
+    assert re.fullmatch(r"config\.data\.binarize='threshold': must be one of none, round, sample", message)

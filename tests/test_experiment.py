@@ -32,7 +32,7 @@ def test_every_config_builds_and_has_the_published_size(name):
     config = importlib.import_module(f"experiments.{name}").get_config()
     assert config.is_locked
     shape = SHAPES.get(name, (32, 32, 3))
-    params, (state, metrics) = jax.eval_shape(lambda: train_step(config, shape))
+    params, (_, metrics) = jax.eval_shape(lambda: train_step(config, shape))
     assert metrics.rates.shape == (len(config.model.latent_shapes),)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert size == PARAMETERS.get(name, size)

@@ -285,11 +285,11 @@ def test_rates_by_beta(tmp_path_factory) -> dict[tuple[float, float], np.ndarray
     """Mean test rates of the digits model after 400 steps, for three beta vectors."""
     found = {}
     for start_betas in ((1.0, 1.0), (1.0, 4.0), (4.0, 1.0)):
-        config = digits.get_config().unlock()
-        config.objective.betas = start_betas
-        config.training.num_epochs = 400 * 64 / 1257
-        built = experiment.from_config(config.to_dict())
-        folder = records.open_run(tmp_path_factory.mktemp("run"), config.to_dict())
+        config = digits.get_config().to_dict()
+        config["objective"]["betas"] = start_betas
+        config["training"]["num_epochs"] = 400 * 64 / 1257
+        built = experiment.from_config(config)
+        folder = records.open_run(tmp_path_factory.mktemp("run"), config)
         control = built.make_control()
         state = training.train(
             folder,

@@ -13,7 +13,7 @@ from hvae_jax.objective import LayerwiseTerms, bits_per_dim
 from hvae_jax.training import Params, PreprocessFn, TermsFn, pick_micro_batch, shard_devices
 
 # (params, x [B, ...], keys [B]) -> log p(x, z) - log q(z|x) at one draw, [B]
-LogWeightFn = Callable[[Params, jax.Array, jax.Array], jax.Array]
+LogWeightFn = Callable[[Params, jax.Array, jax.Array], jax.Array | Any]
 EVAL_BATCH = 256
 
 
@@ -36,7 +36,9 @@ class SplitEvaluator:
         self._images, self._index = shard_devices((images[index], index.astype(np.int32)))
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
-    def map_images(self, fn: Callable[[Params, jax.Array, jax.Array], Any], params: Params, key: jax.Array) -> Any:
+    def map_images(
+        self, fn: Callable[[Params, jax.Array, jax.Array], Any], params: Params, key: jax.Array
+    ) -> Any:
         """`fn(params, x, keys)` of every image.
 
         Args:
@@ -77,7 +79,9 @@ def make_importance_bound(log_weight_fn: LogWeightFn, num_samples: int) -> LogWe
     """log (1/K) Σ_k w_k ≤ log p(x) in expectation, K = num_samples (Burda et al., 2016). `[B]`, nats."""
 
     def fn(params: Params, x: jax.Array, keys: jax.Array) -> jax.Array:
-        log_weights = jax.lax.map(lambda i: log_weight_fn(params, x, fold_in(keys, i)), jnp.arange(num_samples))
+        log_weights = jax.lax.map(
+            lambda i: log_weight_fn(params, x, fold_in(keys, i)), jnp.arange(num_samples)
+        )
         return jax.nn.logsumexp(log_weights, axis=0) - math.log(num_samples)
 
     return fn

@@ -6,7 +6,7 @@ layer l. Sampling runs the other way, from the top layer z_L down to the data.
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ class Layer(NamedTuple):
 
 
 class Code(NamedTuple):
-    """One layer's part of `HVAE.encode`: `mean`, `std` of q(z_l|z_{>l}, x) and a `sample`, each `[B, ...]`."""
+    """One layer's part of `HVAE.encode`: q(z_l|z_{>l}, x) and a draw from it, each `[B, ...]`."""
 
     mean: jax.Array
     std: jax.Array
@@ -225,7 +225,9 @@ class HVAE(nn.Module):
         """
         temperature = jnp.asarray(temperature, jnp.float32)
         if temperature.shape not in ((), (self.num_layers,)):
-            raise ValueError(f"temperature must be one number or [{self.num_layers}], got {temperature.shape}")
+            raise ValueError(
+                f"temperature must be one number or [{self.num_layers}], got {temperature.shape}"
+            )
         temperature = jnp.broadcast_to(temperature, (self.num_layers,))
         keys = gaussian.per_image_keys(key, num)
         latents: list[jax.Array] = []
@@ -266,7 +268,7 @@ class HVAE(nn.Module):
     def _posterior(
         self, index: int, features: list[jax.Array], higher: list[jax.Array], p: Gaussian | None
     ) -> Gaussian:
-        network = self.posterior[index]
+        network: Any = self.posterior[index]  # a Proposal for a ladder, else a Posterior
         if self.config.inference != "ladder":
             return network(features[0], higher)
         side = self.config.latent_shapes[index]
@@ -398,7 +400,7 @@ def make_hvae(config: ModelConfig, image_shape: tuple[int, int, int]) -> HVAE:
             f"config.model.latent_shapes={config.latent_shapes}: sides must not grow towards the top layer, "
             "the last entry (a vector counts as the smallest side)"
         )
-    return HVAE(tuple(image_shape), config)
+    return HVAE((height, width, channels), config)
 
 
 def _depth(stages: tuple[blocks.Stage, ...], shape: tuple[int, ...]) -> int:
