@@ -11,6 +11,9 @@ adjoint of the convolution with the same stride and padding, as in PyTorch's Con
 import jax
 import jax.numpy as jnp
 
+# Below this a block of pixels is too narrow to make up for the copy that lays it out.
+MIN_BLOCK_CHANNELS = 8
+
 
 def conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
     """Convolution with a square kernel.
@@ -89,7 +92,7 @@ def _native_conv_transpose(x: jax.Array, kernel: jax.Array, stride: int, padding
 def _gemm_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     size, _, c_in, c_out = kernel.shape
     height, width = ((side + 2 * padding - size) // stride + 1 for side in x.shape[1:3])
-    if size % stride == 0 and stride > 1 and c_in >= 8:
+    if size % stride == 0 and stride > 1 and c_in >= MIN_BLOCK_CHANNELS:
         return _conv_by_blocks(x, kernel, stride, padding, height, width)
     # Patches: every output pixel's window is laid out as one row.
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
@@ -130,14 +133,38 @@ def _conv_by_blocks(
 
 
 def _gemm_conv_transpose(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """One product to every tap of the kernel, and the overlapping windows added up."""
     size, _, c_in, c_out = kernel.shape
     batch, rows, columns, _ = x.shape
     taps = -(-size // stride)
-    kernel = jnp.pad(kernel, ((0, taps * stride - size), (0, taps * stride - size), (0, 0), (0, 0)))
-    kernel = kernel.reshape(taps, stride, taps, stride, c_in, c_out).transpose(4, 0, 2, 1, 3, 5)
+    extra = taps * stride - size
+    kernel = jnp.pad(kernel, ((0, extra), (0, extra), (0, 0), (0, 0)))
+    # [tap, offset in the block] in both directions: block j of the output gets tap i of input j - i.
+    kernel = kernel.reshape(taps, stride, taps, stride, c_in, c_out)
+    by_blocks = stride > 1 and c_out >= MIN_BLOCK_CHANNELS
+    blocks = (_gather_blocks if by_blocks else _scatter_blocks)(x, kernel)
+    block_rows, block_columns = rows + taps - 1, columns + taps - 1
+    out = blocks.reshape(batch, block_rows, block_columns, stride, stride, c_out).transpose(0, 1, 3, 2, 4, 5)
+    out = out.reshape(batch, block_rows * stride, block_columns * stride, c_out)
+    height, width = (stride * (side - 1) + size - 2 * padding for side in (rows, columns))
+    return out[:, padding : padding + height, padding : padding + width]
+
+
+def _gather_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The taps² inputs that a block of outputs depends on as one row, and one product."""
+    taps, stride, _, _, c_in, c_out = kernel.shape
+    rows, columns = x.shape[1] + taps - 1, x.shape[2] + taps - 1
+    edge = (taps - 1, taps - 1)
+    x = jnp.pad(x, ((0, 0), edge, edge, (0, 0)))
+    starts = [taps - 1 - tap for tap in range(taps)]
+    patches = jnp.concatenate([x[:, i : i + rows, j : j + columns] for i in starts for j in starts], axis=-1)
+    return patches @ kernel.transpose(0, 2, 4, 1, 3, 5).reshape(taps * taps * c_in, stride * stride * c_out)
+
+
+def _scatter_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """One product to every tap of the kernel, and the overlapping windows added up."""
+    taps, stride, _, _, c_in, c_out = kernel.shape
     block = stride * stride * c_out
-    windows = x @ kernel.reshape(c_in, taps * taps * block)
+    windows = x @ kernel.transpose(4, 0, 2, 1, 3, 5).reshape(c_in, taps * taps * block)
     out = None
     for i in range(taps):
         for j in range(taps):
@@ -146,11 +173,7 @@ def _gemm_conv_transpose(x: jax.Array, kernel: jax.Array, stride: int, padding: 
             term = jnp.pad(windows[..., start : start + block], pad)
             out = term if out is None else out + term
     assert out is not None
-    block_rows, block_columns = rows + taps - 1, columns + taps - 1
-    out = out.reshape(batch, block_rows, block_columns, stride, stride, c_out).transpose(0, 1, 3, 2, 4, 5)
-    out = out.reshape(batch, block_rows * stride, block_columns * stride, c_out)
-    height, width = (stride * (side - 1) + size - 2 * padding for side in (rows, columns))
-    return out[:, padding : padding + height, padding : padding + width]
+    return out
 
 
 def _check(x: jax.Array, kernel: jax.Array) -> None:

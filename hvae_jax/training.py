@@ -437,6 +437,6 @@ def _not_finite(step: int, last_good: int | None) -> str:
     kept = "no checkpoint was written before it" if last_good is None else f"checkpoint {last_good} is kept"
     return (
         f"the loss or its gradient is not finite at step {step}; {kept}. Lower "
-        "config.training.learning_rate, set config.training.max_grad_norm, or look for values in the data that "
-        "are not finite"
+        "config.training.learning_rate, set config.training.max_grad_norm, or look for values in the data "
+        "that are not finite"
     )

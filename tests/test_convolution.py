@@ -17,7 +17,6 @@ EPS = float(np.finfo(np.float32).eps)
 # Kernel, stride, padding, side, input channels.
 CASES = [
     (1, 1, 0, 4, 3),
-    (1, 1, 1, 6, 3),
     (1, 2, 2, 8, 3),
     (3, 1, 0, 13, 3),
     (3, 1, 2, 6, 3),
@@ -31,13 +30,12 @@ CASES = [
 # Where the stride divides the kernel and there are channels enough, the convolution has another form.
 BLOCK_CASES = [
     (4, 2, 0, 5, 8),
-    (4, 2, 0, 8, 8),
     (4, 2, 1, 4, 8),
     (4, 2, 1, 28, 8),
     (4, 2, 2, 9, 8),
 ]
 # Equal values everywhere make equal gradients, so of these fewer will do.
-GRADIENT_CASES = [(1, 2, 0, 5, 3), (3, 1, 1, 4, 3), (4, 1, 0, 7, 3), (4, 2, 2, 6, 3), (5, 2, 2, 13, 3)]
+GRADIENT_CASES = [(1, 2, 0, 5, 3), (3, 1, 1, 4, 3), (4, 1, 0, 7, 3), (5, 2, 2, 13, 3)]
 GRADIENT_BLOCK_CASES = [(4, 2, 1, 7, 8)]
 
 # What is compiled here runs once: most of LLVM's optimisation would not pay.

@@ -299,7 +299,7 @@ def test_two_layers_are_the_published_networks(
 
 def test_parameters_start_as_pytorchs_do(make_config: MakeConfig):
     """U(−1/√fan, 1/√fan) for weights and biases; the fan of a transposed convolution is its outputs'."""
-    model = make_hvae(make_config(), (8, 8, 1))
+    model = make_hvae(make_config(channels=8), (8, 8, 3))  # numbers of channels that all differ
     params = quick_jit(model.init)(jax.random.key(0), images(model, 1), jax.random.key(1))["params"]
     checked = 0
     for path, kernel in jax.tree_util.tree_leaves_with_path(params):
