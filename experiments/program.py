@@ -4,35 +4,52 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags
+from ml_collections import config_flags
 
 from hvae_jax.errors import RunError
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main`; a RunError or a bad flag ends as one line and status 1."""
+def run(main: Callable[[list[str]], None]) -> None:
+    """Parses the flags and calls `main` with what is not a flag.
+
+    A RunError or a bad flag ends as one line and status 1.
+    """
     try:
-        sys.argv[1:] = flags.FLAGS(sys.argv)[1:]
+        arguments = flags.FLAGS(sys.argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
         _exit(f"{error.args[0] if isinstance(error, KeyError) else error}")
-    if len(sys.argv) > 1:
-        _exit(f"{sys.argv[1]!r} is not a flag; flags start with --")
     _use_compile_cache()
-    app.run(lambda _: _main(main), argv=sys.argv[:1])
+    app.run(lambda _: _main(main, arguments), argv=sys.argv[:1])
 
 
-def _main(main: Callable[[], None]) -> None:
+def read_config(holder: flags.FlagHolder) -> tuple[str, dict[str, Any]]:
+    """The name of the config file, without folder and suffix, and its content.
+
+    Raises:
+      RunError: it cannot be loaded.
+    """
+    path = config_flags.get_config_filename(flags.FLAGS[holder.name])
     try:
-        main()
+        return pathlib.Path(path).stem, holder.value.to_dict()
+    except OSError as error:  # ml_collections reports a file that cannot be loaded here
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise RunError(f"--config={path} cannot be loaded: {reason}") from error
+
+
+def _main(main: Callable[[list[str]], None], arguments: list[str]) -> None:
+    try:
+        main(arguments)
     except RunError as error:
         _exit(str(error))
     except KeyboardInterrupt:
         _exit("stopped; the same command resumes from the last checkpoint")
 
 
-def _exit(message: str) -> None:
+def _exit(message: str) -> NoReturn:
     print("error:", " ".join(message.split()), file=sys.stderr)
     sys.exit(1)
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from experiments import program
 from hvae_jax import experiment, figures, records, training
+from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates
 from hvae_jax.experiment import Experiment
 from hvae_jax.training import Params
@@ -33,10 +34,11 @@ TEMPERATURES = (0.4, 0.7, 1.0)
 NUM_PICTURES = 12
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Reads the flags, trains, evaluates."""
-    config = _CONFIG.value.to_dict()
-    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    if arguments:
+        raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
+    name, config = program.read_config(_CONFIG)
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
     built = experiment.from_config(config)
     folder = records.open_run(workdir, config)

@@ -107,32 +107,28 @@ def rate_distortion(
     figure.savefig(os.fspath(file), dpi=_DPI)
 
 
-def rates_against_beta(
-    betas: Sequence[float], rates: np.ndarray, layer: int, title: str, file: PathLike
-) -> None:
-    """How every layer's rate answers when the beta of one layer changes.
+def rates_against_beta(panels: Mapping[int, tuple[Sequence[float], np.ndarray]], file: PathLike) -> None:
+    """How every layer's rate answers when the beta of one layer changes; one panel per such layer.
 
     Args:
-      betas: `[n]`, of `layer`; other betas are fixed.
-      rates: `[n, L]`, nats.
-      layer: 1-based.
-      title: said above.
+      panels: layer (1-based) → its betas `[n]` and the rates `[n, L]` found, nats; other betas are 1.
       file: PNG to write.
     """
-    figure = _figure(5.6, 3.8)
-    axes = figure.subplots()
-    num_layers = rates.shape[1]
-    for number in range(1, num_layers + 1):
-        color = layer_color(number)
-        axes.plot(betas, rates[:, number - 1], "o-", color=color, label=_layer_label(number, num_layers))
-    axes.set_xscale("log")
-    axes.set_xticks(list(betas), [f"{beta:g}" for beta in betas])
-    axes.minorticks_off()
-    axes.set_xlabel(f"$\\beta_{layer}$")
-    axes.set_ylabel("test rate (nats per image)")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
-    axes.set_title(title, fontsize=11)
+    figure = _figure(4.4 * len(panels), 3.6)
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (layer, (betas, rates)) in zip(row, sorted(panels.items()), strict=True):
+        num_layers = rates.shape[1]
+        for number in range(1, num_layers + 1):
+            label = _layer_label(number, num_layers)
+            axes.plot(betas, rates[:, number - 1], "o-", color=layer_color(number), label=label)
+        axes.set_xscale("log")
+        axes.set_xticks(list(betas), [f"{beta:g}" for beta in betas])
+        axes.minorticks_off()
+        axes.set_xlabel(f"$\\beta_{layer}$, other betas 1")
+        axes.set_title(f"raising $\\beta_{layer}$ alone", fontsize=11)
+    row[0].set_ylabel("test rate (nats per image)")
+    row[0].set_ylim(bottom=0)
+    row[-1].legend(frameon=False, fontsize=9)
     figure.savefig(os.fspath(file), dpi=_DPI)
 
 

@@ -52,7 +52,7 @@ FORMS: dict[str, tuple[Convolution, Convolution]] = {
 
 
 def normal(seed: int, shape: tuple[int, ...]) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
 
 
 def make_inputs(case: Case) -> tuple[jax.Array, jax.Array]:

@@ -14,7 +14,7 @@ def make_gaussian(seed: int, shape: tuple[int, ...] = (4, 2, 3)) -> Gaussian:
     """Random means, and standard deviations from e^−1 to e."""
     rng = np.random.default_rng(seed)
     mean, log_std = rng.normal(size=shape), rng.uniform(-1.0, 1.0, size=shape)
-    return Gaussian(jnp.asarray(mean, jnp.float32), jnp.asarray(np.exp(log_std), jnp.float32))
+    return Gaussian(*(jnp.asarray(field.astype(np.float32)) for field in (mean, np.exp(log_std))))
 
 
 def in_float64(p: Gaussian) -> tuple[np.ndarray, np.ndarray]:

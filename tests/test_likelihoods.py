@@ -35,12 +35,12 @@ def random(seed: int, shape: tuple[int, ...], scale: float = 1.0) -> np.ndarray:
 
 
 def normal(seed: int, shape: tuple[int, ...], scale: float = 1.0) -> jax.Array:
-    return jnp.asarray(random(seed, shape, scale), jnp.float32)
+    return jnp.asarray(random(seed, shape, scale).astype(np.float32))
 
 
 def pixels(x: np.ndarray) -> jax.Array:
     """`[N]` grey values or `[N, C]` colours as N images of one pixel each."""
-    return jnp.asarray(x.reshape(len(x), 1, 1, -1), jnp.float32)
+    return jnp.asarray(x.reshape(len(x), 1, 1, -1).astype(np.float32))
 
 
 def mixture_outputs(

@@ -31,7 +31,7 @@ def random_params(model: HVAE) -> dict[str, Any]:
 
     def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         scale = 1.2 / math.sqrt(math.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.3
-        return jnp.asarray(scale * rng.normal(size=leaf.shape), jnp.float32)
+        return jnp.asarray((scale * rng.normal(size=leaf.shape)).astype(np.float32))
 
     return jax.tree.map(draw, shapes_of(model)[0])
 
@@ -44,7 +44,8 @@ def shapes_of(model: HVAE, batch: int = 2) -> tuple[Any, Any]:
 
 
 def images(model: HVAE, batch: int) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(0).uniform(size=(batch, *model.image_shape)), jnp.float32)
+    x = np.random.default_rng(0).uniform(size=(batch, *model.image_shape))
+    return jnp.asarray(x.astype(np.float32))
 
 
 def perturb(params: dict[str, Any], name: str, change: Callable[[jax.Array], jax.Array]) -> dict[str, Any]:

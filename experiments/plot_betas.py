@@ -1,0 +1,49 @@
+"""Draw how each layer's test rate answers to one layer's beta, from finished runs that differ in it.
+
+    python -m experiments.plot_betas --out=FILE.png RUN_FOLDER RUN_FOLDER ...
+
+One panel for each layer whose beta differs from 1 in some run; a run at all ones joins every panel.
+"""
+
+import collections
+import pathlib
+
+import numpy as np
+from absl import flags
+
+from experiments import program
+from hvae_jax import figures, records
+from hvae_jax.errors import RunError
+
+_OUT = flags.DEFINE_string("out", None, "PNG to write.", required=True)
+
+
+def main(folders: list[str]) -> None:
+    """Reads config.json and evaluation.json of every folder, draws, and prints what it drew."""
+    found: dict[int, dict[float, list[float]]] = collections.defaultdict(dict)
+    even: list[float] | None = None
+    for folder in map(pathlib.Path, folders):
+        betas = records.read_json(folder / records.CONFIG_FILE)["objective"]["betas"]
+        rates = records.read_json(folder / records.EVALUATION_FILE)["test"]["rates_nats"]
+        layers = [layer for layer, beta in enumerate(betas, start=1) if beta != 1.0]
+        if len(layers) > 1:
+            raise RunError(f"{folder} has betas {betas}; at most one may differ from 1")
+        if layers:
+            found[layers[0]][betas[layers[0] - 1]] = rates
+        else:
+            even = rates
+    if not found:
+        raise RunError("give the folders of finished runs, at least one with a beta that is not 1")
+    panels = {}
+    for layer, points in found.items():
+        if even is not None:
+            points[1.0] = even
+        betas = sorted(points)
+        panels[layer] = betas, np.asarray([points[beta] for beta in betas])
+        for beta in betas:
+            print(f"beta_{layer} = {beta:<5g} rates {'  '.join(f'{rate:.3f}' for rate in points[beta])} nats")
+    figures.rates_against_beta(panels, _OUT.value)
+
+
+if __name__ == "__main__":
+    program.run(main)
