@@ -40,11 +40,15 @@ def per_image_keys(key: jax.Array, num_images: int) -> jax.Array:
     Raises:
       ValueError: an array of keys whose shape is not `[B]`.
     """
-    if key.shape == (num_images,):
-        return key
-    if key.shape == ():
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_images))
-    raise ValueError(f"key must be one typed key or [{num_images}] of them, got shape {key.shape}")
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.shape == (num_images,):
+            return key
+        if key.shape == ():
+            return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_images))
+    raise ValueError(
+        f"key must be one typed key (jax.random.key) or [{num_images}] of them, "
+        f"got {key.dtype}{list(key.shape)}"
+    )
 
 
 def fold_in(keys: jax.Array, data: int) -> jax.Array:
@@ -84,7 +88,7 @@ def log_prob(p: Gaussian, z: jax.Array) -> jax.Array:
     Raises:
       ValueError: shapes differ.
     """
-    _check_shapes("p", p.mean, "z", z)
+    _check_shapes(p=p.mean, p_std=p.std, z=z)
     return -_sum_events(0.5 * (jnp.square((z - p.mean) / p.std) + LOG_2PI) + jnp.log(p.std))
 
 
@@ -101,7 +105,7 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> jax.Array:
     Raises:
       ValueError: shapes differ.
     """
-    _check_shapes("q", q.mean, "p", p.mean)
+    _check_shapes(q=q.mean, q_std=q.std, p=p.mean, p_std=p.std)
     # In this form equal q and p give exactly zero, and no variance is divided by another.
     variance_ratio = jnp.square(q.std / p.std)
     distance = jnp.square((q.mean - p.mean) / p.std)
@@ -124,7 +128,7 @@ def precision_weighted(proposal: Gaussian, prior: Gaussian) -> Gaussian:
     Raises:
       ValueError: shapes differ.
     """
-    _check_shapes("proposal", proposal.mean, "prior", prior.mean)
+    _check_shapes(proposal=proposal.mean, proposal_std=proposal.std, prior=prior.mean, prior_std=prior.std)
     var, var_p = jnp.square(proposal.std), jnp.square(prior.std)
     total = var + var_p
     mean = (proposal.mean * var_p + prior.mean * var) / total
@@ -142,6 +146,8 @@ def _sum_events(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], -1).sum(axis=1)
 
 
-def _check_shapes(name_a: str, a: jax.Array, name_b: str, b: jax.Array) -> None:
-    if a.shape != b.shape:
-        raise ValueError(f"{name_a} has shape {a.shape} but {name_b} has shape {b.shape}")
+def _check_shapes(**arrays: jax.Array) -> None:
+    (first, expected), *others = ((name, array.shape) for name, array in arrays.items())
+    for name, shape in others:
+        if shape != expected:
+            raise ValueError(f"{first} has shape {expected} but {name} has shape {shape}")

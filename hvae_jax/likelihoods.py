@@ -185,7 +185,8 @@ class LogisticMixture:
             coefficients.append([flat[..., start + i, :] for i in range(c)])
             start += c
         # A scale below exp(−7) is under a tenth of a bin: no sharper distribution exists on the grid.
-        return logits, means, jnp.maximum(log_scales, -7.0), coefficients
+        # Above exp(7) all 256 values are alike; the cap keeps the width of a bin above zero in float32.
+        return logits, means, jnp.clip(log_scales, -7.0, 7.0), coefficients
 
     def _couple(self, means: jax.Array, coefficients: list[list[jax.Array]], x: jax.Array) -> jax.Array:
         coupled = []
@@ -220,9 +221,10 @@ def _discretised_logistic_log_prob(x: jax.Array, mean: jax.Array, log_scale: jax
     inverse_scale = jnp.exp(-log_scale)
     upper = inverse_scale * (x - mean + 1.0 / 255.0)
     lower = inverse_scale * (x - mean - 1.0 / 255.0)
-    # log(σ(u) − σ(l)) = log σ(u) + log σ(−l) + log(1 − e^{l − u}), exact where the difference of the
-    # two sigmoids would cancel, and with a finite gradient everywhere.
-    inside = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + jnp.log(-jnp.expm1(lower - upper))
+    # log(σ(u) − σ(l)) = log σ(u) + log σ(−l) + log(1 − e^{l − u}), exact where the difference
+    # of the two sigmoids would cancel (u − l is the bin's width), and with a finite gradient everywhere.
+    log_width = jnp.log(-jnp.expm1(-(2.0 / 255.0) * inverse_scale))
+    inside = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + log_width
     log_prob = jnp.where(x > 0.999, jax.nn.log_sigmoid(-lower), inside)
     return jnp.where(x < -0.999, jax.nn.log_sigmoid(upper), log_prob)
 

@@ -5,6 +5,7 @@ by hand, can be trained with `layerwise_elbo`.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -25,7 +26,7 @@ class LayerwiseTerms(NamedTuple):
     rates: jax.Array
 
 
-def layerwise_elbo(terms: LayerwiseTerms, betas: ArrayLike | None = None) -> jax.Array:
+def layerwise_elbo(terms: LayerwiseTerms, betas: ArrayLike | Sequence[float] | None = None) -> jax.Array:
     """−(D + β_1 R_1 + … + β_L R_L): to be maximised; with no `betas`, the ELBO itself.
 
     Source: Xiao and Bamler, Trading Information between Latents in Hierarchical Variational

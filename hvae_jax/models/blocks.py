@@ -180,7 +180,8 @@ class DenseHead(nn.Module):
     @nn.compact
     def __call__(self, h: jax.Array) -> tuple[jax.Array, jax.Array]:
         size = math.prod(self.shape)
-        both = Dense(2 * size)(nn.relu(Dense(max(size // 2, 1))(flatten(h))))
+        hidden = nn.relu(Dense(max(size // 2, 1))(flatten(h)))
+        both = Dense(2 * size)(hidden)
         first, second = jnp.split(both, 2, axis=-1)
         return first.reshape(-1, *self.shape), second.reshape(-1, *self.shape)
 

@@ -34,7 +34,7 @@ class ModelConfig:
       channels: of every convolution.
       num_stages: convolutions between the image and the smallest feature map.
       likelihood: one of `likelihoods.LIKELIHOODS`.
-      likelihood_std: σ of "gaussian_fixed_std", and where "gaussian_learned_std" starts.
+      likelihood_std: σ of "gaussian_fixed_std"; "gaussian_learned_std" starts from it, within 1 %.
       num_mixture_components: of "logistic_mixture".
     """
 
@@ -62,10 +62,11 @@ class ModelConfig:
             )
         for name in ("channels", "num_stages", "num_mixture_components"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not _is_integer(value) or value < 1:
                 raise RunError(f"config.model.{name}={value!r} must be an integer of at least 1")
-        if not (math.isfinite(self.likelihood_std) and self.likelihood_std > 0):
-            raise RunError(f"config.model.likelihood_std={self.likelihood_std} must be positive and finite")
+        std = self.likelihood_std
+        if not (isinstance(std, int | float) and math.isfinite(std) and std > 0):
+            raise RunError(f"config.model.likelihood_std={std!r} must be positive and finite")
         shapes = self.latent_shapes
         if not isinstance(shapes, tuple) or not shapes or not all(map(_is_latent_shape, shapes)):
             raise RunError(
@@ -410,9 +411,14 @@ def _depth(stages: tuple[blocks.Stage, ...], shape: tuple[int, ...]) -> int:
     return [stage.side_out for stage in stages].index(shape[0]) + 1
 
 
+def _is_integer(value: object) -> bool:
+    """Whether it is an int and not a bool, which Python counts among the ints."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _is_latent_shape(shape: object) -> bool:
     return (
         isinstance(shape, tuple)
-        and all(isinstance(size, int) and size > 0 for size in shape)
+        and all(_is_integer(size) and size > 0 for size in shape)
         and (len(shape) == 1 or (len(shape) == 3 and shape[0] == shape[1]))
     )

@@ -227,8 +227,8 @@ class Published:
     def prior_1(self, z_2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """p(z_1|z_2)."""
         # Flax numbers the modules as they are made, and the outer layer of f(g(x)) is made first.
-        h = relu(self.linear("prior_0/DenseHead_0/Dense_1", z_2))
-        mean, std = mean_and_softplus(self.linear("prior_0/DenseHead_0/Dense_0", h))
+        h = relu(self.linear("prior_0/DenseHead_0/Dense_0", z_2))
+        mean, std = mean_and_softplus(self.linear("prior_0/DenseHead_0/Dense_1", h))
         assert len(h) == len(mean) // 2
         return mean.reshape(4, 4, -1), std.reshape(4, 4, -1)
 
