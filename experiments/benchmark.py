@@ -76,7 +76,8 @@ class Measurements:
     Attributes:
       step_s, epoch_s, eval_s: contender → seconds per step, epoch and pass over the images.
       gemm_flops: library → floating point operations per second of its best matrix product.
-      peak_mib: contender → largest resident set, the framework itself included.
+      peak_mib: contender → largest resident set, the framework itself included; "ours" compiled,
+        "ours_warm" found everything in the compile cache.
       first_step_s: "cold" and "warm" → seconds from process start to the end of the first step.
     """
 
@@ -95,6 +96,9 @@ def main(arguments: list[str]) -> None:
         return serve(options.worker_pipe)
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
+    for flag, file in (("out", options.out), ("figure", options.figure)):
+        if file and not pathlib.Path(file).absolute().parent.is_dir():
+            raise RunError(f"--{flag}={file}: there is no folder {pathlib.Path(file).absolute().parent}")
     cores = pick("cores", options.cores, CORES)
     names = pick("only", options.only, tuple(CASES))
     jax.config.update("jax_platforms", "cpu")
@@ -111,7 +115,10 @@ def main(arguments: list[str]) -> None:
                 _say(f"{name}, {number} core{'s' * (number == 'all')}, load {os.getloadavg()[0]:.1f}")
                 measured, notes = measure(CASES[name], number, options.repeats)
                 rows.append(make_row(name, number, measured, step_flops(CASES[name])))
-                print(*notes, sep="\n", end="\n" * bool(notes), flush=True)
+                for note in notes:
+                    print(note, flush=True)
+                if options.out:  # after every row, so that a run cut short leaves what it has
+                    records.write_json(pathlib.Path(options.out), rows)
         print(format_table(rows))
     if options.out:
         records.write_json(pathlib.Path(options.out), rows)
@@ -243,8 +250,8 @@ def compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], num_parameters: 
         name: float(np.linalg.norm(np.asarray(a) - theirs[name]) / np.linalg.norm(a))
         for name, a in ours.items()
     }
-    worst = max(differences, key=lambda name: differences[name])
-    if not differences[worst] <= TOLERANCE or num_parameters != expected:
+    worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
+    if not differences[worst] <= TOLERANCE or num_parameters != expected:  # NaN must not pass
         raise RunError(
             f"the PyTorch network is not ours, so there is nothing to compare: {worst} differs by "
             f"{differences[worst]:.1e} (at most {TOLERANCE:g}), {num_parameters} parameters for {expected}"
@@ -269,18 +276,19 @@ class Contender:
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": cache,
             "TORCHINDUCTOR_CACHE_DIR": cache,
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",  # else it leaves a pool of processes behind
         }
         self._name = f"{module} ({spec['kind']})"
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = pathlib.Path(self._scratch.name, "errors.txt")
         self._pipe, theirs = Pipe()
         flag = str(theirs.fileno()) if module.endswith("reference") else f"--worker_pipe={theirs.fileno()}"
-        with theirs, _pinned(cores):
+        with theirs, self._errors.open("w") as errors, _pinned(cores):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, flag],
                 env=environment,
                 pass_fds=[theirs.fileno()],
-                stdout=self._errors,
-                stderr=self._errors,
+                stdout=errors,
+                stderr=errors,
                 start_new_session=True,  # Ctrl-C is the parent's affair; it then closes the pipe
             )
         self._pipe.send({**spec, "num_threads": 1 if cores == "one" else 0})
@@ -295,7 +303,6 @@ class Contender:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._errors.close()
         self._scratch.cleanup()
 
     def ask(self, method: str, *arguments: Any) -> float:
@@ -308,8 +315,7 @@ class Contender:
             self._pipe.send((method, arguments))
             kind, answer = self._pipe.recv()
         except (EOFError, OSError) as error:
-            self._errors.seek(0)
-            last = (self._errors.read().strip().splitlines() or ["it left no message"])[-1]
+            last = (self._errors.read_text().strip().splitlines() or ["it left no message"])[-1]
             raise RunError(f"{self._name} ended: {last}") from error
         if kind == "error":
             raise RunError(f"{self._name} failed: {' '.join(answer.split())[:300]}")
@@ -392,7 +398,11 @@ class NetworkWorker:
 
     def peak_mib(self) -> float:
         """The process's largest resident set so far."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        # Not getrusage: on Linux its maximum starts from that of the process that started this one.
+        status = pathlib.Path("/proc/self/status")
+        if not status.exists():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 class GemmWorker:
@@ -432,7 +442,7 @@ def measure(case: Case, cores: str, repeats: int) -> tuple[Measurements, list[st
             "data": config["data"]["name"].removeprefix("npz:"),
             "compile": False,
         }
-        out.first_step_s = measure_first_step(ours_spec, cores, min(repeats, 3))
+        out.first_step_s, warm_peak_mib = measure_first_step(ours_spec, cores, min(repeats, 3))
 
         def start(module: str, spec: Mapping[str, Any]) -> Contender:
             return stack.enter_context(Contender(module, spec, cores))
@@ -467,6 +477,7 @@ def measure(case: Case, cores: str, repeats: int) -> tuple[Measurements, list[st
         pair = {name: networks[name] for name in ("ours", "torch")}
         out.epoch_s = take_turns(pair, "epoch", -(-repeats // 4))
         out.peak_mib = {name: contender.ask("peak_mib") for name, contender in networks.items()}
+        out.peak_mib["ours_warm"] = warm_peak_mib
         out.eval_s = take_turns(pair, "evaluate", -(-repeats // 4), warm_up=True)
     return out, notes
 
@@ -485,9 +496,16 @@ def take_turns(
     return answers
 
 
-def measure_first_step(spec: Mapping[str, Any], cores: str, repeats: int) -> dict[str, list[float]]:
-    """Seconds from the start of our process to the end of its first step, compile cache empty and filled."""
+def measure_first_step(
+    spec: Mapping[str, Any], cores: str, repeats: int
+) -> tuple[dict[str, list[float]], float]:
+    """From the start of our process to the end of its first step, compile cache empty and filled.
+
+    Returns:
+      "cold" and "warm" → seconds; the warm process's peak memory, MiB, which holds no compiling.
+    """
     seconds: dict[str, list[float]] = {"cold": [], "warm": []}
+    warm_peak_mib = 0.0
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as cache:
             for answers in seconds.values():
@@ -495,7 +513,8 @@ def measure_first_step(spec: Mapping[str, Any], cores: str, repeats: int) -> dic
                 with Contender("experiments.benchmark", spec, cores, cache) as contender:
                     contender.ask("steps", 1)
                     answers.append(time.perf_counter() - start)
-    return seconds
+                    warm_peak_mib = contender.ask("peak_mib")
+    return seconds, warm_peak_mib
 
 
 def best_gemm(contender: Contender) -> tuple[int, int]:
@@ -538,6 +557,7 @@ def make_row(case: str, cores: str, measured: Measurements, num_flops: float) ->
         "roofline_ms": roofline_ms,
         "roofline_fraction": roofline_ms / step["ours"],
         "ours_peak_mib": measured.peak_mib["ours"],
+        "ours_warm_peak_mib": measured.peak_mib["ours_warm"],
         "torch_peak_mib": measured.peak_mib["torch"],
         "ours_epoch_s": statistics.median(measured.epoch_s["ours"]),
         "torch_epoch_s": statistics.median(measured.epoch_s["torch"]),
@@ -566,7 +586,8 @@ TABLE = {
     "epoch_ratio": ("  ours / PyTorch eager", ".2f"),
     "ours_eval_images_per_s": ("evaluation, ours (images/s)", ",.0f"),
     "torch_eval_images_per_s": ("  PyTorch eager (images/s)", ",.0f"),
-    "ours_peak_mib": ("peak memory, ours (MiB)", ",.0f"),
+    "ours_peak_mib": ("peak memory, ours, compiling (MiB)", ",.0f"),
+    "ours_warm_peak_mib": ("  ours, from the compile cache (MiB)", ",.0f"),
     "torch_peak_mib": ("  PyTorch eager (MiB)", ",.0f"),
     "first_step_cold_s": ("start to first step, compiling (s)", ".1f"),
     "first_step_warm_s": ("  from the compile cache (s)", ".1f"),
@@ -579,8 +600,8 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     for name, (label, spec) in TABLE.items():
         cells.append([label, *("—" if row[name] is None else format(row[name], spec) for row in rows)])
     notes = (
-        f"Medians; float32, CPU. An epoch and an evaluation pass are {NUM_IMAGES:,} random images; peak memory",
-        "includes the framework itself, and compiling in ours. Losses of an epoch are read once, at its end.",
+        f"Medians; float32, CPU. An epoch and an evaluation pass are {NUM_IMAGES:,} random images.",
+        "Peak memory includes the framework itself. An epoch's losses are read once, at its end.",
     )
     return "\n".join([*_align(cells), *notes])
 
@@ -599,9 +620,7 @@ def draw_steps(rows: Sequence[Mapping[str, Any]], file: str) -> None:
         for place, value in enumerate(shown.values()):
             axes.text(place, value, f"{value:.3g}", ha="center", va="bottom", fontsize=8)
     panels[0].set_ylabel("training step (ms)")
-    figure.suptitle(
-        "Time per training step; dashed: its matrix products alone, at the best speed", fontsize=10
-    )
+    figure.suptitle("Training step; dashed: its products at best GEMM speed", fontsize=10)
     figure.savefig(file, dpi=160)
 
 

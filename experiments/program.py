@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from hvae_jax.errors import RunError
@@ -22,6 +22,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         arguments = flags.FLAGS(sys.argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
         _exit(f"{error.args[0] if isinstance(error, KeyError) else error}")
+    sys.unraisablehook = _unraisable
     _use_compile_cache()
     app.run(lambda _: _main(main, arguments), argv=sys.argv[:1])
 
@@ -41,12 +42,19 @@ def read_config(holder: flags.FlagHolder) -> tuple[str, dict[str, Any]]:
 
 
 def _main(main: Callable[[list[str]], None], arguments: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # JAX tells at INFO of every kind of device that is absent
     try:
         main(arguments)
     except RunError as error:
         _exit(str(error))
     except KeyboardInterrupt:
         _exit("stopped; the same command resumes from the last checkpoint")
+
+
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    # What tensorstore's threads still report of a file that could not be read; we raised it already.
+    if not (isinstance(unraisable.exc_value, RuntimeError) and "loop is closed" in str(unraisable.exc_value)):
+        sys.__unraisablehook__(unraisable)
 
 
 def _exit(message: str) -> NoReturn:

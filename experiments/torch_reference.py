@@ -6,6 +6,7 @@ worker's memory is PyTorch's alone. A *network* is a plain dict, see `benchmark.
 
 import importlib
 import math
+import pathlib
 import resource
 import sys
 import time
@@ -241,7 +242,11 @@ class NetworkWorker:
 
     def peak_mib(self) -> float:
         """The process's largest resident set so far."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        # Not getrusage: on Linux its maximum starts from that of the process that started this one.
+        status = pathlib.Path("/proc/self/status")
+        if not status.exists():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
 
     def _step(self, x: Any) -> Any:
         self._optimizer.zero_grad()

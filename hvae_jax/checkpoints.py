@@ -1,6 +1,7 @@
 """Save and restore a training state with orbax."""
 
 import logging
+import os
 import pathlib
 from typing import Any, TypeVar, cast
 
@@ -17,7 +18,8 @@ class Checkpoints:
     """A folder of checkpoints, each complete or absent; the newest few are kept."""
 
     def __init__(self, folder: pathlib.Path, num_kept: int) -> None:
-        logging.getLogger("absl").setLevel(logging.WARNING)  # orbax narrates every save at INFO
+        # Orbax logs every save, and pages of tracebacks for an error that also reaches us as an exception.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._folder = folder.absolute()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -39,6 +41,7 @@ class Checkpoints:
         """
         # Copied, since the write goes on in the background while training donates its buffers.
         numpy_state = jax.tree.map(np.array, state)
+        self._reserve(sum(leaf.nbytes for leaf in jax.tree.leaves(numpy_state)))
         try:
             self._manager.save(step, args=ocp.args.StandardSave(numpy_state))
         except Exception as error:  # orbax and tensorstore raise many kinds for a full disk
@@ -88,6 +91,19 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for running saves and lets go of the folder."""
         self._manager.close()
+
+    def _reserve(self, num_bytes: int) -> None:
+        # A disk that fills up in the middle of a save ends in many errors from many threads; asked for
+        # the space first, it is one.
+        probe = self._folder.with_suffix(".partial")
+        try:
+            with probe.open("wb") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, num_bytes)
+        except OSError as error:
+            raise self._save_error(error) from error
+        finally:
+            probe.unlink(missing_ok=True)
 
     def _check_shapes(self, step: int, target: Any) -> None:
         # Orbax reports a mismatch in pages; compared here first, it is one line.

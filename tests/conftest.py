@@ -9,13 +9,17 @@ from hvae_jax.models.hvae import ModelConfig
 
 
 @pytest.fixture(scope="session", autouse=True)
-def strict_jax() -> None:
+def strict_jax(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Silent broadcasting between ranks is an error; matrix products are float32 on every device.
 
     Session-wide, so that it is in force before any module-scoped fixture runs.
     """
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_default_matmul_precision", "highest")
+    # What one test compiled, another need not.
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,20 +28,30 @@ SHORT = (
 def environment(tmp_path_factory) -> dict[str, str]:
     """One compile cache for the processes of this file, and quiet backends."""
     cache = str(tmp_path_factory.mktemp("compiled"))
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PLATFORMS": "cpu"}
+    quick = "--xla_backend_optimization_level=0"  # most of these tests' time is compilation
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick}
 
 
-def start(environment, *arguments: str, **kwargs) -> subprocess.Popen:
-    command = [sys.executable, "-m", "experiments.run", *arguments]
+def start(environment, *arguments: str, limit: str = "true") -> subprocess.Popen:
+    """The program in the background; `limit` is a shell command that goes before it."""
+    program = [sys.executable, "-m", "experiments.run", *arguments]
+    command = ["bash", "-c", f'{limit} && exec "$@"', "bash", *program]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True, **kwargs)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
-def run_digits(environment, workdir: pathlib.Path, *arguments: str, **kwargs) -> subprocess.CompletedProcess:
+def run_digits(
+    environment, workdir: pathlib.Path, *arguments: str, limit: str = "true"
+) -> subprocess.CompletedProcess:
     arguments = ("--config=experiments/digits.py", f"--workdir={workdir}", *SHORT, *arguments)
-    process = start(environment, *arguments, **kwargs)
+    process = start(environment, *arguments, limit=limit)
     out, err = process.communicate(timeout=240)
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def with_devices(environment: dict[str, str], number: int) -> dict[str, str]:
+    devices = f"--xla_force_host_platform_device_count={number}"
+    return {**environment, "XLA_FLAGS": f"{environment['XLA_FLAGS']} {devices}"}
 
 
 def rows(folder: pathlib.Path) -> list[dict]:
@@ -99,7 +109,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(environment, finish
 
 
 def test_four_devices_give_the_rates_of_one(environment, finished, tmp_path):
-    four = {**environment, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    four = with_devices(environment, 4)
     result = run_digits(four, tmp_path / "run")
     assert result.returncode == 0, result.stderr
     for split in ("train", "valid"):
@@ -112,7 +122,7 @@ def test_four_devices_give_the_rates_of_one(environment, finished, tmp_path):
 
 
 def test_three_devices_do_not_divide_the_batch(environment, tmp_path):
-    three = {**environment, "XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    three = with_devices(environment, 3)
     result = run_digits(three, tmp_path / "run")
     assert_one_error(result, "config.training.batch_size=64 cannot be divided over 3 devices")
     assert not (tmp_path / "run").exists()
@@ -159,13 +169,22 @@ def test_a_disk_that_is_full_keeps_the_earlier_checkpoint(environment, finished,
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
-
-    result = run_digits(environment, folder, preexec_fn=limit)
+    result = run_digits(environment, folder, limit="ulimit -f 40")  # KiB
     assert_one_error(result, "cannot be written")
     resumed = run_digits(environment, folder)
     assert resumed.returncode == 0, resumed.stderr
+    assert rows(folder) == rows(finished)
+
+
+def test_a_truncated_checkpoint_says_what_to_delete(environment, finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    for file in (folder / "checkpoints" / "121" / "default").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert_one_error(run_digits(environment, folder), "delete that folder")
+    shutil.rmtree(folder / "checkpoints" / "121")
+    assert run_digits(environment, folder).returncode == 0
     assert rows(folder) == rows(finished)
 
 

@@ -1,0 +1,127 @@
+"""The benchmark's arithmetic and its refusals; the timing itself needs PyTorch and a quiet machine."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import benchmark
+from hvae_jax import experiment
+from hvae_jax.errors import RunError
+
+ROOT = pathlib.Path(__file__).parents[1]
+# The program, on a machine where PyTorch is not installed.
+WITHOUT_TORCH = (
+    "import importlib.util as util, runpy; find = util.find_spec; "
+    "util.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest); "
+    "runpy.run_module('experiments.benchmark', run_name='__main__', alter_sys=True)"
+)
+
+
+@pytest.fixture
+def measured() -> benchmark.Measurements:
+    """Turns in which the machine was slower at times, for both alike."""
+    return benchmark.Measurements(
+        step_s={"ours": [0.1, 0.2, 0.12], "torch": [0.2, 0.4, 0.2], "torch_compile": [0.1, 0.1, 0.4]},
+        epoch_s={"ours": [4.0, 6.0], "torch": [5.0, 5.0]},
+        eval_s={"ours": [2.0], "torch": [4.0]},
+        gemm_flops={"xla": [90e9, 1e9, 91e9], "torch": [100e9, 102e9, 99e9]},
+        peak_mib={"ours": 500.0, "torch": 400.0, "torch_compile": 600.0, "ours_warm": 450.0},
+        first_step_s={"cold": [9.0, 8.0, 30.0], "warm": [3.0]},
+    )
+
+
+def test_flops_of_the_cifar_reference_worked_out_by_hand():
+    # Multiply-adds per image: pixels out · 4 · 4 · channels in · channels out, and so on.
+    first = 16 * 16 * 16 * 3 * 32
+    to_8, to_4 = 8 * 8 * 16 * 32 * 32, 4 * 4 * 16 * 32 * 32
+    q_2 = to_8 + to_4 + 512 * 64
+    q_1 = to_8 + 32 * 512 + to_4 + 4 * 4 * 16 * 64 * 32 + 4 * 4 * 9 * 32 * 64
+    p_1 = 32 * 256 + 256 * 1024
+    p_x = to_4 + to_8 + first
+    per_image = 3 * (q_2 + q_1 + p_1 + p_x) + 2 * 2 * first  # the image needs no gradient
+    assert per_image == 17_965_056
+    assert benchmark.step_flops(benchmark.CASES["cifar_reference"]) == 2 * 256 * 17_965_056
+
+
+def test_a_row_holds_medians_and_the_median_of_paired_ratios(measured):
+    row = benchmark.make_row("digits", "one", measured, num_flops=6e9)
+    assert (row["case"], row["cores"]) == ("digits", "one")
+    assert row["ours_ms"] == pytest.approx(120.0)
+    assert row["torch_ms"] == pytest.approx(200.0)
+    assert row["torch_compile_ms"] == pytest.approx(100.0)
+    assert row["ratio"] == pytest.approx(0.5)  # of 0.5, 0.5 and 0.6; the ratio of medians is 0.6
+    # The better library's median counts: 6 GFLOP at 100 GFLOP/s.
+    assert row["roofline_ms"] == pytest.approx(60.0)
+    assert row["roofline_fraction"] == pytest.approx(0.5)
+    assert row["epoch_ratio"] == pytest.approx((0.8 + 1.2) / 2)
+    assert row["ours_eval_images_per_s"] == pytest.approx(benchmark.NUM_IMAGES / 2)
+    assert (row["first_step_cold_s"], row["first_step_warm_s"]) == (9.0, 3.0)
+    peaks = (row["ours_peak_mib"], row["ours_warm_peak_mib"], row["torch_peak_mib"])
+    assert peaks == (500.0, 450.0, 400.0)
+
+
+def test_without_torch_compile_its_column_is_null_and_a_dash(measured, tmp_path):
+    del measured.step_s["torch_compile"]
+    row = benchmark.make_row("digits", "all", measured, num_flops=6e9)
+    assert row["torch_compile_ms"] is None
+    lines = benchmark.format_table([row]).splitlines()
+    assert lines[0].split() == ["digits,", "all"]
+    (line,) = [line for line in lines if "torch.compile" in line]
+    assert line.endswith(" —")
+    (line,) = [line for line in lines if line.startswith("training step, ours")]
+    assert line.endswith(" 120.00")
+    benchmark.draw_steps([row], str(tmp_path / "steps.png"))
+    assert (tmp_path / "steps.png").stat().st_size > 0
+
+
+def test_networks_that_differ_are_not_reported():
+    a = {"distortion": np.array([3.0, 4.0]), "rate R_1": np.array([1.0])}
+    near = {"distortion": np.array([3.0, 4.004]), "rate R_1": np.array([1.0])}
+    assert "7 parameters; distortion differs most, by 8.0e-04" in benchmark.compare(a, near, 7, 7)
+    with pytest.raises(RunError, match="7 parameters for 8"):
+        benchmark.compare(a, near, 7, 8)
+    for value in (1.002, np.nan):
+        with pytest.raises(RunError, match="rate R_1 differs"):
+            benchmark.compare(a, {**a, "rate R_1": np.array([value])}, 7, 7)
+
+
+def test_every_point_of_the_scaling_is_a_config_that_builds(tmp_path):
+    for axis, values in benchmark.SCALING.items():
+        for value in values:
+            config, image_shape = benchmark.scaling_config(axis, value)
+            config = benchmark.with_random_images(config, image_shape, 512, tmp_path)
+            built = experiment.from_config(config)
+            got = {
+                "batch size": built.training.batch_size,
+                "channels": built.model.config.channels,
+                "layers": built.model.num_layers,
+                "image side": built.dataset.image_shape[0],
+            }
+            assert got[axis] == value
+    row = {"axis": "layers", "value": 3, "cores": "all", "step_ms": 12.345, "peak_mib": 1234.5}
+    assert benchmark.format_scaling([row]).splitlines()[1].split() == ["layers", "3", "all", "12.35", "1,234"]
+    benchmark.draw_scaling([row], str(tmp_path / "scaling.png"))
+    assert (tmp_path / "scaling.png").stat().st_size > 0
+
+
+def test_an_unknown_case_or_core_count_is_refused():
+    assert benchmark.pick("only", ["digits", "digits"], tuple(benchmark.CASES)) == ["digits"]
+    for flag, chosen, known in (("only", ["cifar"], benchmark.CASES), ("cores", ["2"], benchmark.CORES)):
+        with pytest.raises(
+            RunError, match=f"--{flag}={chosen[0]} is unknown; choose from {next(iter(known))}"
+        ):
+            benchmark.pick(flag, chosen, tuple(known))
+    with pytest.raises(RunError, match="--only is empty"):
+        benchmark.pick("only", [], tuple(benchmark.CASES))
+
+
+def test_missing_pytorch_is_one_line_with_the_command():
+    command = [sys.executable, "-c", WITHOUT_TORCH, "--only=digits"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert 'pip install -e ".[benchmark]"' in line
