@@ -684,7 +684,7 @@ def format_scaling(rows: Sequence[Mapping[str, Any]]) -> str:
 def draw_scaling(rows: Sequence[Mapping[str, Any]], file: str) -> None:
     """Step time above, peak memory below, a panel for each thing that changes."""
     figure = Figure(figsize=(11.0, 5.2), layout="constrained")
-    panels = figure.subplots(2, len(SCALING), sharex="col", sharey="row")
+    panels = figure.subplots(2, len(SCALING), sharex="col", sharey="row", squeeze=False)
     for column, (axis, values) in enumerate(SCALING.items()):
         for number, cores in enumerate(dict.fromkeys(row["cores"] for row in rows)):
             points = [row for row in rows if row["axis"] == axis and row["cores"] == cores]
