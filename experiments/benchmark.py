@@ -34,9 +34,10 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from experiments import cifar, digits, mnist, program
-from hvae_jax import experiment, figures, records, training
+from hvae_jax import experiment, records, training
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates
+from hvae_jax.figures import style
 from hvae_jax.models import blocks
 from hvae_jax.models.hvae import ModelConfig, make_hvae
 
@@ -613,8 +614,8 @@ def draw_steps(rows: Sequence[Mapping[str, Any]], file: str) -> None:
     contenders = {"ours_ms": "ours", "torch_ms": "PyTorch", "torch_compile_ms": "compile"}
     for axes, row in zip(panels, rows, strict=True):
         shown = {label: row[name] for name, label in contenders.items() if row[name] is not None}
-        axes.bar(list(shown), list(shown.values()), color=figures.LAYER_COLORS[: len(shown)])
-        axes.axhline(row["roofline_ms"], color=figures.DISTORTION_COLOR, ls="--", lw=1.2)
+        axes.bar(list(shown), list(shown.values()), color=style.LAYER_COLORS[: len(shown)])
+        axes.axhline(row["roofline_ms"], color=style.DISTORTION_COLOR, ls="--", lw=1.2)
         axes.set_title(f"{row['case']}\n{row['cores']} core{'s' * (row['cores'] == 'all')}", fontsize=10)
         axes.tick_params(axis="x", rotation=30)
         for place, value in enumerate(shown.values()):
@@ -689,7 +690,7 @@ def draw_scaling(rows: Sequence[Mapping[str, Any]], file: str) -> None:
         for number, cores in enumerate(dict.fromkeys(row["cores"] for row in rows)):
             points = [row for row in rows if row["axis"] == axis and row["cores"] == cores]
             for axes, name in zip(panels[:, column], ("step_ms", "peak_mib"), strict=True):
-                color = figures.LAYER_COLORS[number]
+                color = style.LAYER_COLORS[number]
                 y = [point[name] for point in points]
                 axes.plot([point["value"] for point in points], y, "o-", color=color, label=f"cores: {cores}")
         for axes in panels[:, column]:

@@ -12,8 +12,9 @@ import numpy as np
 from absl import flags
 
 from experiments import program
-from hvae_jax import figures, records
+from hvae_jax import records
 from hvae_jax.errors import RunError
+from hvae_jax.figures import runs as figures
 
 _OUT = flags.DEFINE_string("out", None, "PNG to write.", required=True)
 

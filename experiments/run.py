@@ -19,10 +19,11 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from experiments import program
-from hvae_jax import experiment, figures, records, training
+from hvae_jax import experiment, records, training
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates
 from hvae_jax.experiment import Experiment
+from hvae_jax.figures import runs as figures
 from hvae_jax.training import Params
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "One of experiments/*.py.", lock_config=True)

@@ -1,25 +1,24 @@
-"""Numbers to pictures. Every function writes one PNG; none keeps global plotting state."""
+"""Figures of single runs. Every function writes one PNG; none keeps global plotting state."""
 
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-PathLike = str | os.PathLike[str]
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart; black is kept for the distortion.
-LAYER_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DISTORTION_COLOR = "#000000"
-GUIDE_COLOR = "#999999"
-_DPI = 160
-
-
-def layer_color(layer: int) -> str:
-    """The colour of layer `layer` (1-based) in every figure."""
-    return LAYER_COLORS[(layer - 1) % len(LAYER_COLORS)]
+from hvae_jax.figures.style import (
+    DISTORTION_COLOR,
+    DPI,
+    GUIDE_COLOR,
+    LAYER_COLORS,
+    PathLike,
+    elbo_lines,
+    layer_color,
+    layer_label,
+    new_figure,
+    tile,
+)
 
 
 def training_curves(
@@ -32,7 +31,7 @@ def training_curves(
       title: said above the panels.
       file: PNG to write.
     """
-    figure = _figure(6.4, 5.2)
+    figure = new_figure(6.4, 5.2)
     top, bottom = figure.subplots(2, 1, sharex=True)
     num_layers = train["rates_nats"].shape[1]
     for log, style in ((train, {"alpha": 0.9}), (valid, {"marker": "o", "linestyle": "none", "ms": 4})):
@@ -45,7 +44,7 @@ def training_curves(
     bottom.set_ylabel("rate (nats per image)")
     bottom.set_xlabel("training step")
     bottom.set_ylim(bottom=0)
-    labels = ["distortion D"], [_layer_label(layer, num_layers) for layer in range(1, num_layers + 1)]
+    labels = ["distortion D"], [layer_label(layer, num_layers) for layer in range(1, num_layers + 1)]
     for axes, names in zip((top, bottom), labels, strict=True):
         for line, name in zip(axes.lines, names, strict=False):
             line.set_label(name)
@@ -53,7 +52,7 @@ def training_curves(
             axes.plot([], [], "o", ms=4, color=GUIDE_COLOR, label="validation")
         axes.legend(frameon=False)
     figure.suptitle(title)
-    figure.savefig(os.fspath(file), dpi=_DPI)
+    figure.savefig(os.fspath(file), dpi=DPI)
 
 
 def image_rows(rows: Mapping[str, np.ndarray], title: str, file: PathLike) -> None:
@@ -72,12 +71,12 @@ def image_rows(rows: Mapping[str, np.ndarray], title: str, file: PathLike) -> No
     for row, (label, images) in enumerate(rows.items()):
         bottom = 1.0 - (top + size * (row + 1)) / height
         axes = figure.add_axes((left / width, bottom, size * num_columns / width, size / height * 0.94))
-        axes.imshow(_tile(images), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="auto")
+        axes.imshow(tile(images), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
         middle = bottom + 0.47 * size / height
         figure.text((left - 0.12) / width, middle, label, ha="right", va="center", fontsize=9)
     figure.text(0.5, 1.0 - 0.3 / height, title, ha="center", va="center", fontsize=11)
-    figure.savefig(os.fspath(file), dpi=_DPI)
+    figure.savefig(os.fspath(file), dpi=DPI)
 
 
 def rate_distortion(
@@ -91,7 +90,7 @@ def rate_distortion(
       title: said above.
       file: PNG to write.
     """
-    figure = _figure(5.6, 4.6)
+    figure = new_figure(5.6, 4.6)
     axes = figure.subplots()
     total = train["rates_nats"].sum(axis=1)
     axes.plot(
@@ -99,12 +98,12 @@ def rate_distortion(
     )
     rate, distortion = test["total_rate_nats"], test["distortion_nats"]
     axes.plot(rate, distortion, "*", ms=15, color=LAYER_COLORS[1], label="test split", zorder=3)
-    _elbo_lines(axes, rate + distortion)
+    elbo_lines(axes, rate + distortion)
     axes.set_xlabel("total rate $R_1 + \\dots + R_L$ (nats per image)")
     axes.set_ylabel("distortion D (nats per image)")
     axes.legend(frameon=False)
     axes.set_title(title, fontsize=11)
-    figure.savefig(os.fspath(file), dpi=_DPI)
+    figure.savefig(os.fspath(file), dpi=DPI)
 
 
 def rates_against_beta(panels: Mapping[int, tuple[Sequence[float], np.ndarray]], file: PathLike) -> None:
@@ -114,12 +113,12 @@ def rates_against_beta(panels: Mapping[int, tuple[Sequence[float], np.ndarray]],
       panels: layer (1-based) → its betas `[n]` and the rates `[n, L]` found, nats; other betas are 1.
       file: PNG to write.
     """
-    figure = _figure(4.4 * len(panels), 3.6)
+    figure = new_figure(4.4 * len(panels), 3.6)
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (layer, (betas, rates)) in zip(row, sorted(panels.items()), strict=True):
         num_layers = rates.shape[1]
         for number in range(1, num_layers + 1):
-            label = _layer_label(number, num_layers)
+            label = layer_label(number, num_layers)
             axes.plot(betas, rates[:, number - 1], "o-", color=layer_color(number), label=label)
         axes.set_xscale("log")
         axes.set_xticks(list(betas), [f"{beta:g}" for beta in betas])
@@ -129,34 +128,4 @@ def rates_against_beta(panels: Mapping[int, tuple[Sequence[float], np.ndarray]],
     row[0].set_ylabel("test rate (nats per image)")
     row[0].set_ylim(bottom=0)
     row[-1].legend(frameon=False, fontsize=9)
-    figure.savefig(os.fspath(file), dpi=_DPI)
-
-
-def _elbo_lines(axes: Axes, through: float) -> None:
-    """Lines D + R = const: on each, the ELBO is the same; one goes through the test point."""
-    x_limits, y_limits = axes.get_xlim(), axes.get_ylim()
-    step = (y_limits[1] - y_limits[0]) / 6
-    for offset in range(-8, 9):
-        value = through + offset * step
-        style = {"lw": 1.4, "ls": "--"} if offset == 0 else {"lw": 0.6, "ls": ":"}
-        label = f"D + R = {through:.1f} (test −ELBO)" if offset == 0 else None
-        axes.plot(x_limits, [value - x for x in x_limits], color=GUIDE_COLOR, label=label, zorder=0, **style)
-    axes.set_xlim(x_limits)
-    axes.set_ylim(y_limits)
-
-
-def _layer_label(layer: int, num_layers: int) -> str:
-    place = " (top)" if layer == num_layers > 1 else " (nearest the data)" if layer == 1 < num_layers else ""
-    return f"rate $R_{layer}$ of $z_{layer}${place}"
-
-
-def _tile(images: np.ndarray) -> np.ndarray:
-    """`[n, H, W, C]` side by side with a white line between: `[H, n (W + 1) − 1(, 3)]`."""
-    images = np.clip(images, 0.0, 1.0)
-    padded = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=1.0)
-    row = np.concatenate(list(padded), axis=1)[:, :-1]
-    return row[..., 0] if row.shape[-1] == 1 else row
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
+    figure.savefig(os.fspath(file), dpi=DPI)
