@@ -12,8 +12,11 @@ from ml_collections import config_flags
 
 from hvae_jax.errors import RunError
 
+# On two cores, two devices took 0.76 to 0.9 of the time of one from 64 images each; 1.07 to 1.3 with 32.
+MIN_IMAGES_PER_DEVICE = 64
 
-def run(main: Callable[[list[str]], None]) -> None:
+
+def run(main: Callable[[list[str]], None], resumes: bool = True) -> None:
     """Parses the flags and calls `main` with what is not a flag.
 
     A RunError or a bad flag ends as one line and status 1.
@@ -23,8 +26,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
         _exit(f"{error.args[0] if isinstance(error, KeyError) else error}")
     sys.unraisablehook = _unraisable
-    _use_compile_cache()
-    app.run(lambda _: _main(main, arguments), argv=sys.argv[:1])
+    use_compile_cache()
+    app.run(lambda _: _main(main, arguments, resumes), argv=sys.argv[:1])
 
 
 def read_config(holder: flags.FlagHolder) -> tuple[str, dict[str, Any]]:
@@ -41,14 +44,29 @@ def read_config(holder: flags.FlagHolder) -> tuple[str, dict[str, Any]]:
         raise RunError(f"--config={path} cannot be loaded: {reason}") from error
 
 
-def _main(main: Callable[[list[str]], None], arguments: list[str]) -> None:
+def use_cores(batch_size: int) -> None:
+    """Makes several devices of one CPU, a core or more each, where a batch is large enough to share.
+
+    Call it before anything runs on a device. It leaves GPUs and TPUs alone, and a number of CPU devices
+    that the user has set. A run's numbers do not depend on the number of devices.
+    """
+    is_set = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if is_set or getattr(jax.config, "jax_num_cpu_devices") != -1:  # noqa: B009 (JAX does not declare it)
+        return
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    largest = min(num_cores, batch_size // MIN_IMAGES_PER_DEVICE)
+    num_devices = max((n for n in range(1, largest + 1) if batch_size % n == 0), default=1)
+    jax.config.update("jax_num_cpu_devices", num_devices)
+
+
+def _main(main: Callable[[list[str]], None], arguments: list[str], resumes: bool) -> None:
     logging.set_verbosity(logging.WARNING)  # JAX tells at INFO of every kind of device that is absent
     try:
         main(arguments)
     except RunError as error:
         _exit(str(error))
     except KeyboardInterrupt:
-        _exit("stopped; the same command resumes from the last checkpoint")
+        _exit("stopped" + "; the same command resumes from the last checkpoint" * resumes)
 
 
 def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -62,7 +80,7 @@ def _exit(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def _use_compile_cache() -> None:
+def use_compile_cache() -> None:
     """Keeps compiled programs across runs: a second run starts in seconds."""
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") is None:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))

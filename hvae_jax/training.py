@@ -285,6 +285,26 @@ def make_interval(step_fn: StepFn) -> Callable[..., tuple[TrainState, StepMetric
     return interval
 
 
+def compile_interval(
+    terms_fn: TermsFn, preprocess_fn: PreprocessFn, control: BetaControl, config: TrainingConfig
+) -> Callable[..., tuple[TrainState, StepMetrics, jax.Array]]:
+    """`make_interval` over all local devices, which share each batch; the state is donated.
+
+    Every argument of the result but `num_steps` leads with the devices; `indices` is `[D, K, B / D]`.
+    """
+    per_device = config.batch_size // jax.local_device_count()
+    micro_batch = pick_micro_batch(per_device)
+    step_fn = make_train_step(terms_fn, preprocess_fn, control, config, micro_batch, DEVICE_AXIS)
+    return jax.pmap(make_interval(step_fn), axis_name=DEVICE_AXIS, in_axes=(0, 0, 0, None), donate_argnums=0)
+
+
+def split_batches(indices: np.ndarray) -> np.ndarray:
+    """`[K, B]` images of each step → `[D, K, B / D]`, each local device's part."""
+    num_steps, batch_size = indices.shape
+    num_devices = jax.local_device_count()
+    return indices.reshape(num_steps, num_devices, batch_size // num_devices).swapaxes(0, 1)
+
+
 def batch_indices(seed: int, num_images: int, batch_size: int, start: int, num_steps: int) -> np.ndarray:
     """Which images make up the batches of steps start … start + num_steps − 1.
 
@@ -336,17 +356,10 @@ def train(
       RunError: a loss that is not finite (the checkpoints before it stay), a bad config, a folder
         that cannot be written.
     """
-    num_devices = jax.local_device_count()
-    config.check_devices(num_devices)
+    config.check_devices(jax.local_device_count())
     num_steps = config.num_steps(len(images))
     num_dims = math.prod(images.shape[1:])
-    per_device = config.batch_size // num_devices
-    step_fn = make_train_step(
-        terms_fn, preprocess_fn, control, config, pick_micro_batch(per_device), axis_name=DEVICE_AXIS
-    )
-    interval = jax.pmap(
-        make_interval(step_fn), axis_name=DEVICE_AXIS, in_axes=(0, 0, 0, None), donate_argnums=0
-    )
+    interval = compile_interval(terms_fn, preprocess_fn, control, config)
 
     checkpoints = Checkpoints(folder / records.CHECKPOINTS_FOLDER, config.num_checkpoints)
     if checkpoints.latest_step() is not None:
@@ -357,8 +370,8 @@ def train(
         checkpoints.close()
         return jax.device_get(state)
 
-    state = _replicate(state)
-    device_images = _replicate(images)
+    state = replicate(state)
+    device_images = replicate(images)
     length = min(config.log_every_steps, num_steps)
 
     def write(split: str, means: StepMetrics, grad_norm: float | None, images_per_s: float) -> None:
@@ -382,8 +395,7 @@ def train(
         count = min(length, num_steps - step)
         indices = np.zeros((length, config.batch_size), np.int32)
         indices[:count] = batch_indices(config.seed, len(images), config.batch_size, step, count)
-        by_device = indices.reshape(length, num_devices, per_device).swapaxes(0, 1)
-        state, means, done = interval(state, device_images, by_device, count)
+        state, means, done = interval(state, device_images, split_batches(indices), count)
         means, done, betas = jax.device_get(_first((means, done, state.beta_state.betas)))
         if done < count:
             checkpoints.wait()
@@ -411,7 +423,7 @@ def shard_devices(tree: Any) -> Any:
     return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(DEVICE_AXIS)))
 
 
-def _replicate(tree: Any) -> Any:
+def replicate(tree: Any) -> Any:
     """Each array once per local device, along a new leading axis."""
     num_devices = jax.local_device_count()
     return shard_devices(jax.tree.map(lambda a: np.broadcast_to(a, (num_devices, *np.shape(a))), tree))

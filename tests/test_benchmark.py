@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import benchmark
+from experiments.benchmark import __main__ as program
+from experiments.benchmark import cases, measure, tables
 from hvae_jax import experiment
 from hvae_jax.errors import RunError
 
@@ -21,9 +22,9 @@ WITHOUT_TORCH = (
 
 
 @pytest.fixture
-def measured() -> benchmark.Measurements:
+def measured() -> measure.Measurements:
     """Turns in which the machine was slower at times, for both alike."""
-    return benchmark.Measurements(
+    return measure.Measurements(
         step_s={"ours": [0.1, 0.2, 0.12], "torch": [0.2, 0.4, 0.2], "torch_compile": [0.1, 0.1, 0.4]},
         epoch_s={"ours": [4.0, 6.0], "torch": [5.0, 5.0]},
         eval_s={"ours": [2.0], "torch": [4.0]},
@@ -43,11 +44,11 @@ def test_flops_of_the_cifar_reference_worked_out_by_hand():
     p_x = to_4 + to_8 + first
     per_image = 3 * (q_2 + q_1 + p_1 + p_x) + 2 * 2 * first  # the image needs no gradient
     assert per_image == 17_965_056
-    assert benchmark.step_flops(benchmark.CASES["cifar_reference"]) == 2 * 256 * 17_965_056
+    assert cases.step_flops(cases.CASES["cifar_reference"]) == 2 * 256 * 17_965_056
 
 
 def test_a_row_holds_medians_and_the_median_of_paired_ratios(measured):
-    row = benchmark.make_row("digits", "one", measured, num_flops=6e9)
+    row = tables.make_row("digits", "one", measured, num_flops=6e9)
     assert (row["case"], row["cores"]) == ("digits", "one")
     assert row["ours_ms"] == pytest.approx(120.0)
     assert row["torch_ms"] == pytest.approx(200.0)
@@ -57,7 +58,7 @@ def test_a_row_holds_medians_and_the_median_of_paired_ratios(measured):
     assert row["roofline_ms"] == pytest.approx(60.0)
     assert row["roofline_fraction"] == pytest.approx(0.5)
     assert row["epoch_ratio"] == pytest.approx((0.8 + 1.2) / 2)
-    assert row["ours_eval_images_per_s"] == pytest.approx(benchmark.NUM_IMAGES / 2)
+    assert row["ours_eval_images_per_s"] == pytest.approx(measure.NUM_IMAGES / 2)
     assert (row["first_step_cold_s"], row["first_step_warm_s"]) == (9.0, 3.0)
     peaks = (row["ours_peak_mib"], row["ours_warm_peak_mib"], row["torch_peak_mib"])
     assert peaks == (500.0, 450.0, 400.0)
@@ -65,34 +66,34 @@ def test_a_row_holds_medians_and_the_median_of_paired_ratios(measured):
 
 def test_without_torch_compile_its_column_is_null_and_a_dash(measured, tmp_path):
     del measured.step_s["torch_compile"]
-    row = benchmark.make_row("digits", "all", measured, num_flops=6e9)
+    row = tables.make_row("digits", "all", measured, num_flops=6e9)
     assert row["torch_compile_ms"] is None
-    lines = benchmark.format_table([row]).splitlines()
+    lines = tables.format_table([row]).splitlines()
     assert lines[0].split() == ["digits,", "all"]
     (line,) = [line for line in lines if "torch.compile" in line]
     assert line.endswith(" —")
     (line,) = [line for line in lines if line.startswith("training step, ours")]
     assert line.endswith(" 120.00")
-    benchmark.draw_steps([row], str(tmp_path / "steps.png"))
+    tables.draw_steps([row], str(tmp_path / "steps.png"))
     assert (tmp_path / "steps.png").stat().st_size > 0
 
 
 def test_networks_that_differ_are_not_reported():
     a = {"distortion": np.array([3.0, 4.0]), "rate R_1": np.array([1.0])}
     near = {"distortion": np.array([3.0, 4.004]), "rate R_1": np.array([1.0])}
-    assert "7 parameters; distortion differs most, by 8.0e-04" in benchmark.compare(a, near, 7, 7)
+    assert "7 parameters; distortion differs most, by 8.0e-04" in cases.compare(a, near, 7, 7)
     with pytest.raises(RunError, match="7 parameters for 8"):
-        benchmark.compare(a, near, 7, 8)
+        cases.compare(a, near, 7, 8)
     for value in (1.002, np.nan):
         with pytest.raises(RunError, match="rate R_1 differs"):
-            benchmark.compare(a, {**a, "rate R_1": np.array([value])}, 7, 7)
+            cases.compare(a, {**a, "rate R_1": np.array([value])}, 7, 7)
 
 
 def test_every_point_of_the_scaling_is_a_config_that_builds(tmp_path):
-    for axis, values in benchmark.SCALING.items():
+    for axis, values in cases.SCALING.items():
         for value in values:
-            config, image_shape = benchmark.scaling_config(axis, value)
-            config = benchmark.with_random_images(config, image_shape, 512, tmp_path)
+            config, image_shape = cases.scaling_config(axis, value)
+            config = cases.with_random_images(config, image_shape, 512, tmp_path)
             built = experiment.from_config(config)
             got = {
                 "batch size": built.training.batch_size,
@@ -102,20 +103,20 @@ def test_every_point_of_the_scaling_is_a_config_that_builds(tmp_path):
             }
             assert got[axis] == value
     row = {"axis": "layers", "value": 3, "cores": "all", "step_ms": 12.345, "peak_mib": 1234.5}
-    assert benchmark.format_scaling([row]).splitlines()[1].split() == ["layers", "3", "all", "12.35", "1,234"]
-    benchmark.draw_scaling([row], str(tmp_path / "scaling.png"))
+    assert tables.format_scaling([row]).splitlines()[1].split() == ["layers", "3", "all", "12.35", "1,234"]
+    tables.draw_scaling([row], str(tmp_path / "scaling.png"))
     assert (tmp_path / "scaling.png").stat().st_size > 0
 
 
 def test_an_unknown_case_or_core_count_is_refused():
-    assert benchmark.pick("only", ["digits", "digits"], tuple(benchmark.CASES)) == ["digits"]
-    for flag, chosen, known in (("only", ["cifar"], benchmark.CASES), ("cores", ["2"], benchmark.CORES)):
+    assert program.pick("only", ["digits", "digits"], tuple(cases.CASES)) == ["digits"]
+    for flag, chosen, known in (("only", ["cifar"], cases.CASES), ("cores", ["2"], program.CORES)):
         with pytest.raises(
             RunError, match=f"--{flag}={chosen[0]} is unknown; choose from {next(iter(known))}"
         ):
-            benchmark.pick(flag, chosen, tuple(known))
+            program.pick(flag, chosen, tuple(known))
     with pytest.raises(RunError, match="--only is empty"):
-        benchmark.pick("only", [], tuple(benchmark.CASES))
+        program.pick("only", [], tuple(cases.CASES))
 
 
 def test_missing_pytorch_is_one_line_with_the_command():

@@ -1,7 +1,7 @@
 """The published two-layer GHVAE in plain PyTorch, and the worker that `experiments.benchmark` times.
 
 Only the benchmark uses this file: `pip install -e ".[benchmark]"`. It must not import JAX, so that the
-worker's memory is PyTorch's alone. A *network* is a plain dict, see `benchmark.describe_network`.
+worker's memory is PyTorch's alone. A *network* is a plain dict, see `cases.describe_network`.
 """
 
 import importlib
@@ -273,7 +273,7 @@ class GemmWorker:
 
 
 def main() -> None:
-    """Serves as a worker of `experiments.benchmark.Contender` on the pipe with this file descriptor.
+    """Serves as a worker of `benchmark.workers.Contender` on the pipe with this file descriptor.
 
     The first message is the spec; each later one (method, arguments) is answered by ("ok", value) or
     ("error", one line), until the pipe is closed.

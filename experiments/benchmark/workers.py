@@ -1,0 +1,192 @@
+"""The processes: each is one contender, pinned before it starts, and answers what it is asked in seconds."""
+
+import contextlib
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import program
+from hvae_jax import experiment, training
+from hvae_jax.errors import RunError
+from hvae_jax.evaluation import rates
+
+
+class Contender:
+    """A process of its own, pinned before it starts, that does what it is asked and says how long it took."""
+
+    def __init__(self, module: str, spec: Mapping[str, Any], cores: str, cache: str | None = None) -> None:
+        """Starts `python -m module`; `cache` is a folder for what it compiles, empty by default."""
+        self._scratch = tempfile.TemporaryDirectory()
+        cache = cache or self._scratch.name
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "TORCHINDUCTOR_CACHE_DIR": cache,
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",  # else it leaves a pool of processes behind
+        }
+        self._name = f"{module} ({spec['kind']})"
+        self._errors = pathlib.Path(self._scratch.name, "errors.txt")
+        self._pipe, theirs = Pipe()
+        with theirs, self._errors.open("w") as errors, _pinned(cores):
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, str(theirs.fileno())],
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                stdout=errors,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is the parent's affair; it then closes the pipe
+            )
+        self._pipe.send({**spec, "num_threads": 1 if cores == "one" else 0})
+
+    def __enter__(self) -> "Contender":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._scratch.cleanup()
+
+    def ask(self, method: str, *arguments: Any) -> float:
+        """The worker's answer.
+
+        Raises:
+          RunError: it failed, or ended.
+        """
+        try:
+            self._pipe.send((method, arguments))
+            kind, answer = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            last = (self._errors.read_text().strip().splitlines() or ["it left no message"])[-1]
+            raise RunError(f"{self._name} ended: {last}") from error
+        if kind == "error":
+            raise RunError(f"{self._name} failed: {' '.join(answer.split())[:300]}")
+        return answer
+
+
+def main() -> None:
+    """Our side of `Contender`; `torch_reference.main` is the other, which may not import JAX."""
+    program.use_compile_cache()
+    with Connection(int(sys.argv[1])) as pipe:
+        spec, worker = pipe.recv(), None
+        make_worker = {"network": NetworkWorker, "gemm": GemmWorker}[spec["kind"]]
+        while True:
+            try:
+                method, arguments = pipe.recv()
+            except EOFError:
+                return
+            try:
+                worker = worker or make_worker(spec)
+                pipe.send(("ok", getattr(worker, method)(*arguments)))
+            except Exception as error:  # whatever it is, the parent reports it
+                pipe.send(("error", f"{type(error).__name__}: {error}"))
+
+
+class NetworkWorker:
+    """Trains and evaluates as `training.train` does, without its log; every answer is in seconds."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        program.use_cores(spec["config"]["training"]["batch_size"])
+        built = experiment.from_config(spec["config"])
+        config, images = built.training, built.dataset.train.images
+        self._built, self._config, self._num_images = built, config, len(images)
+        self._interval = training.compile_interval(
+            built.terms_fn, built.preprocess_fn, built.make_control(), config
+        )
+        self._state = training.replicate(built.init_state())
+        self._images = training.replicate(images)
+        self._evaluator: rates.SplitEvaluator | None = None
+        self._done = 0
+
+    def steps(self, count: int) -> float:
+        """Training steps, in compiled calls of at most `log_every_steps`."""
+        start, length, config = time.perf_counter(), self._config.log_every_steps, self._config
+        while count:
+            part = min(count, length)
+            indices = np.zeros((length, config.batch_size), np.int32)
+            indices[:part] = training.batch_indices(
+                config.seed, self._num_images, config.batch_size, self._done, part
+            )
+            batches = training.split_batches(indices)
+            self._state, means, done = self._interval(self._state, self._images, batches, part)
+            jax.device_get((means, done))
+            count, self._done = count - part, self._done + part
+        return time.perf_counter() - start
+
+    def epoch(self) -> float:
+        """As many steps as the images make batches."""
+        return self.steps(self._num_images // self._config.batch_size)
+
+    def evaluate(self) -> float:
+        """Distortion and rates of every image, one draw each."""
+        if self._evaluator is None:
+            images = self._built.dataset.train.images
+            self._evaluator = rates.SplitEvaluator(images, self._built.preprocess_fn)
+            self._terms_fn = self._built.terms_fn
+        params = jax.tree.map(lambda a: a[0], self._state).eval_params
+        start = time.perf_counter()
+        self._evaluator.map_images(self._terms_fn, params, jax.random.key(0))
+        return time.perf_counter() - start
+
+    def peak_mib(self) -> float:
+        """The process's largest resident set so far."""
+        # Not getrusage: on Linux its maximum starts from that of the process that started this one.
+        status = pathlib.Path("/proc/self/status")
+        if not status.exists():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+
+class GemmWorker:
+    """Float32 products of square matrices, by XLA."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        del spec
+        self._product = jax.jit(jnp.matmul)
+
+    def gemm(self, size: int, count: int) -> float:
+        """Seconds for `count` products of two `[size, size]` matrices."""
+        a, b = (jax.random.uniform(jax.random.key(i), (size, size)) for i in range(2))
+        self._product(a, b).block_until_ready()
+        start = time.perf_counter()
+        for _ in range(count):
+            self._product(a, b).block_until_ready()
+        return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def _pinned(cores: str) -> Iterator[None]:
+    """What is started inside inherits the cores: thread pools are sized by them."""
+    if not hasattr(os, "sched_setaffinity"):
+        if cores == "one":
+            raise RunError(
+                "--cores=one needs Linux, where a process can be kept on one core; use --cores=all"
+            )
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)} if cores == "one" else allowed)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+if __name__ == "__main__":
+    main()
