@@ -12,7 +12,7 @@ from ml_collections import config_flags
 
 from hvae_jax.errors import RunError
 
-# On two cores, two devices took 0.76 to 0.9 of the time of one from 64 images each; 1.07 to 1.3 with 32.
+# On two cores, two devices took 0.76 to 0.9 of the time of one from 64 images each, and 1.07 to 1.3 with 32.
 MIN_IMAGES_PER_DEVICE = 64
 
 

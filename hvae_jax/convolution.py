@@ -118,8 +118,9 @@ def _conv_by_blocks(
     x = jax.lax.pad(
         x, jnp.zeros((), x.dtype), ((0, 0, 0), (padding, right[0], 0), (padding, right[1], 0), (0, 0, 0))
     )
-    x = x.reshape(batch, block_rows, stride, block_columns, stride, c_in).transpose(0, 1, 3, 2, 4, 5)
-    x = x.reshape(batch, block_rows, block_columns, stride * stride * c_in)
+    # Rows of a block side by side. As pieces, since XLA copies a transpose in a slow general loop.
+    x = x.reshape(batch, block_rows, stride, block_columns, stride * c_in)
+    x = jnp.concatenate(jnp.split(x, stride, axis=2), axis=-1)[:, :, 0]
     kernel = kernel.reshape(taps, stride, taps, stride, c_in, c_out).transpose(1, 3, 4, 0, 2, 5)
     partial = _matmul(x, kernel.reshape(stride * stride * c_in, taps * taps * c_out))
     out = None
@@ -143,7 +144,7 @@ def _gemm_conv_transpose(x: jax.Array, kernel: jax.Array, stride: int, padding: 
     by_blocks = stride > 1 and c_out >= MIN_BLOCK_CHANNELS
     blocks = (_gather_blocks if by_blocks else _scatter_blocks)(x, kernel)
     block_rows, block_columns = rows + taps - 1, columns + taps - 1
-    out = blocks.reshape(batch, block_rows, block_columns, stride, stride, c_out).transpose(0, 1, 3, 2, 4, 5)
+    out = jnp.concatenate([part[:, :, None] for part in jnp.split(blocks, stride, axis=-1)], axis=2)
     out = out.reshape(batch, block_rows * stride, block_columns * stride, c_out)
     height, width = (stride * (side - 1) + size - 2 * padding for side in (rows, columns))
     return out[:, padding : padding + height, padding : padding + width]
