@@ -173,8 +173,9 @@ def make_evaluate(built: Experiment, trainer: Trainer) -> Callable[[Stack, np.nd
 
 def _evaluation(stack: Stack, model: int, terms: dict[str, Any], num_dims: int) -> dict[str, Any]:
     failed_at = int(stack.failed_at[model])
-    if failed_at:
-        return {"step": failed_at - 1, "status": grid_table.DIVERGED}
+    finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(terms))
+    if failed_at or not finite:
+        return {"step": int(stack.states.step[model]), "status": grid_table.DIVERGED}
     summaries = {split: rates.summarize(of_split, num_dims) for split, of_split in terms.items()}
     return {"step": int(stack.step), "status": grid_table.OK, **summaries}
 

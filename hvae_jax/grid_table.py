@@ -83,7 +83,7 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
     status = [rows.get(n, {}).get("status", "") for n in numbers]
     return {
         "model": np.asarray(numbers).reshape(grid.shape),
-        "betas": np.stack([column(name) for name in _numbered("beta_{}", num_layers)], axis=-1),
+        "betas": np.broadcast_to(_betas(grid)[..., None, :], (*grid.shape, num_layers)),
         "seed": np.broadcast_to(np.asarray(grid.seeds), grid.shape),
         "status": np.asarray(status).reshape(grid.shape),
         "distortion_nats": column(f"{split}_distortion_nats"),
@@ -94,6 +94,13 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
         "bits_per_dim": column(f"{split}_bits_per_dim"),
         "wall_s": np.asarray([times.get(n, np.nan) for n in numbers], np.float64).reshape(grid.shape),
     }
+
+
+def _betas(grid: GridConfig) -> np.ndarray:
+    """`[n_1, …, n_L, L]`, or `[P, L]` for a list of points."""
+    if grid.points:
+        return np.asarray(grid.points, np.float64)
+    return np.stack(np.meshgrid(*map(np.asarray, grid.betas), indexing="ij"), axis=-1)
 
 
 def _row(member: Member, evaluation: Mapping[str, Any]) -> dict[str, Any]:

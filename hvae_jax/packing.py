@@ -292,7 +292,10 @@ def entry(tree: T, model: int) -> T:
 
 def _to_host(step: int, states: TrainState, failed_at: np.ndarray, seconds: float) -> Stack:
     return Stack(
-        np.int32(step), take(states, len(failed_at)), failed_at.astype(np.int32), np.float64(seconds)
+        np.array(step, np.int32),
+        take(states, len(failed_at)),
+        failed_at.astype(np.int32),
+        np.array(seconds, np.float64),
     )
 
 
