@@ -99,6 +99,7 @@ class Progress:
     def __init__(self, num_models: int) -> None:
         self._num_models = num_models
         self._last_line = -SECONDS_PER_LINE
+        self._model_steps, self._seconds = 0, 0.0
 
     def __enter__(self) -> "Progress":
         return self
@@ -109,11 +110,13 @@ class Progress:
 
     def report(self, progress: grid_run.Progress) -> None:
         """Shows the newest state."""
+        self._model_steps += progress.last.model_steps
+        self._seconds += progress.last.seconds
         on_terminal, now = sys.stderr.isatty(), time.monotonic()
         if not on_terminal and now - self._last_line < SECONDS_PER_LINE:
             return
         self._last_line = now
-        speed = progress.last.model_steps / progress.last.seconds
+        speed = self._model_steps / self._seconds
         left = progress.model_steps_left / speed if speed else 0.0
         text = (
             f"{progress.done}/{self._num_models} models done, step {progress.last.step}, "

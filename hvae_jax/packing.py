@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from hvae_jax import records, training
+from hvae_jax import convolution, records, training
 from hvae_jax.betas import BetaControl
 from hvae_jax.evaluation import rates
 from hvae_jax.training import Params, PreprocessFn, TermsFn, TrainingConfig, TrainState
@@ -263,7 +263,8 @@ def map_models(fn: Callable[[Any], T], models: Any) -> T:
     # products of one model stay in cache; accelerators are filled only by many models at once.
     if jax.default_backend() == "cpu":
         return jax.lax.map(fn, models)
-    return jax.vmap(fn)(models)
+    with convolution.as_products():
+        return jax.vmap(fn)(models)
 
 
 def lay_out(tree: Any, capacity: int) -> Any:
