@@ -70,8 +70,8 @@ def describe(size: grid_size.Size, num_models: int, num_steps: int) -> str:
     return (
         f"{num_models} models of {num_steps} steps in {-(-num_models // size.chunk_size)} chunks of at most "
         f"{size.chunk_size}, over {jax.local_device_count()} {jax.default_backend()} devices\n"
-        f"Memory: at most about {gib[0]} of {gib[1]} GiB: {gib[2]} for the program, the images and one "
-        f"gradient a device, {size.model_bytes / 2**20:.2f} MiB for each model of a chunk"
+        f"Memory: at most about {gib[0]} of {gib[1]} GiB: {gib[2]} for the program, compiling, the "
+        f"images and one gradient a device, {size.model_bytes / 2**20:.2f} MiB for each model of a chunk"
     )
 
 

@@ -335,7 +335,7 @@ def test_plans_go_on_with_chunks_that_were_begun(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.grid.betas=((1.0,),)"], "is over 1 layers but the model has 2"),
+        (["--config.model.latent_shapes=((2,2,16),)"], "is over 2 layers but the model has 1"),
         (["--config.grid.memory_gib=0.01"], "config.grid.memory_gib=0.01 allows 0.01 GiB"),
         (["--baseline=nowhere"], "nowhere/config.json does not exist"),
     ],

@@ -196,10 +196,11 @@ def test_side_by_side_models_have_no_native_convolutions(monkeypatch):
 
     kernels = jax.random.normal(jax.random.key(0), (5, 4, 4, 3, 8))
     wanted = gradient(kernels)
-    assert "conv_general_dilated" in str(jax.make_jaxpr(gradient)(kernels))
+    assert "conv_general_dilated" in str(jax.make_jaxpr(lambda k: gradient(k))(kernels))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert "conv_general_dilated" not in str(jax.make_jaxpr(gradient)(kernels))
-    np.testing.assert_allclose(gradient(kernels), wanted, rtol=1e-4)
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(lambda k: gradient(k))(kernels))
+    scale = float(jnp.abs(wanted).max())  # sums of many terms, some of which cancel
+    np.testing.assert_allclose(gradient(kernels), wanted, rtol=1e-4, atol=1e-5 * scale)
 
 
 def test_lay_out_and_take_are_inverse():
