@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
     name, config = program.read_config(_CONFIG)
-    jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value or len(os.sched_getaffinity(0)))
+    split_cpu(_CPU_DEVICES.value)
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
     grid_config, members = grid.read_config(config)
     built = experiment.from_config(members[0].config, num_devices=1)
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
         hours = len(members) * built.num_steps / speed / 3600
         print(f"{speed:,.1f} model-steps/s here and now: about {hours:.2f} hours of training")
         return
-    baseline = grid_table.load(_BASELINE.value) if _BASELINE.value else None
+    baseline = load_baseline(_BASELINE.value) if _BASELINE.value else None
     folder = records.open_run(workdir, config)
     with Progress(len(members)) as progress:
         grid_run.run(folder, built, members, size.chunk_size, progress.report)
@@ -60,6 +60,29 @@ def main(arguments: list[str]) -> None:
     num_diverged = int((table["status"] == grid_table.DIVERGED).sum())
     print(f"{len(members) - num_diverged} models trained, {num_diverged} diverged. Everything is in {folder}")
     print(f"The most memory in use was {grid_size.peak_bytes() / grid_size.GIB:.2f} GiB")
+
+
+def split_cpu(num_devices: int | None) -> None:
+    """Makes as many devices of the CPU, or one a core; before JAX starts, and without effect elsewhere."""
+    if num_devices is None:
+        if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+            return
+        on_linux = hasattr(os, "sched_getaffinity")
+        num_devices = len(os.sched_getaffinity(0)) if on_linux else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", num_devices)
+
+
+def load_baseline(folder: str) -> dict[str, np.ndarray]:
+    """The table of a grid with one layer.
+
+    Raises:
+      RunError: no grid, or one of more layers.
+    """
+    baseline = grid_table.load(folder)
+    num_layers = baseline["betas"].shape[-1]
+    if num_layers != 1:
+        raise RunError(f"--baseline={folder} is a grid of {num_layers} layers; give one of a single layer")
+    return baseline
 
 
 def describe(size: grid_size.Size, num_models: int, num_steps: int) -> str:

@@ -5,6 +5,7 @@ checkpoint; it goes when the run folders of its models are complete. What remain
 off the disk, so the same command continues wherever it was stopped.
 """
 
+import dataclasses
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -54,8 +55,8 @@ def init_stack(built: Experiment, members: Sequence[Member]) -> Stack:
     params = {seed: jax.device_get(built.init_params(seed)) for seed in {m.seed for m in members}}
     states = []
     for member in members:
-        state = training.init_state(params[member.seed], member.betas, built.make_control(), built.training)
-        states.append(state._replace(key=jax.random.key_data(jax.random.key(member.seed))))
+        config = dataclasses.replace(built.training, seed=member.seed)
+        states.append(training.init_state(params[member.seed], member.betas, built.make_control(), config))
     return packing.new_stack(states)
 
 
