@@ -64,14 +64,15 @@ def plan_chunks(folder: pathlib.Path, members: Sequence[Member], chunk_size: int
     """What is left to do: chunks that were begun as they were begun, then the other models."""
     todo = {m.number: m for m in members if not (m.folder(folder) / records.EVALUATION_FILE).exists()}
     begun = []
-    for file in sorted((folder / CHUNKS_FOLDER).glob(f"*/{CHUNK_FILE}")):
-        chunk = [members[number] for number in records.read_json(file)]
+    for chunk_folder in sorted((folder / CHUNKS_FOLDER).glob("*")):
+        file = chunk_folder / CHUNK_FILE
+        chunk = [members[number] for number in records.read_json(file)] if file.exists() else []
         if any(member.number in todo for member in chunk):
             begun.append(chunk)
             for member in chunk:
                 todo.pop(member.number, None)
-        else:  # killed after its last model and before its folder was removed
-            shutil.rmtree(file.parent)
+        else:  # killed before it began, or after its last model while its folder was removed
+            shutil.rmtree(chunk_folder)
     rest = list(todo.values())
     return begun + [rest[i : i + chunk_size] for i in range(0, len(rest), chunk_size)]
 

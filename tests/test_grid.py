@@ -327,9 +327,10 @@ def test_plans_go_on_with_chunks_that_were_begun(tmp_path):
     for name, numbers in (("0000", [0, 4]), ("0002", [2, 3])):
         (tmp_path / "chunks" / name).mkdir(parents=True)
         records.write_json(tmp_path / "chunks" / name / "models.json", numbers)
+    (tmp_path / "chunks" / "0003").mkdir()
     chunks = grid_run.plan_chunks(tmp_path, members, 1)
     assert [[member.number for member in chunk] for chunk in chunks] == [[2, 3], [1], [5]]
-    assert not (tmp_path / "chunks" / "0000").exists()
+    assert sorted(entry.name for entry in (tmp_path / "chunks").iterdir()) == ["0002"]
 
 
 @pytest.mark.parametrize(
