@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
             },
             "training": {
                 "seed": 0,
+                "order_seed": 0,
                 "num_epochs": 200.0,
                 "batch_size": 256,
                 "learning_rate": 3e-4,

@@ -44,19 +44,27 @@ def read_config(holder: flags.FlagHolder) -> tuple[str, dict[str, Any]]:
         raise RunError(f"--config={path} cannot be loaded: {reason}") from error
 
 
-def use_cores(batch_size: int) -> None:
-    """Makes several devices of one CPU, a core or more each, where a batch is large enough to share.
+def split_cpu(num_devices: int) -> None:
+    """Makes as many devices of the CPU.
 
     Call it before anything runs on a device. It leaves GPUs and TPUs alone, and a number of CPU devices
-    that the user has set. A run's numbers do not depend on the number of devices.
+    that the user has set.
     """
     is_set = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if is_set or getattr(jax.config, "jax_num_cpu_devices") != -1:  # noqa: B009 (JAX does not declare it)
-        return
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    largest = min(num_cores, batch_size // MIN_IMAGES_PER_DEVICE)
-    num_devices = max((n for n in range(1, largest + 1) if batch_size % n == 0), default=1)
-    jax.config.update("jax_num_cpu_devices", num_devices)
+    # JAX does not declare this attribute, hence getattr.
+    if not is_set and getattr(jax.config, "jax_num_cpu_devices") == -1:  # noqa: B009
+        jax.config.update("jax_num_cpu_devices", num_devices)
+
+
+def split_cpu_for_batch(batch_size: int) -> None:
+    """`split_cpu` as far as a batch is large enough to share; a run's numbers do not depend on it."""
+    largest = min(num_cores(), batch_size // MIN_IMAGES_PER_DEVICE)
+    split_cpu(max((n for n in range(1, largest + 1) if batch_size % n == 0), default=1))
+
+
+def num_cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _main(main: Callable[[list[str]], None], arguments: list[str], resumes: bool) -> None:

@@ -42,7 +42,9 @@ def main(arguments: list[str]) -> None:
     name, config = program.read_config(_CONFIG)
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
     batch_size = config["training"].get("batch_size")
-    program.use_cores(batch_size if isinstance(batch_size, int) else 1)  # what it is else, is said below
+    program.split_cpu_for_batch(
+        batch_size if isinstance(batch_size, int) else 1
+    )  # what it is else, is said below
     built = experiment.from_config(config)
     folder = records.open_run(workdir, config)
     tensorboard = records.TensorBoard(folder) if _TENSORBOARD.value else None

@@ -8,11 +8,31 @@ Images are `[B, H, W, C]`; kernels are `[K, K, C_in, C_out]` for both. A transpo
 adjoint of the convolution with the same stride and padding, as in PyTorch's ConvTranspose2d.
 """
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 
 # Below this a block of pixels is too narrow to make up for the copy that lays it out.
 MIN_BLOCK_CHANNELS = 8
+
+_ONLY_PRODUCTS = contextvars.ContextVar("only_products", default=False)
+
+
+@contextlib.contextmanager
+def as_products() -> Iterator[None]:
+    """What is traced inside uses matrix products on every platform.
+
+    Under `vmap` over models, each with kernels of its own, a product becomes a batched product; a native
+    convolution would become a grouped one, which is slow on every platform.
+    """
+    token = _ONLY_PRODUCTS.set(True)
+    try:
+        yield
+    finally:
+        _ONLY_PRODUCTS.reset(token)
 
 
 def conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
@@ -38,6 +58,8 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.A
     def gemm(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return _gemm_conv(x, kernel, stride, padding)
 
+    if _ONLY_PRODUCTS.get():
+        return gemm(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cpu=gemm, default=native)
 
 
@@ -64,6 +86,8 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int
     def gemm(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return _gemm_conv_transpose(x, kernel, stride, padding)
 
+    if _ONLY_PRODUCTS.get():
+        return gemm(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cpu=gemm, default=native)
 
 

@@ -80,11 +80,12 @@ class Experiment(NamedTuple):
         return training.init_state(params, self.objective.betas, self.make_control(), self.training)
 
 
-def from_config(config: Mapping[str, Any]) -> Experiment:
+def from_config(config: Mapping[str, Any], num_devices: int | None = None) -> Experiment:
     """Checks every field, then loads the data and builds the model.
 
     Args:
       config: groups `data`, `model`, `objective`, `training`, `evaluation`; every field present.
+      num_devices: that share a batch; all local ones by default.
 
     Raises:
       RunError: a field that is missing, unknown or out of range, or data that is not there.
@@ -92,13 +93,13 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
     groups = ("data", "model", "objective", "training", "evaluation")
     if set(config) != set(groups):
         raise RunError(f"config must have the groups {sorted(groups)}, it has {sorted(config)}")
-    data_config = _build("data", DataConfig, config)
-    model_config = _build("model", ModelConfig, config)
-    objective = _build("objective", ObjectiveConfig, config)
-    training_config = _build("training", TrainingConfig, config)
-    evaluation = _build("evaluation", EvaluationConfig, config)
+    data_config = build_group("data", DataConfig, config)
+    model_config = build_group("model", ModelConfig, config)
+    objective = build_group("objective", ObjectiveConfig, config)
+    training_config = build_group("training", TrainingConfig, config)
+    evaluation = build_group("evaluation", EvaluationConfig, config)
     objective.check_layers(len(model_config.latent_shapes))
-    training_config.check_devices(jax.local_device_count())
+    training_config.check_devices(jax.local_device_count() if num_devices is None else num_devices)
 
     dataset = data.load(data_config)
     model = make_hvae(model_config, dataset.image_shape)
@@ -107,7 +108,12 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
     return Experiment(dataset, model, preprocess_fn, objective, training_config, evaluation)
 
 
-def _build(group: str, cls: type[T], config: Mapping[str, Any]) -> T:
+def build_group(group: str, cls: type[T], config: Mapping[str, Any]) -> T:
+    """The dataclass `cls` of a config's group.
+
+    Raises:
+      RunError: a field that is missing, unknown or out of range.
+    """
     fields = set(inspect.signature(cls).parameters)
     given = dict(config[group])
     for name in sorted(set(given) - fields):

@@ -42,7 +42,8 @@ class TrainingConfig:
     """What a config's `training` group says; every field is checked before any work starts.
 
     Attributes:
-      seed: of parameters, data order and noise.
+      seed: of parameters and noise.
+      order_seed: of the order in which images are seen; runs that share it see the same batches.
       num_epochs: passes over the training split; the number of steps is ⌊num_epochs · N / batch_size⌋.
       batch_size: images per step over all devices.
       learning_rate, b1, b2, eps: of Adam.
@@ -55,6 +56,7 @@ class TrainingConfig:
     """
 
     seed: int
+    order_seed: int
     num_epochs: float
     batch_size: int
     learning_rate: float
@@ -84,7 +86,9 @@ class TrainingConfig:
             _require(self, name, 0.0 <= getattr(self, name) < 1.0, "in [0, 1)")
         is_norm = math.isfinite(self.max_grad_norm) and self.max_grad_norm >= 0
         _require(self, "max_grad_norm", is_norm, "finite and not negative; 0 turns clipping off")
-        _require(self, "seed", isinstance(self.seed, int) and 0 <= self.seed < 2**32, "in [0, 2**32)")
+        for name in ("seed", "order_seed"):
+            value = getattr(self, name)
+            _require(self, name, isinstance(value, int) and 0 <= value < 2**32, "in [0, 2**32)")
 
     def num_steps(self, num_images: int) -> int:
         """Optimiser steps of the whole run.
@@ -394,7 +398,8 @@ def train(
         start = time.perf_counter()
         count = min(length, num_steps - step)
         indices = np.zeros((length, config.batch_size), np.int32)
-        indices[:count] = batch_indices(config.seed, len(images), config.batch_size, step, count)
+        order = batch_indices(config.order_seed, len(images), config.batch_size, step, count)
+        indices[:count] = order
         state, means, done = interval(state, device_images, split_batches(indices), count)
         means, done, betas = jax.device_get(_first((means, done, state.beta_state.betas)))
         if done < count:
@@ -408,7 +413,7 @@ def train(
             start = time.perf_counter()
             terms = validate(_first(state).eval_params)
             seconds = time.perf_counter() - start
-            means = _split_means(terms, betas)
+            means = split_means(terms, betas)
             write("valid", means, None, len(terms.distortion) / seconds)
         if step % config.checkpoint_every_steps == 0 or is_last:
             checkpoints.save(step, _first(state))
@@ -429,7 +434,8 @@ def replicate(tree: Any) -> Any:
     return shard_devices(jax.tree.map(lambda a: np.broadcast_to(a, (num_devices, *np.shape(a))), tree))
 
 
-def _split_means(terms: LayerwiseTerms, betas: np.ndarray) -> StepMetrics:
+def split_means(terms: LayerwiseTerms, betas: np.ndarray) -> StepMetrics:
+    """Means over a split, weighed with `betas` `[L]`; the gradient norm is not a number."""
     distortion = np.mean(terms.distortion, dtype=np.float64)
     rates = np.mean(terms.rates, axis=0, dtype=np.float64)
     return StepMetrics(distortion + rates @ betas, distortion, rates, np.nan)

@@ -18,6 +18,7 @@ from hvae_jax.objective import LayerwiseTerms
 
 CONFIG = training.TrainingConfig(
     seed=0,
+    order_seed=0,
     num_epochs=600.0,
     batch_size=1024,
     learning_rate=1e-2,
@@ -253,6 +254,7 @@ def test_batches_see_every_image_once_per_epoch_in_an_order_of_their_own():
         ("eval_every_steps", 7),
         ("checkpoint_every_steps", 0),
         ("seed", -1),
+        ("order_seed", -1),
     ],
 )
 def test_a_training_field_out_of_range_is_named(field, value):

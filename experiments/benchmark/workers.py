@@ -102,7 +102,7 @@ class NetworkWorker:
     """Trains and evaluates as `training.train` does, without its log; every answer is in seconds."""
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
-        program.use_cores(spec["config"]["training"]["batch_size"])
+        program.split_cpu_for_batch(spec["config"]["training"]["batch_size"])
         built = experiment.from_config(spec["config"])
         config, images = built.training, built.dataset.train.images
         self._built, self._config, self._num_images = built, config, len(images)
@@ -121,7 +121,7 @@ class NetworkWorker:
             part = min(count, length)
             indices = np.zeros((length, config.batch_size), np.int32)
             indices[:part] = training.batch_indices(
-                config.seed, self._num_images, config.batch_size, self._done, part
+                config.order_seed, self._num_images, config.batch_size, self._done, part
             )
             batches = training.split_batches(indices)
             self._state, means, done = self._interval(self._state, self._images, batches, part)

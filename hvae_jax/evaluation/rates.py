@@ -50,19 +50,31 @@ class SplitEvaluator:
           NumPy arrays `[N, ...]`.
         """
         if fn not in self._compiled:
-
-            def over_batches(params: Params, images: jax.Array, index: jax.Array, key_data: jax.Array) -> Any:
-                key = jax.random.wrap_key_data(key_data)
-
-                def one_batch(batch: tuple[jax.Array, jax.Array]) -> Any:
-                    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch[1])
-                    return fn(params, self._preprocess_fn(fold_in(keys, 0), batch[0]), fold_in(keys, 1))
-
-                return jax.lax.map(one_batch, (images, index))
-
+            over_batches = make_over_batches(fn, self._preprocess_fn)
             self._compiled[fn] = jax.pmap(over_batches, in_axes=(None, 0, 0, None))
         out = self._compiled[fn](params, self._images, self._index, jax.random.key_data(key))
         return jax.tree.map(lambda a: np.asarray(a).reshape(-1, *a.shape[3:])[: self._num_images], out)
+
+
+def make_over_batches(
+    fn: Callable[[Params, jax.Array, jax.Array], Any], preprocess_fn: PreprocessFn
+) -> Callable[[Params, jax.Array, jax.Array, jax.Array], Any]:
+    """`(params, images [K, B, ...], index [K, B], key data)` → `fn(params, x, keys)` of every batch.
+
+    What comes out is `[K, B, ...]`. An image's keys depend on the key and on its entry in `index`, its
+    place in the split, alone.
+    """
+
+    def over_batches(params: Params, images: jax.Array, index: jax.Array, key_data: jax.Array) -> Any:
+        key = jax.random.wrap_key_data(key_data)
+
+        def one_batch(batch: tuple[jax.Array, jax.Array]) -> Any:
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch[1])
+            return fn(params, preprocess_fn(fold_in(keys, 0), batch[0]), fold_in(keys, 1))
+
+        return jax.lax.map(one_batch, (images, index))
+
+    return over_batches
 
 
 def make_repeated_terms(terms_fn: TermsFn, num_samples: int) -> TermsFn:

@@ -1,0 +1,151 @@
+"""What a grid will take, before any of it is trained: models at a time, memory, time."""
+
+import os
+import pathlib
+import resource
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from hvae_jax import grid_run, training
+from hvae_jax.errors import RunError
+from hvae_jax.experiment import Experiment
+from hvae_jax.grid import GridConfig, Member
+from hvae_jax.training import Params
+
+GIB = 2**30
+# Of the memory that is free; the rest is for the compiler and for other programs.
+FREE_SHARE = 0.8
+# A state exists at most so often at a time: before and after a step on the device, as it was when the
+# chunk began, as the copy that a checkpoint is written from, and as the bytes that are written.
+STATE_COPIES = 6
+# On CPUs the models of a device run one after the other, so more of them are not faster; fewer are
+# complete, and safe, sooner.
+CPU_MODELS_PER_DEVICE = 32
+# Every intermediate result is written once and read at least twice, forward and backward.
+TOUCHES = 3
+TIMED_SECONDS = 2.0
+# What compiling a step of the published models was seen to take at most, on the machine's own memory.
+COMPILER_BYTES = GIB // 2
+
+
+class Size(NamedTuple):
+    """Attributes:
+    chunk_size: models that are trained at a time.
+    fixed_bytes: the program as it is now, compiling, the images and a gradient on every device.
+    model_bytes: what each further model adds.
+    budget_bytes: that all may take.
+    """
+
+    chunk_size: int
+    fixed_bytes: int
+    model_bytes: int
+    budget_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Estimate of the most that training takes."""
+        return self.fixed_bytes + self.chunk_size * self.model_bytes
+
+
+def choose_size(grid: GridConfig, built: Experiment, members: Sequence[Member]) -> Size:
+    """How many models to train at a time, from the memory at hand unless the config says it.
+
+    Raises:
+      RunError: not one model a device fits, or the chunk that the config asks for does not.
+    """
+    num_devices, on_cpu = jax.local_device_count(), jax.default_backend() == "cpu"
+    state = jax.eval_shape(built.init_state)
+    images = built.dataset.train.images.nbytes + built.dataset.valid.images.nbytes
+    fixed = num_devices * (images + built.dataset.test.images.nbytes)
+    model_bytes, working = STATE_COPIES * _num_bytes(state), _working_bytes(built, state.params)
+    if on_cpu:  # one model of each device is at work
+        fixed += resident_bytes() + COMPILER_BYTES + num_devices * working
+    else:  # all are
+        model_bytes += working
+    budget = int(grid.memory_gib * GIB) or int(FREE_SHARE * _free_bytes())
+    fitting = (budget - fixed) // model_bytes // num_devices * num_devices
+    useful = min(len(members), num_devices * CPU_MODELS_PER_DEVICE) if on_cpu else len(members)
+    chunk_size = grid.chunk_size or min(useful, max(fitting, 0))
+    size = Size(chunk_size, fixed, model_bytes, budget)
+    if chunk_size == 0 or (grid.memory_gib and size.peak_bytes > budget):
+        raise RunError(
+            f"config.grid.memory_gib={grid.memory_gib} allows {budget / GIB:.2f} GiB, but "
+            f"{chunk_size or num_devices} models at a time need about "
+            f"{(fixed + (chunk_size or num_devices) * model_bytes) / GIB:.2f}; raise it, lower "
+            "config.grid.chunk_size, or use fewer devices"
+        )
+    return size
+
+
+def model_steps_per_second(built: Experiment, members: Sequence[Member], chunk_size: int) -> float:
+    """Speed of a few timed steps of the first models, compiling excluded; nothing is kept."""
+    num_devices = jax.local_device_count()
+    if jax.default_backend() == "cpu":  # where a few models are as fast, each, as many
+        chunk_size = min(chunk_size, num_devices)
+    members = members[:chunk_size]
+    trainer = grid_run.make_trainer(built, chunk_size)
+    stack = grid_run.init_stack(built, members)
+    order_seeds = np.asarray([member.order_seed for member in members])
+    most = min(built.training.log_every_steps, trainer.num_steps)
+    once = trainer.time_steps(stack, order_seeds, 1)
+    num_steps = int(np.clip(TIMED_SECONDS / once, 1, most))
+    return len(members) * num_steps / trainer.time_steps(stack, order_seeds, num_steps)
+
+
+def resident_bytes() -> int:
+    """What this process occupies now; where that is not told, the most it ever did."""
+    status = pathlib.Path("/proc/self/statm")
+    if status.exists():
+        return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The most that this process has occupied."""
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():  # getrusage starts from the maximum of the process that started this one
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _working_bytes(built: Experiment, params: Params) -> int:
+    """A bound on what one gradient keeps at a time, from the bytes that its operations touch."""
+    on_cpu = jax.default_backend() == "cpu"
+    batch = built.training.batch_size
+    batch = training.pick_micro_batch(batch) if on_cpu else batch
+    x = jax.ShapeDtypeStruct((batch, *built.dataset.image_shape), np.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def total(params: Params, x: jax.Array, key: jax.Array) -> jax.Array:
+        terms = built.terms_fn(params, x, key)
+        return terms.distortion.sum() + terms.rates.sum()
+
+    cost = jax.jit(jax.grad(total)).lower(params, x, key).cost_analysis()
+    return int(cost["bytes accessed"]) // TOUCHES if cost else 0
+
+
+def _free_bytes() -> int:
+    """Memory that could be taken now: of the devices, or on CPUs of the machine and its limits."""
+    if jax.default_backend() != "cpu":
+        stats = [device.memory_stats() or {} for device in jax.local_devices()]
+        if all("bytes_limit" in entry for entry in stats):
+            return sum(entry["bytes_limit"] - entry.get("bytes_in_use", 0) for entry in stats)
+    info = pathlib.Path("/proc/meminfo")
+    if info.exists():
+        free = int(info.read_text().split("MemAvailable:")[1].split()[0]) * 1024
+    else:
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = pathlib.Path("/sys/fs/cgroup/memory.max")  # of a container
+    if limit.exists() and limit.read_text().strip().isdigit():
+        used = int((limit.parent / "memory.current").read_text())
+        free = min(free, int(limit.read_text()) - used)
+    return free + resident_bytes()
+
+
+def _num_bytes(tree: object) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,300 @@
+"""Many models of one architecture as one program: their states stacked along a leading axis M.
+
+The models differ in betas, seed and data order, all of which are data, so one compiled step serves
+every one. Each device holds an equal share of the stack and trains it model by model (`lax.map`) on
+CPUs, side by side (`vmap`) elsewhere. A model's numbers do not depend on its neighbours.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from hvae_jax import convolution, records, training
+from hvae_jax.betas import BetaControl
+from hvae_jax.evaluation import rates
+from hvae_jax.training import Params, PreprocessFn, TermsFn, TrainingConfig, TrainState
+
+T = TypeVar("T")
+
+
+class Stack(NamedTuple):
+    """What a packed run carries from interval to interval, and what its checkpoints hold.
+
+    NumPy arrays on the host.
+
+    Attributes:
+      step: updates that every model has done, unless it failed; a scalar.
+      states: `TrainState` with arrays `[M, ...]`. A failed model's is that before the failing step.
+      failed_at: `[M]`, the step whose loss or gradient was not finite; 0 for a model without one.
+      seconds: spent on training and validation so far; a scalar.
+    """
+
+    step: np.ndarray
+    states: TrainState
+    failed_at: np.ndarray
+    seconds: np.ndarray
+
+
+class Progress(NamedTuple):
+    """Attributes:
+    step: updates that every model of the stack has done.
+    model_steps: updates of the last interval, summed over the models.
+    seconds: that the last interval took, validation included.
+    """
+
+    step: int
+    model_steps: int
+    seconds: float
+
+
+def new_stack(states: Sequence[TrainState]) -> Stack:
+    """The stack before the first step."""
+    stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *states)
+    return Stack(np.zeros((), np.int32), stacked, np.zeros(len(states), np.int32), np.zeros((), np.float64))
+
+
+class Evaluator:
+    """Runs functions of (params, x, keys) for every model of a stack over every image of a split.
+
+    The packed form of `rates.SplitEvaluator`: the same draws for the same key.
+    """
+
+    def __init__(self, images: np.ndarray, preprocess_fn: PreprocessFn) -> None:
+        """Keeps `images`, `[N, ...]` as stored, on every device."""
+        self._num_images = len(images)
+        self._preprocess_fn = preprocess_fn
+        batch = training.pick_micro_batch(rates.EVAL_BATCH)
+        index = np.arange(-(-len(images) // batch) * batch).reshape(-1, batch)
+        index = np.minimum(index, len(images) - 1).astype(np.int32)
+        self._images, self._index = training.replicate((images[index], index))
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+
+    def map_images(
+        self,
+        fn: Callable[[Params, jax.Array, jax.Array], Any],
+        params: Params,
+        seeds: np.ndarray,
+        num_models: int,
+    ) -> Any:
+        """`fn(params, x, keys)` of every model and image.
+
+        Args:
+          fn: returns arrays `[B, ...]`; must be the same object from call to call, or it compiles anew.
+          params: of a stack that `lay_out` put on the devices.
+          seeds: `[M]`, of each model's key.
+          num_models: M.
+
+        Returns:
+          NumPy arrays `[M, N, ...]`.
+        """
+        if fn not in self._compiled:
+            over_batches = rates.make_over_batches(fn, self._preprocess_fn)
+
+            def over_models(params: Params, images: jax.Array, index: jax.Array, keys: jax.Array) -> Any:
+                return map_models(lambda m: over_batches(m[0], images, index, m[1]), (params, keys))
+
+            self._compiled[fn] = jax.pmap(over_models)
+        capacity = math.prod(jax.tree.leaves(params)[0].shape[:2])
+        keys = np.stack([jax.random.key_data(jax.random.key(int(seed))) for seed in seeds])
+        out = self._compiled[fn](params, self._images, self._index, lay_out(keys, capacity))
+        out = take(out, num_models)
+        return jax.tree.map(lambda a: a.reshape(a.shape[0], -1, *a.shape[3:])[:, : self._num_images], out)
+
+
+class Trainer:
+    """Trains stacks of at most `capacity` models with one compiled program."""
+
+    def __init__(
+        self,
+        terms_fn: TermsFn,
+        images: np.ndarray,
+        *,
+        valid_images: np.ndarray,
+        preprocess_fn: PreprocessFn,
+        control: BetaControl,
+        config: TrainingConfig,
+        capacity: int,
+    ) -> None:
+        """Puts the images on every device.
+
+        Args:
+          terms_fn: (params, x, keys) → terms.
+          images, valid_images: `[N, ...]` as stored; the latter can be empty.
+          preprocess_fn: (keys, stored images) → x.
+          control: moves the betas.
+          config: how to train; `seed` and `order_seed` are each model's own.
+          capacity: models that a stack has room for; rounded up to a multiple of the devices.
+        """
+        num_devices = jax.local_device_count()
+        self.capacity = -(-capacity // num_devices) * num_devices
+        self.num_steps = config.num_steps(len(images))
+        self._terms_fn, self._config = terms_fn, config
+        self._num_images, self._num_dims = len(images), math.prod(images.shape[1:])
+        self._images = training.replicate(images)
+        self._valid = Evaluator(valid_images, preprocess_fn) if len(valid_images) else None
+        micro_batch = training.pick_micro_batch(config.batch_size)
+        step_fn = training.make_train_step(terms_fn, preprocess_fn, control, config, micro_batch)
+        interval = training.make_interval(step_fn)
+
+        def shared(states: TrainState, images: jax.Array, indices: jax.Array, counts: jax.Array) -> Any:
+            return map_models(lambda model: interval(model[0], images, indices, model[1]), (states, counts))
+
+        def own(states: TrainState, images: jax.Array, indices: jax.Array, counts: jax.Array) -> Any:
+            return map_models(lambda model: interval(model[0], images, *model[1:]), (states, indices, counts))
+
+        # One order for all is sent once a device; an order of its own once a model.
+        self._shared = jax.pmap(shared, in_axes=(0, 0, None, 0), donate_argnums=0)
+        self._own = jax.pmap(own, donate_argnums=0)
+
+    def train(
+        self,
+        stack: Stack,
+        logs: Sequence[records.RateLog],
+        *,
+        seeds: np.ndarray,
+        order_seeds: np.ndarray,
+        save: Callable[[int, Stack], None],
+        report: Callable[[Progress], None],
+    ) -> Stack:
+        """Trains a stack to the end.
+
+        Args:
+          stack: new, or as saved.
+          logs: one per model; they get the rows that a run of its own would write.
+          seeds, order_seeds: `[M]`; `seeds` are those of the validation draws.
+          save: called with step and stack where the config asks for a checkpoint, and at the end.
+          report: called after every interval.
+
+        Returns:
+          the final stack.
+        """
+        config, num_models = self._config, len(logs)
+        step, failed_at, seconds = int(stack.step), stack.failed_at.copy(), float(stack.seconds)
+        states = lay_out(stack.states, self.capacity)
+        while step < self.num_steps and not failed_at.all():
+            start = time.perf_counter()
+            count = min(config.log_every_steps, self.num_steps - step)
+            counts = np.where(failed_at == 0, count, 0)
+            states, means, done = self._interval(states, order_seeds, step, counts)
+            means, done, betas = take((means, done, states.beta_state.betas), num_models)
+            failed_at = np.where((failed_at == 0) & (done < counts), step + done + 1, failed_at)
+            step = self.num_steps if failed_at.all() else step + count
+            alive = np.flatnonzero(failed_at == 0).tolist()
+            is_last = step == self.num_steps
+            elapsed = time.perf_counter() - start
+
+            for i in alive:
+                means_i = entry(means, i)
+                self._write(logs[i], "train", step, means_i, betas[i], count * config.batch_size / elapsed)
+            if self._valid is not None and (step % config.eval_every_steps == 0 or is_last):
+                valid_start = time.perf_counter()
+                terms = self._valid.map_images(self._terms_fn, states.eval_params, seeds, num_models)
+                images_per_s = terms.distortion.shape[1] / (time.perf_counter() - valid_start)
+                for i in alive:
+                    means_i = training.split_means(entry(terms, i), betas[i])
+                    self._write(logs[i], "valid", step, means_i, betas[i], images_per_s)
+            elapsed = time.perf_counter() - start
+            seconds += elapsed
+            if step % config.checkpoint_every_steps == 0 or is_last:
+                save(step, _to_host(step, states, failed_at, seconds))
+            report(Progress(step, int(done.sum()), elapsed))
+        return _to_host(step, states, failed_at, seconds)
+
+    def time_steps(self, stack: Stack, order_seeds: np.ndarray, num_steps: int) -> float:
+        """Seconds of `num_steps` steps of a stack, compiled before; nothing is kept."""
+        counts = np.full(len(order_seeds), num_steps)
+        states = lay_out(stack.states, self.capacity)
+        states, _, done = self._interval(states, order_seeds, 0, counts)
+        jax.block_until_ready(done)
+        start = time.perf_counter()
+        states, _, done = self._interval(states, order_seeds, 0, counts)
+        jax.block_until_ready(done)
+        return time.perf_counter() - start
+
+    def _write(
+        self,
+        log: records.RateLog,
+        split: str,
+        step: int,
+        means: training.StepMetrics,
+        betas: np.ndarray,
+        images_per_s: float,
+    ) -> None:
+        row = records.rate_row(
+            step=step,
+            epoch=step * self._config.batch_size / self._num_images,
+            split=split,
+            loss=float(means.loss),
+            distortion=float(means.distortion),
+            rates=means.rates.tolist(),
+            betas=betas.tolist(),
+            num_dims=self._num_dims,
+            grad_norm=float(means.grad_norm) if split == "train" else None,
+            images_per_s=images_per_s,
+        )
+        log.append(row)
+
+    def _interval(self, states: TrainState, order_seeds: np.ndarray, step: int, counts: np.ndarray) -> Any:
+        config = self._config
+        length, count = min(config.log_every_steps, self.num_steps), int(counts.max())
+        orders = {}
+        for seed in np.unique(order_seeds).tolist():
+            indices = np.zeros((length, config.batch_size), np.int32)
+            args = seed, self._num_images, config.batch_size, step, count
+            indices[:count] = training.batch_indices(*args)
+            orders[seed] = indices
+        # Places of the stack that no model fills take no steps.
+        padded = np.zeros(self.capacity, np.int32)
+        padded[: len(counts)] = counts
+        device_counts = lay_out(padded, self.capacity)
+        if len(orders) == 1:
+            return self._shared(states, self._images, next(iter(orders.values())), device_counts)
+        indices = np.stack([orders[seed] for seed in order_seeds.tolist()])
+        return self._own(states, self._images, lay_out(indices, self.capacity), device_counts)
+
+
+def map_models(fn: Callable[[Any], T], models: Any) -> T:
+    """`fn` of every model of one device, arrays `[M, ...]` in and out."""
+    # On CPUs a batched matrix product is slower than the products one after the other, and small
+    # products of one model stay in cache; accelerators are filled only by many models at once.
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(fn, models)
+    with convolution.as_products():
+        return jax.vmap(fn)(models)
+
+
+def lay_out(tree: Any, capacity: int) -> Any:
+    """Arrays `[M, ...]` to `[devices, capacity / devices, ...]`, each device with its share.
+
+    Places past M repeat the last model.
+    """
+    num_devices = jax.local_device_count()
+
+    def spread(a: np.ndarray) -> np.ndarray:
+        index = np.minimum(np.arange(capacity), len(a) - 1)
+        return np.asarray(a)[index].reshape(num_devices, capacity // num_devices, *a.shape[1:])
+
+    return training.shard_devices(jax.tree.map(spread, tree))
+
+
+def take(tree: Any, num_models: int) -> Any:
+    """The inverse of `lay_out`: NumPy arrays `[M, ...]`."""
+    return jax.tree.map(lambda a: np.asarray(a).reshape(-1, *a.shape[2:])[:num_models], jax.device_get(tree))
+
+
+def entry(tree: T, model: int) -> T:
+    """One model's arrays out of those of a stack on the host."""
+    return jax.tree.map(lambda a: a[model], tree)
+
+
+def _to_host(step: int, states: TrainState, failed_at: np.ndarray, seconds: float) -> Stack:
+    return Stack(
+        np.array(step, np.int32),
+        take(states, len(failed_at)),
+        failed_at.astype(np.int32),
+        np.array(seconds, np.float64),
+    )

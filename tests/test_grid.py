@@ -1,0 +1,349 @@
+"""Which models a grid has, how many fit, its tables and figures; and the program as a user runs it."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import cifar_grid, digits, digits_grid, fashion_grid, svhn_grid
+from hvae_jax import experiment, grid, grid_run, grid_size, grid_table, records, training
+from hvae_jax.checkpoints import Checkpoints
+from hvae_jax.errors import RunError
+from hvae_jax.figures import grids as figures
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Four models of 59 steps.
+TINY = (
+    "--config=experiments/digits_grid.py",
+    "--config.grid.betas=((0.3,3.0),(1.0,))",
+    "--config.grid.seeds=(0,1)",
+    "--config.grid.chunk_size=2",
+    "--config.training.num_epochs=3.05",
+    "--config.training.log_every_steps=20",
+    "--config.training.eval_every_steps=20",
+    "--config.training.checkpoint_every_steps=20",
+)
+
+
+def config_with(**fields):
+    config = digits_grid.get_config().to_dict()
+    config["grid"].update(fields)
+    return config
+
+
+# The models
+
+
+def test_a_grid_is_the_product_of_the_betas_and_the_seeds_in_order():
+    config, members = grid.read_config(config_with(betas=((0.1, 1), (2.0, 3.0, 4.0)), seeds=(7, 8)))
+    assert config.shape == (2, 3, 2)
+    assert [member.number for member in members] == list(range(12))
+    assert [(*m.betas, m.seed) for m in members[:3]] == [(0.1, 2.0, 7), (0.1, 2.0, 8), (0.1, 3.0, 7)]
+    assert (*members[11].betas, members[11].seed) == (1.0, 4.0, 8)
+    assert {m.order_seed for m in members} == {0}
+
+
+def test_a_models_config_is_the_single_runs_with_its_betas_and_seed():
+    _, members = grid.read_config(
+        config_with(points=((0.5, 2.0),), betas=(), data_order="per_model", seeds=(3,))
+    )
+    wanted = digits.get_config().to_dict()
+    wanted["objective"]["betas"] = (0.5, 2.0)
+    wanted["training"].update(seed=3, order_seed=3, num_epochs=75.0)
+    assert [member.config for member in members] == [wanted]
+
+
+@pytest.mark.parametrize("module", [digits_grid, fashion_grid, svhn_grid, cifar_grid])
+def test_every_grid_config_is_whole(module):
+    config = module.get_config()
+    assert config.is_locked
+    described, members = grid.read_config(config.to_dict())
+    assert len(members) == np.prod(described.shape)
+    assert any(member.betas == (1.0, 1.0) for member in members)
+
+
+def test_the_published_grid_is_21_by_21():
+    described, _ = grid.read_config(cifar_grid.get_config().to_dict())
+    assert described.shape == (21, 21, 1)
+    np.testing.assert_allclose(described.betas[0], 10.0 ** np.linspace(-1, 1, 21), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"betas": ()}, r"betas=\(\) and config.grid.points=\(\): give one of them"),
+        ({"points": ((1.0, 1.0),)}, "give one of them"),
+        ({"betas": (0.1, 1.0)}, r"config.grid.betas=\(0.1, 1.0\) must be a tuple of tuples"),
+        ({"betas": ((0.1, -1.0), (1.0,))}, "must be a tuple of tuples of betas, finite and not negative"),
+        ({"betas": ((1.0,),)}, r"config.grid.betas=\(\(1.0,\),\) is over 1 layers but the model has 2"),
+        ({"betas": (), "points": ((1.0, 1.0, 1.0),)}, "is over 3 layers but the model has 2"),
+        ({"betas": ((1.0, 1.0), (1.0,))}, r"\(layer 1\) holds 1.0 more than once"),
+        ({"seeds": (0, 0)}, r"config.grid.seeds=\(0, 0\) holds 0 more than once"),
+        ({"seeds": ()}, r"config.grid.seeds=\(\) must be a tuple of integers"),
+        ({"data_order": "random"}, "config.grid.data_order='random' is unknown"),
+        ({"chunk_size": -1}, "config.grid.chunk_size=-1"),
+        ({"memory_gib": float("nan")}, "config.grid.memory_gib=nan"),
+        ({"beta": 1}, "config.grid.beta is not a field"),
+    ],
+)
+def test_a_grid_field_out_of_range_is_named(fields, message):
+    with pytest.raises(RunError, match=message):
+        grid.read_config(config_with(**fields))
+
+
+def test_a_config_without_a_grid_is_refused():
+    with pytest.raises(RunError, match=r"no group grid; train a single model with experiments\.run"):
+        grid.read_config(digits.get_config().to_dict())
+
+
+# Their size
+
+
+@pytest.fixture(scope="module")
+def built():
+    _, members = grid.read_config(config_with())
+    return experiment.from_config(members[0].config), members
+
+
+def test_the_chunk_is_what_memory_holds(built):
+    built, members = built
+    state = jax.eval_shape(built.init_state)
+    state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    roomy = grid_size.choose_size(grid.read_config(config_with())[0], built, members)
+    assert roomy.chunk_size == grid_size.CPU_MODELS_PER_DEVICE
+    assert roomy.model_bytes == grid_size.STATE_COPIES * state_bytes
+    memory_gib = (roomy.fixed_bytes + 10.5 * roomy.model_bytes) / grid_size.GIB
+    tight = grid_size.choose_size(grid.read_config(config_with(memory_gib=memory_gib))[0], built, members)
+    assert 8 <= tight.chunk_size <= 11  # the process itself grows a little between the two
+    assert tight.peak_bytes <= tight.budget_bytes
+    given = grid_size.choose_size(grid.read_config(config_with(chunk_size=100))[0], built, members)
+    assert given.chunk_size == 100
+
+
+def test_too_little_memory_is_said_before_anything_starts(built):
+    built, members = built
+    for fields in ({"memory_gib": 0.001}, {"memory_gib": 0.001, "chunk_size": 5}):
+        with pytest.raises(RunError, match=r"config\.grid\.memory_gib=0\.001 allows 0\.00 GiB"):
+            grid_size.choose_size(grid.read_config(config_with(**fields))[0], built, members)
+
+
+# Its tables and figures
+
+
+def fake_grid(folder, **fields):
+    """A finished grid whose numbers are simple functions of the betas; its last model diverged."""
+    config = config_with(**fields)
+    config["model"]["latent_shapes"] = ((2, 2, 16), (8,), (4,))[: len(fields["betas"])]
+    described, members = grid.read_config(config)
+    records.open_run(folder, config)
+    for member in members:
+        one = member.folder(folder)
+        one.mkdir(parents=True)
+        rates = [1.0 / (1.0 + beta) + 0.01 * member.seed for beta in member.betas]
+        summary = {
+            "distortion_nats": sum(member.betas),
+            "rates_nats": rates,
+            "negative_elbo_nats": sum(member.betas) + sum(rates),
+            "bits_per_dim": 0.5,
+        }
+        content = {"step": 1, "status": "ok", "valid": summary, "test": summary}
+        if member is members[-1]:
+            content = {"step": 0, "status": "diverged"}
+        records.write_json(one / records.EVALUATION_FILE, content)
+    grid_table.write(folder, members)
+    grid_table.write_timing(folder, [0, 2], 1.5)
+    grid_table.write_timing(folder, [1, 2], 2.5)
+    return described, members
+
+
+def test_a_table_loads_as_arrays_over_the_grid(tmp_path):
+    first, second = (0.1, 1.0, 10.0), (0.5, 1.0)
+    fake_grid(tmp_path, betas=(first, second), seeds=(0, 4))
+    table = grid_table.load(tmp_path)
+    for name in ("model", "seed", "status", "distortion_nats", "elbo_nats", "bits_per_dim", "wall_s"):
+        assert table[name].shape == (3, 2, 2), name
+    assert table["betas"].shape == table["rates_nats"].shape == (3, 2, 2, 2)
+    for i, beta_1 in enumerate(first):
+        for j, beta_2 in enumerate(second):
+            assert table["betas"][i, j].tolist() == [[beta_1, beta_2]] * 2
+            assert table["distortion_nats"][i, j, 0] == beta_1 + beta_2
+            assert table["rates_nats"][i, j, 0].tolist() == [1 / (1 + beta_1), 1 / (1 + beta_2)]
+    assert table["seed"][1, 1].tolist() == [0, 4]
+    assert table["status"].ravel().tolist() == ["ok"] * 11 + ["diverged"]
+    assert np.isnan(table["elbo_nats"]).sum() == np.isnan(table["elbo_nats"][-1, -1, -1]) == 1
+    np.testing.assert_allclose(table["wall_s"].ravel()[:4], [1.5, 2.5, 2.5, np.nan])
+
+
+def test_the_table_has_the_promised_columns(tmp_path):
+    fake_grid(tmp_path, betas=((0.5, 1.0), (1.0,)), seeds=(0,))
+    lines = (tmp_path / "grid.csv").read_text().splitlines()
+    metrics = ("distortion_nats", "rate_1_nats", "rate_2_nats", "elbo_nats", "bits_per_dim")
+    assert lines[0].split(",") == [
+        *("model", "beta_1", "beta_2", "seed", "status"),
+        *(f"valid_{name}" for name in metrics),
+        *(f"test_{name}" for name in metrics),
+    ]
+    assert lines[2] == "1,1.0,1.0,0,diverged" + 10 * ","
+
+
+def test_loading_what_is_no_grid_is_one_line(tmp_path):
+    with pytest.raises(RunError, match=r"config\.json does not exist"):
+        grid_table.load(tmp_path)
+    records.open_run(tmp_path, digits.get_config().to_dict())
+    with pytest.raises(RunError, match="holds a single run, not a grid"):
+        grid_table.load(tmp_path)
+    with pytest.raises(RunError, match="a grid has the splits"):
+        grid_table.load(tmp_path, "train")
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_figures_of_any_number_of_layers(tmp_path, num_layers):
+    betas = ((0.1, 1.0, 10.0),) * num_layers
+    fake_grid(tmp_path, betas=betas, seeds=(0, 1))
+    table = grid_table.load(tmp_path)
+    drawn = {"rate_distortion.png": lambda file: figures.rate_distortion(table, table, "title", file)}
+    if num_layers > 1:
+        drawn["rate_space.png"] = lambda file: figures.rate_space(table, "title", file)
+        drawn["rate_maps.png"] = lambda file: figures.rate_maps(table, "title", file)
+    for name, draw in drawn.items():
+        draw(tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 10_000
+
+
+# The program
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """One compile cache for the processes of this file, and quick compiles."""
+    cache = str(tmp_path_factory.mktemp("compiled"))
+    quick = "--xla_backend_optimization_level=0"
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick}
+
+
+def start(environment, program, *arguments) -> subprocess.Popen:
+    command = [sys.executable, "-m", f"experiments.{program}", *arguments]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.fixture(scope="module")
+def finished(environment, tmp_path_factory) -> pathlib.Path:
+    """The folder of a grid that went through."""
+    folder = tmp_path_factory.mktemp("grids") / "finished"
+    finish(start(environment, "grid", *TINY, f"--workdir={folder}"))
+    return folder
+
+
+def test_a_grid_leaves_everything_it_promises(finished):
+    names = {"config.json", "versions.json", "grid.csv", "timing.csv", "figures", "models", "chunks"}
+    assert {entry.name for entry in finished.iterdir()} == names
+    assert list((finished / "chunks").iterdir()) == []
+    assert sorted(entry.name for entry in (finished / "models").iterdir()) == ["0000", "0001", "0002", "0003"]
+    for model in (finished / "models").iterdir():
+        wanted = {"config.json", "versions.json", "rates.jsonl", "checkpoints", "evaluation.json"}
+        assert {entry.name for entry in model.iterdir()} == wanted
+        assert records.load(model)["step"].tolist() == [20, 40, 59]
+        assert records.load(model, "valid")["step"].tolist() == [20, 40, 59]
+    table = grid_table.load(finished, "valid")
+    assert table["rates_nats"].shape == (2, 1, 2, 2)
+    assert (table["status"] == "ok").all()
+    total = table["distortion_nats"] + table["rates_nats"].sum(axis=-1)
+    np.testing.assert_allclose(table["elbo_nats"], -total, rtol=1e-6)
+    assert (table["rates_nats"][0, ..., 0] > table["rates_nats"][1, ..., 0]).all()  # β_1 = 0.3 and 3
+    assert (table["wall_s"] > 0).all()
+
+
+def test_a_killed_grid_resumes_to_the_same_table_byte_for_byte(environment, finished, tmp_path):
+    folder = tmp_path / "grid"
+    process = start(environment, "grid", *TINY, f"--workdir={folder}")
+    log = folder / "models" / "0002" / "rates.jsonl"  # of the second chunk
+    deadline = time.monotonic() + 250
+    while not (log.exists() and log.read_text().count("\n") >= 3):
+        assert process.poll() is None, "finished before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    first_chunk = (folder / "models" / "0000" / "evaluation.json").stat().st_mtime_ns
+    assert not (folder / "models" / "0003" / "evaluation.json").exists()
+
+    finish(start(environment, "grid", *TINY, f"--workdir={folder}"))
+    assert (folder / "grid.csv").read_bytes() == (finished / "grid.csv").read_bytes()
+    assert (folder / "models" / "0000" / "evaluation.json").stat().st_mtime_ns == first_chunk
+    for number in range(4):
+        log, wanted = (records.load(f / "models" / f"{number:04d}") for f in (folder, finished))
+        np.testing.assert_array_equal(log["rates_nats"], wanted["rates_nats"])
+
+
+def test_a_model_of_a_grid_is_what_experiments_run_makes_of_its_config(environment, finished, tmp_path):
+    number = "0003"  # β = (3, 1), seed 1
+    changes = [argument for argument in TINY if argument.startswith("--config.training")]
+    changes += ["--config.objective.betas=(3.0,1.0)", "--config.training.seed=1"]
+    finish(start(environment, "run", "--config=experiments/digits.py", *changes, f"--workdir={tmp_path}"))
+    model = finished / "models" / number
+    assert (model / "config.json").read_text() == (tmp_path / "config.json").read_text()
+    for split in ("train", "valid"):
+        log, wanted = records.load(model, split), records.load(tmp_path, split)
+        for name in ("loss_nats", "distortion_nats", "rates_nats", "betas", "bits_per_dim"):
+            np.testing.assert_allclose(log[name], wanted[name], rtol=1e-3, atol=1e-5)
+    ours, wanted = (records.read_json(f / "evaluation.json")["test"] for f in (model, tmp_path))
+    np.testing.assert_allclose(ours["rates_nats"], wanted["rates_nats"], rtol=1e-3, atol=1e-5)
+    config = records.read_json(model / "config.json")
+    config["model"]["latent_shapes"] = tuple(map(tuple, config["model"]["latent_shapes"]))
+    config["objective"]["betas"] = tuple(config["objective"]["betas"])
+    state: training.TrainState = Checkpoints(model / "checkpoints", 1).restore(
+        experiment.from_config(config).init_state()
+    )
+    assert int(state.step) == 59
+
+
+def test_a_dry_run_tells_and_writes_nothing(environment, tmp_path):
+    folder = tmp_path / "grid"
+    out = finish(start(environment, "grid", *TINY, f"--workdir={folder}", "--dry_run"))
+    assert "4 models of 59 steps in 2 chunks of at most 2" in out
+    assert "GiB" in out
+    assert "model-steps/s" in out
+    assert not folder.exists()
+
+
+def test_plans_go_on_with_chunks_that_were_begun(tmp_path):
+    _, members = fake_grid(tmp_path, betas=((0.1, 1.0, 10.0), (1.0,)), seeds=(0, 1))
+    for number in (1, 2, 3, 5):
+        (members[number].folder(tmp_path) / "evaluation.json").unlink()
+    for name, numbers in (("0000", [0, 4]), ("0002", [2, 3])):
+        (tmp_path / "chunks" / name).mkdir(parents=True)
+        records.write_json(tmp_path / "chunks" / name / "models.json", numbers)
+    (tmp_path / "chunks" / "0003").mkdir()
+    chunks = grid_run.plan_chunks(tmp_path, members, 1)
+    assert [[member.number for member in chunk] for chunk in chunks] == [[2, 3], [1], [5]]
+    assert sorted(entry.name for entry in (tmp_path / "chunks").iterdir()) == ["0002"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.model.latent_shapes=((2,2,16),)"], "is over 2 layers but the model has 1"),
+        (["--config.grid.memory_gib=0.01"], "config.grid.memory_gib=0.01 allows 0.01 GiB"),
+        (["--baseline=nowhere"], "nowhere/config.json does not exist"),
+    ],
+)
+def test_bad_input_is_one_line_and_touches_nothing(environment, tmp_path, arguments, message):
+    process = start(environment, "grid", *TINY, f"--workdir={tmp_path / 'grid'}", *arguments)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert [line for line in err.splitlines() if line.startswith("error:") and message in line]
+    assert not (tmp_path / "grid").exists()

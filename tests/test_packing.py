@@ -1,0 +1,211 @@
+"""Packed models against the same models trained alone."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import linear_gaussian
+import numpy as np
+import pytest
+
+from hvae_jax import betas, convolution, packing, records, training
+from hvae_jax.evaluation import rates
+
+CONFIG = training.TrainingConfig(
+    seed=0,
+    order_seed=0,
+    num_epochs=75.0,  # 300 steps over 64 images
+    batch_size=16,
+    learning_rate=1e-2,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    max_grad_norm=0.0,
+    ema_decay=0.99,
+    log_every_steps=70,
+    eval_every_steps=140,
+    checkpoint_every_steps=140,
+    num_checkpoints=2,
+)
+# Betas, seed and order seed of each model.
+MODELS = (((1.0, 1.0), 0, 0), ((0.3, 2.0), 1, 0), ((3.0, 0.5), 0, 5), ((1.0, 1.0), 2, 2))
+IMAGES, VALID = linear_gaussian.data(64), linear_gaussian.data(100)[64:]
+# Its loss overflows float32 as soon as its first rate does not vanish, in the first step.
+OVERFLOWS = (3e38, 3e38), 0, 0
+
+
+def identity(keys: jax.Array, images: jax.Array) -> jax.Array:
+    del keys
+    return images
+
+
+def init_state(start_betas, config):
+    return training.init_state(linear_gaussian.init_params(), start_betas, betas.constant(), config)
+
+
+def configs(models):
+    return [dataclasses.replace(CONFIG, seed=seed, order_seed=order_seed) for _, seed, order_seed in models]
+
+
+def train_packed(folder, models, saved, stop_at=None, stack=None):
+    """The final stack and the progress that was reported; `saved` gets what was saved, by step."""
+    states = [init_state(model[0], config) for model, config in zip(models, configs(models), strict=True)]
+    trainer = packing.Trainer(
+        linear_gaussian.terms_fn,
+        IMAGES,
+        valid_images=VALID,
+        preprocess_fn=identity,
+        control=betas.constant(),
+        config=CONFIG,
+        capacity=len(models) + 1,
+    )
+    folders = [folder / str(i) for i in range(len(models))]
+    for one in folders:
+        one.mkdir(parents=True, exist_ok=True)
+    start = packing.new_stack(states) if stack is None else stack
+    reported = []
+
+    def report(progress):
+        reported.append(progress)
+        if progress.step == stop_at:
+            raise KeyboardInterrupt
+
+    end = trainer.train(
+        start,
+        [records.RateLog(one, resume_step=int(start.step)) for one in folders],
+        seeds=np.array([seed for _, seed, _ in models]),
+        order_seeds=np.array([order_seed for _, _, order_seed in models]),
+        save=saved.__setitem__,
+        report=report,
+    )
+    return end, reported
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """Four models that differ in everything a model of a stack can differ in."""
+    folder = tmp_path_factory.mktemp("packed")
+    return folder, train_packed(folder, MODELS, {})[0]
+
+
+@pytest.mark.parametrize("i", range(len(MODELS)))
+def test_a_packed_model_is_the_model_trained_alone(packed, tmp_path, i):
+    folder, stack = packed
+    config = configs(MODELS)[i]
+    evaluator = rates.SplitEvaluator(VALID, identity)
+    alone = training.train(
+        records.open_run(tmp_path, {}),
+        init_state(MODELS[i][0], config),
+        linear_gaussian.terms_fn,
+        IMAGES,
+        preprocess_fn=identity,
+        control=betas.constant(),
+        config=config,
+        validate=lambda params: evaluator.map_images(
+            linear_gaussian.terms_fn, params, jax.random.key(config.seed)
+        ),
+    )
+    for a, b in zip(jax.tree.leaves(packing.entry(stack.states, i)), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    for split in ("train", "valid"):
+        log, wanted = records.load(folder / str(i), split), records.load(tmp_path, split)
+        assert log.keys() == wanted.keys()
+        for name in log.keys() - {"images_per_s", "split"}:
+            np.testing.assert_allclose(log[name], wanted[name], rtol=1e-4, atol=1e-6)
+
+
+def test_packed_models_are_not_one_model(packed):
+    _, stack = packed
+    leaf = jax.tree.leaves(stack.states.params)[0]
+    assert len(np.unique(leaf)) == len(MODELS)
+
+
+def test_a_model_that_is_not_finite_is_frozen_and_the_others_do_not_notice(packed, tmp_path):
+    _, healthy = packed
+    models = (MODELS[0], OVERFLOWS, *MODELS[2:])
+    saved = {}
+    stack, reported = train_packed(tmp_path, models, saved)
+    assert stack.failed_at.tolist() == [0, 1, 0, 0]
+    start = init_state(*OVERFLOWS[:1], CONFIG)
+    for a, b in zip(jax.tree.leaves(packing.entry(stack.states, 1)), jax.tree.leaves(start), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for i in (0, 2, 3):
+        for a, b in zip(
+            jax.tree.leaves(packing.entry(stack.states, i)),
+            jax.tree.leaves(packing.entry(healthy.states, i)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+    assert not (tmp_path / "1" / records.RATES_FILE).exists()
+    assert sum(progress.model_steps for progress in reported) == 3 * 300
+    assert sorted(saved) == [140, 280, 300]
+
+
+def test_a_stack_of_failed_models_ends(tmp_path):
+    saved = {}
+    stack, reported = train_packed(tmp_path, (OVERFLOWS, OVERFLOWS), saved)
+    assert stack.failed_at.tolist() == [1, 1]
+    assert sorted(saved) == [300]
+    assert len(reported) == 1
+
+
+def test_a_stack_resumed_from_what_it_saved_is_the_same_bit_for_bit(packed, tmp_path):
+    folder, whole = packed
+    saved = {}
+    with pytest.raises(KeyboardInterrupt):
+        train_packed(tmp_path, MODELS, saved, stop_at=210)
+    resumed, _ = train_packed(tmp_path, MODELS, {}, stack=saved[140])
+    for a, b in zip(jax.tree.leaves(whole.states), jax.tree.leaves(resumed.states), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert resumed.seconds > saved[140].seconds > 0
+    for i in range(len(MODELS)):
+        log, wanted = records.load(tmp_path / str(i)), records.load(folder / str(i))
+        np.testing.assert_array_equal(log["loss_nats"], wanted["loss_nats"])
+
+
+def test_packed_evaluation_draws_what_a_single_one_draws():
+    params = [jax.tree.map(lambda a, i=i: a + 0.1 * i, linear_gaussian.init_params()) for i in range(3)]
+    seeds = np.array([4, 0, 4])
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
+    terms = packing.Evaluator(VALID, identity).map_images(
+        linear_gaussian.terms_fn, packing.lay_out(stacked, 4), seeds, 3
+    )
+    single = rates.SplitEvaluator(VALID, identity)
+    for i in range(3):
+        wanted = single.map_images(linear_gaussian.terms_fn, params[i], jax.random.key(int(seeds[i])))
+        np.testing.assert_allclose(terms.distortion[i], wanted.distortion, rtol=1e-5)
+        np.testing.assert_allclose(terms.rates[i], wanted.rates, rtol=1e-5, atol=1e-6)
+
+
+def test_vmap_gives_what_one_model_after_the_other_gives(monkeypatch):
+    models = jnp.arange(6.0).reshape(3, 2)
+    wanted = packing.map_models(jnp.sin, models)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(packing.map_models(jnp.sin, models), wanted, rtol=1e-6)
+
+
+def test_side_by_side_models_have_no_native_convolutions(monkeypatch):
+    def gradient(models):
+        def one(kernel):
+            x = jnp.ones((2, 8, 8, 3))
+            return convolution.conv_transpose(
+                convolution.conv(x, kernel, stride=2, padding=1), kernel.swapaxes(2, 3), stride=2, padding=1
+            ).sum()
+
+        return packing.map_models(jax.grad(one), models)
+
+    kernels = jax.random.normal(jax.random.key(0), (5, 4, 4, 3, 8))
+    wanted = gradient(kernels)
+    assert "conv_general_dilated" in str(jax.make_jaxpr(lambda k: gradient(k))(kernels))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(lambda k: gradient(k))(kernels))
+    scale = float(jnp.abs(wanted).max())  # sums of many terms, some of which cancel
+    np.testing.assert_allclose(gradient(kernels), wanted, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_lay_out_and_take_are_inverse():
+    array = np.arange(10.0).reshape(5, 2)
+    spread = packing.lay_out(array, 8)
+    assert spread.shape == (1, 8, 2)
+    np.testing.assert_array_equal(spread[0, 5:], np.stack([array[4]] * 3))
+    np.testing.assert_array_equal(packing.take(spread, 5), array)
