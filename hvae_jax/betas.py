@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 
 # The gains of `target_rates`, per training step: one setting for every model, data set and target.
-INTEGRAL_GAIN = 0.03
-PROPORTIONAL_GAIN = 1.0
+INTEGRAL_GAIN = 0.06
+MIN_PACE = 0.2
+PROPORTIONAL_GAIN = 1.5
 # Steps over which rates are averaged before they are compared with their targets.
 SMOOTHING_STEPS = 20
 # A rate further from its target counts as this far: log betas then move by at most 0.006 a step, slow
 # enough for a model that has learned little to follow, and no further than the model can tell.
-MAX_INTEGRAL_ERROR = 0.2
+MAX_INTEGRAL_ERROR = 0.1
 MAX_ERROR = 1.0
 # The gains of the published ControlVAE, per nat and training step.
 PI_PROPORTIONAL_GAIN, PI_INTEGRAL_GAIN = 0.01, 1e-4
@@ -202,16 +203,17 @@ def _dual_ascent(
 
     def update(state: BetaState, distortion: jax.Array, rates: jax.Array) -> BetaState:
         memory: TargetMemory = state.memory
+        pace = jnp.maximum(gain_scale(state.step), MIN_PACE)
         # The plain mean of all steps at first, so that the zeros it starts from never count.
-        weight = jnp.maximum(1.0 / (state.step + 1.0), 1.0 / SMOOTHING_STEPS)
+        weight = jnp.maximum(1.0 / (state.step + 1.0), pace / SMOOTHING_STEPS)
         memory = memory._replace(
             distortion=memory.distortion + weight * (distortion - memory.distortion),
             rates=memory.rates + weight * (rates - memory.rates),
         )
         errors = jnp.clip(relative_errors(memory, state.betas), -MAX_ERROR, MAX_ERROR)
         change = jnp.where(state.step == 0, 0.0, errors - memory.errors)
-        slow = INTEGRAL_GAIN * jnp.clip(errors, -MAX_INTEGRAL_ERROR, MAX_INTEGRAL_ERROR)
-        move = gain_scale(state.step) * (slow + PROPORTIONAL_GAIN * change)
+        slow = INTEGRAL_GAIN * pace * jnp.clip(errors, -MAX_INTEGRAL_ERROR, MAX_INTEGRAL_ERROR)
+        move = slow + PROPORTIONAL_GAIN * change
         betas = jnp.clip(state.final_betas * jnp.exp(move), memory.lower, memory.upper)
         return BetaState(betas, state.step + 1, betas, memory._replace(errors=errors))
 

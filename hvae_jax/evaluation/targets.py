@@ -3,12 +3,32 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import numpy as np
+
+from hvae_jax.evaluation.rates import SplitEvaluator
+from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.objective_config import ObjectiveConfig
+from hvae_jax.training import Params, TermsFn
 
 # Relative error of the rate on the training split within which a target counts as reached.
 TOLERANCE = 0.01
 # Betas are float32: a beta this close to its bound is at it.
 _AT_BOUND = 1e-4
+
+
+def fresh_terms(
+    evaluator: SplitEvaluator, terms_fn: TermsFn, params: Params, key: jax.Array, num_passes: int
+) -> LayerwiseTerms:
+    """The terms of every image, averaged over passes that each draw anew, binarisation included.
+
+    What training averages over, and so what a target is about.
+    """
+    passes = [
+        evaluator.map_images(terms_fn, params, jax.random.fold_in(key, number))
+        for number in range(num_passes)
+    ]
+    return jax.tree.map(lambda *terms: np.mean(terms, axis=0, dtype=np.float64), *passes)
 
 
 def report_targets(

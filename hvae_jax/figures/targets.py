@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hvae_jax.figures.style import (
-    DISTORTION_COLOR,
     DPI,
     GUIDE_COLOR,
+    LAYER_COLORS,
     PathLike,
     layer_color,
     layer_label,
@@ -49,22 +49,24 @@ def way_to_targets(
 
 
 def trade_frontier(
-    shares: np.ndarray, distortions: np.ndarray, errors: np.ndarray, title: str, file: PathLike
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], title: str, file: PathLike
 ) -> None:
     """Distortion along a line of constant total rate, as the top layer's share of it grows.
 
     Args:
-      shares: `[n]`, R_L / ΣR as measured, ascending.
-      distortions: `[n]`, test distortion, nats.
-      errors: `[n]`, its spread over seeds or its standard error, nats.
+      lines: name of a model → measured shares R_L / ΣR of the top layer, ascending; test distortions;
+        their spread over seeds; `[n]` each, nats.
       title: said above, with the total rate.
       file: PNG to write.
     """
     figure = new_figure(5.6, 3.8)
     axes = figure.subplots()
-    axes.errorbar(shares, distortions, yerr=errors, color=DISTORTION_COLOR, marker="o", ms=4, capsize=3)
+    for index, (name, (shares, distortions, spread)) in enumerate(lines.items()):
+        style = {"color": LAYER_COLORS[index], "marker": "os^D"[index % 4], "ms": 4, "capsize": 3}
+        axes.errorbar(shares, distortions, yerr=spread, label=name, **style)
     axes.set_xlabel("share of the total rate in the top layer")
-    axes.set_ylabel("distortion D (nats per image)")
+    axes.set_ylabel("test distortion D (nats per image)")
     axes.set_xlim(0.0, 1.0)
     axes.set_title(title, fontsize=11)
+    axes.legend(frameon=False)
     figure.savefig(os.fspath(file), dpi=DPI)
