@@ -1,10 +1,10 @@
 """Ask for many rates, by two controls, and tabulate how near each came.
 
-    python -m experiments.targets_table --config=experiments/digits_targets.py --out=FILE.json
-    python -m experiments.targets_table --config=experiments/digits_targets.py --out=FILE.json --sweep=frontier
+    python -m experiments.targets_table --config=experiments/digits_targets.py --out=FILE
+    python -m experiments.targets_table --config=experiments/digits_targets.py --sweep=frontier --out=FILE
 
 The sweep `table` asks for eight target vectors per number of layers; `frontier` moves a fixed total rate
-from one layer to the other, and draws what that does to the distortion beside FILE.json. The control
+from one layer to the other, and draws what that does to the distortion beside FILE. The control
 `found_betas` trains anew, from another seed, with the betas that `target_rates` found, held fixed. The
 models of one setting (targets × seeds) train side by side, so they share one compiled step: that is what
 targets in the state are for. Rows already in the file are not computed again.

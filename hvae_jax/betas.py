@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-# The gains of `target_rates`, per training step: one setting for every model, data set and target.
-INTEGRAL_GAIN = 0.06
-MIN_PACE = 0.2
-PROPORTIONAL_GAIN = 1.5
+# The gains of `target_rates`, per training step: one setting for every model, data set and target. Found
+# on digits (see experiments/targets_table.py): smaller ones lag behind rates that drift as a model
+# learns, larger ones let the noise of small batches into the betas.
+INTEGRAL_GAIN, PROPORTIONAL_GAIN = 0.06, 1.5
 # Steps over which rates are averaged before they are compared with their targets.
 SMOOTHING_STEPS = 20
-# A rate further from its target counts as this far: log betas then move by at most 0.006 a step, slow
-# enough for a model that has learned little to follow, and no further than the model can tell.
-MAX_INTEGRAL_ERROR = 0.1
-MAX_ERROR = 1.0
+# A relative error beyond this counts as this in the sum: log betas then move by at most 0.006 a step,
+# slow enough for a model that has learned little yet. The term of the change knows a wider limit.
+MAX_INTEGRAL_ERROR, MAX_ERROR = 0.1, 1.0
+# The control never slows below this share of its pace: betas must follow to the end.
+MIN_PACE = 0.2
 # The gains of the published ControlVAE, per nat and training step.
 PI_PROPORTIONAL_GAIN, PI_INTEGRAL_GAIN = 0.01, 1e-4
 
@@ -119,6 +120,7 @@ class TargetMemory(NamedTuple):
       distortion: `[]`, averaged over the last steps, nats.
       rates: `[L]`, likewise.
       errors: `[L]`, the relative errors at the last update.
+      num_updates: int32 scalar; less than the steps done where a warm-up came first.
     """
 
     targets: jax.Array
@@ -127,13 +129,14 @@ class TargetMemory(NamedTuple):
     distortion: jax.Array
     rates: jax.Array
     errors: jax.Array
+    num_updates: jax.Array
 
 
 def target_rates(
     targets: Sequence[float],
     lower: Sequence[float],
     upper: Sequence[float],
-    gain_scale: Callable[[jax.Array], jax.Array] = constant_scale,
+    learning_rate_scale: Callable[[jax.Array], jax.Array] = constant_scale,
 ) -> BetaControl:
     """Solves for the betas at which every layer has the rate that was asked for.
 
@@ -147,22 +150,22 @@ def target_rates(
       lower, upper: `[L]`, bounds of each beta. Equal bounds fix a beta; a lower bound at the beta that
         a layer has without a target makes the target an upper bound of the rate: where the rate stays
         below it by itself, beta rests at that bound.
-      gain_scale: step → factor of both gains; the learning rate's schedule, since a model that moves
-        slower answers slower.
+      learning_rate_scale: step → factor of the learning rate. A model that moves slower answers slower:
+        the control averages over more steps and sums up errors at a smaller gain, down to MIN_PACE.
     """
 
     def relative_errors(memory: TargetMemory, betas: jax.Array) -> jax.Array:
         del betas
         return memory.rates / memory.targets - 1.0
 
-    return _dual_ascent(relative_errors, targets, lower, upper, gain_scale)
+    return _dual_ascent(relative_errors, targets, lower, upper, learning_rate_scale)
 
 
 def target_distortion(
     target: float,
     lower: Sequence[float],
     upper: Sequence[float],
-    gain_scale: Callable[[jax.Array], jax.Array] = constant_scale,
+    learning_rate_scale: Callable[[jax.Array], jax.Array] = constant_scale,
 ) -> BetaControl:
     """Solves for the common factor of all betas at which the distortion is the one asked for.
 
@@ -173,14 +176,14 @@ def target_distortion(
     Args:
       target: nats.
       lower, upper: `[L]`, bounds of each beta.
-      gain_scale: as in `target_rates`.
+      learning_rate_scale: as in `target_rates`.
     """
 
     def relative_errors(memory: TargetMemory, betas: jax.Array) -> jax.Array:
         weighted = jnp.maximum(betas @ memory.rates, 1e-6)
         return jnp.broadcast_to((memory.targets - memory.distortion) / weighted, betas.shape)
 
-    return _dual_ascent(relative_errors, (target,), lower, upper, gain_scale)
+    return _dual_ascent(relative_errors, (target,), lower, upper, learning_rate_scale)
 
 
 def _dual_ascent(
@@ -188,7 +191,7 @@ def _dual_ascent(
     targets: Sequence[float],
     lower: Sequence[float],
     upper: Sequence[float],
-    gain_scale: Callable[[jax.Array], jax.Array],
+    learning_rate_scale: Callable[[jax.Array], jax.Array],
 ) -> BetaControl:
     """Moves log betas along `relative_errors(memory, betas) -> [L]`, positive where beta must rise."""
 
@@ -197,27 +200,29 @@ def _dual_ascent(
         bounds = jnp.asarray(lower, jnp.float32), jnp.asarray(upper, jnp.float32)
         goal = jnp.asarray(targets, jnp.float32)
         zeros = jnp.zeros_like(betas)
-        memory = TargetMemory(goal, *bounds, jnp.zeros(()), zeros, zeros)
+        memory = TargetMemory(goal, *bounds, jnp.zeros(()), zeros, zeros, jnp.zeros((), jnp.int32))
         betas = jnp.clip(betas, *bounds)
         return BetaState(betas, jnp.zeros((), jnp.int32), betas, memory)
 
     def update(state: BetaState, distortion: jax.Array, rates: jax.Array) -> BetaState:
         memory: TargetMemory = state.memory
-        pace = jnp.maximum(gain_scale(state.step), MIN_PACE)
+        pace = jnp.maximum(learning_rate_scale(state.step), MIN_PACE)
         # The plain mean of all steps at first, so that the zeros it starts from never count.
-        weight = jnp.maximum(1.0 / (state.step + 1.0), pace / SMOOTHING_STEPS)
+        weight = jnp.maximum(1.0 / (memory.num_updates + 1.0), pace / SMOOTHING_STEPS)
         memory = memory._replace(
             distortion=memory.distortion + weight * (distortion - memory.distortion),
             rates=memory.rates + weight * (rates - memory.rates),
         )
         errors = jnp.clip(relative_errors(memory, state.betas), -MAX_ERROR, MAX_ERROR)
-        change = jnp.where(state.step == 0, 0.0, errors - memory.errors)
+        errors = jnp.where(memory.lower == memory.upper, 0.0, errors)  # a free layer may have no target
+        change = jnp.where(memory.num_updates == 0, 0.0, errors - memory.errors)
         slow = INTEGRAL_GAIN * pace * jnp.clip(errors, -MAX_INTEGRAL_ERROR, MAX_INTEGRAL_ERROR)
         move = slow + PROPORTIONAL_GAIN * change
         betas = jnp.clip(state.final_betas * jnp.exp(move), memory.lower, memory.upper)
-        return BetaState(betas, state.step + 1, betas, memory._replace(errors=errors))
+        memory = memory._replace(errors=errors, num_updates=memory.num_updates + 1)
+        return BetaState(betas, state.step + 1, betas, memory)
 
-    return BetaControl(init, update, gain_scale)
+    return BetaControl(init, update, learning_rate_scale)
 
 
 class PIMemory(NamedTuple):
@@ -233,7 +238,7 @@ def pi_rates(
     targets: Sequence[float],
     lower: Sequence[float],
     upper: Sequence[float],
-    gain_scale: Callable[[jax.Array], jax.Array] = constant_scale,
+    learning_rate_scale: Callable[[jax.Array], jax.Array] = constant_scale,
 ) -> BetaControl:
     """A PI controller per layer with the gains of ControlVAE: the baseline for `target_rates`.
 
@@ -244,7 +249,7 @@ def pi_rates(
 
     Args:
       targets, lower, upper: as in `target_rates`.
-      gain_scale: of the learning rate alone; the published gains are constant.
+      learning_rate_scale: handed on; the published gains are constant.
     """
 
     def output(memory: PIMemory, errors: jax.Array) -> jax.Array:
@@ -268,4 +273,4 @@ def pi_rates(
         betas = jnp.clip(betas, memory.lower, memory.upper)
         return BetaState(betas, state.step + 1, betas, moved)
 
-    return BetaControl(init, update, gain_scale)
+    return BetaControl(init, update, learning_rate_scale)

@@ -100,10 +100,14 @@ class ObjectiveConfig:
     def bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The smallest and the largest beta of each layer that the control may choose."""
         smallest, largest = self.beta_bounds
-        pairs = {"equal": lambda _: (smallest, largest), "at_most": lambda beta: (beta, largest)}
-        pairs["free"] = lambda beta: (beta, beta)
-        both = [pairs[kind](beta) for kind, beta in zip(self.kinds(), self.betas, strict=True)]
-        return tuple(low for low, _ in both), tuple(high for _, high in both)
+        if self.control == "target_distortion":  # all betas reach a bound together: their ratios stay
+            low, high = smallest / min(self.betas), largest / max(self.betas)
+            return tuple(beta * low for beta in self.betas), tuple(beta * high for beta in self.betas)
+        lower, upper = [], []
+        for kind, beta in zip(self.kinds(), self.betas, strict=True):
+            lower.append(smallest if kind == "equal" else beta)
+            upper.append(beta if kind == "free" else largest)
+        return tuple(lower), tuple(upper)
 
     def make_control(self, num_steps: int, num_dims: int, learning_rate_decay_fraction: float) -> BetaControl:
         """The control of a run.
@@ -118,10 +122,10 @@ class ObjectiveConfig:
         if learning_rate_decay_fraction:
             decay = controls.linear_decay(round((1.0 - learning_rate_decay_fraction) * num_steps), num_steps)
         warmup = round(self.warmup_fraction * num_steps)
-        targets, bounds = self.resolve_targets(num_dims), self.bounds()
         if self.control == "constant":
-            control = controls.constant(decay)
-        elif self.control == "target_distortion":
+            return controls.linear_warmup(warmup, controls.constant(decay))
+        targets, bounds = self.resolve_targets(num_dims), self.bounds()
+        if self.control == "target_distortion":
             control = controls.target_distortion(targets[0], *bounds, decay)
         elif self.control == "pi":
             control = controls.pi_rates(targets, *bounds, decay)
