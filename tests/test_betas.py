@@ -139,16 +139,16 @@ def test_a_warm_up_scales_what_a_control_finds_and_the_control_rests_until_it_is
     control = betas.linear_warmup(100, betas.target_rates(targets, *BOUNDS))
     found = answer(control, ONES, lambda current: jnp.array([6.0, 2.0]) / jnp.maximum(current, 0.1))
     np.testing.assert_allclose(found[:100], np.outer(np.arange(1, 101) / 100, ONES), rtol=1e-6)
-    # The first update knows the rates at once: no jump from a mean that starts at zero.
-    assert np.abs(np.log(found[100] / found[99])).max() < 0.01
+    # The first updates know the rates at once: a mean that started at zero would first push beta_2 up.
+    assert (found[100:120, 1] < 1.0).all()
     np.testing.assert_allclose(found[-1], (2.0, 2 / 3), rtol=1e-3)
 
 
 def test_pi_follows_the_published_rule():
-    targets, lower, upper = (3.0, 8.0), (0.0, 0.0), (1.0, 1.0)
+    targets, lower, upper = (3.0, 30.0), (0.0, 0.0), (1.0, 1.0)
     control = betas.pi_rates(targets, lower, upper)
     state, sums = control.init(jnp.ones(2)), np.zeros(2)
-    for rates in ((5.0, 5.0), (4.0, 6.0), (3.5, 9.0), (6.0, 20.0)):
+    for rates in ((5.0, 5.0), (4.0, 6.0), (3.5, 9.0), (6.0, 40.0), (3.0, 40.0)):
         state = control.update(state, jnp.zeros(()), jnp.asarray(rates))
         errors = np.subtract(targets, rates)
         sums_next = sums - 1e-4 * errors

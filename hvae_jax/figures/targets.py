@@ -40,6 +40,10 @@ def way_to_targets(
     top.set_ylabel("rate (nats per image)")
     top.set_ylim(bottom=0)
     bottom.set_yscale("log")
+    decades = np.ptp(np.log10(train["betas"])) if (train["betas"] > 0).all() else 0.0
+    bottom.yaxis.set_major_formatter("{x:g}")
+    # Over less than a decade or two the powers of ten alone would leave the axis almost without numbers.
+    bottom.yaxis.set_minor_formatter("{x:g}" if decades < 1.0 else "")
     bottom.set_ylabel("beta (log scale)")
     bottom.set_xlabel("training step")
     for axes in (top, bottom):
