@@ -10,7 +10,7 @@ from hvae_jax.objective_config import ObjectiveConfig
 
 
 def make(**changes) -> ObjectiveConfig:
-    return ObjectiveConfig(**{**mnist.get_config().objective.to_dict(), **changes})
+    return ObjectiveConfig(**{**mnist.get_config().to_dict()["objective"], **changes})
 
 
 def with_targets(**changes) -> ObjectiveConfig:
