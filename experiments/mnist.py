@@ -32,6 +32,13 @@ def get_config() -> ConfigDict:
             "objective": {
                 "betas": (1.0, 1.0),
                 "warmup_fraction": 0.0,
+                "control": "constant",
+                "targets_nats": (),  # rates to solve the betas for; or in one of the next two units
+                "targets_bits": (),
+                "targets_bits_per_dim": (),
+                "target_kinds": (),
+                "target_shares": (),
+                "beta_bounds": (1e-3, 1e3),
             },
             "training": {
                 "seed": 0,
@@ -39,6 +46,7 @@ def get_config() -> ConfigDict:
                 "num_epochs": 200.0,
                 "batch_size": 256,
                 "learning_rate": 3e-4,
+                "learning_rate_decay_fraction": 0.0,
                 "b1": 0.9,
                 "b2": 0.999,
                 "eps": 1e-8,

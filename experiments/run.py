@@ -21,10 +21,11 @@ from tqdm import tqdm
 from experiments import program
 from hvae_jax import experiment, records, training
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation import rates
+from hvae_jax.evaluation import rates, targets
 from hvae_jax.experiment import Experiment
 from hvae_jax.figures import runs as figures
-from hvae_jax.training import Params
+from hvae_jax.figures import targets as target_figures
+from hvae_jax.training import Params, TrainState
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "One of experiments/*.py.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/NAME_OF_CONFIG by default.")
@@ -71,9 +72,15 @@ def main(arguments: list[str]) -> None:
     if tensorboard:
         tensorboard.close()
     summary = evaluate(built, state.eval_params, test)
-    records.write_json(folder / records.EVALUATION_FILE, {"step": int(state.step), "test": summary})
-    draw(built, state.eval_params, folder, summary)
-    print(_describe(summary), f"Everything is in {folder}", sep="\n")
+    evaluation = {"step": int(state.step), "test": summary}
+    lines = [_describe(summary)]
+    if built.objective.control != "constant":
+        report = evaluate_targets(built, state, summary)
+        evaluation.update(report)
+        lines.append(targets.describe_targets(report))
+    records.write_json(folder / records.EVALUATION_FILE, evaluation)
+    draw(built, state.eval_params, folder, evaluation)
+    print(*lines, f"Everything is in {folder}", sep="\n")
 
 
 def evaluate(built: Experiment, params: Params, test: rates.SplitEvaluator) -> dict[str, Any]:
@@ -84,7 +91,7 @@ def evaluate(built: Experiment, params: Params, test: rates.SplitEvaluator) -> d
     bound_fn = rates.make_importance_bound(built.log_weight_fn, num_importance)
     bound = test.map_images(bound_fn, params, jax.random.fold_in(key, 1))
     return {
-        **rates.summarize(terms, int(np.prod(built.dataset.image_shape))),
+        **rates.summarize(terms, built.num_dims),
         "num_samples": num_samples,
         "negative_importance_weighted_bound_nats": -float(np.mean(bound, dtype=np.float64)),
         "negative_importance_weighted_bound_nats_standard_error": float(rates.standard_error(bound)),
@@ -92,18 +99,37 @@ def evaluate(built: Experiment, params: Params, test: rates.SplitEvaluator) -> d
     }
 
 
-def draw(built: Experiment, params: Params, folder: pathlib.Path, summary: dict[str, Any]) -> None:
-    """The run's four figures."""
+def evaluate_targets(built: Experiment, state: TrainState, test: dict[str, Any]) -> dict[str, Any]:
+    """The targets beside the rates of every split, each over the whole split with fresh noise."""
+    key = jax.random.fold_in(jax.random.key(built.training.seed), 2)
+    num_passes = built.evaluation.num_samples
+    summaries = {}
+    for split in ("train", "valid"):
+        images = getattr(built.dataset, split).images
+        if len(images):
+            evaluator = rates.SplitEvaluator(images, built.preprocess_fn)
+            terms = targets.fresh_terms(evaluator, built.terms_fn, state.eval_params, key, num_passes)
+            summaries[split] = rates.summarize(terms, built.num_dims)
+    betas = np.asarray(state.beta_state.betas).tolist()
+    return targets.report_targets(built.objective, built.num_dims, betas, {**summaries, "test": test})
+
+
+def draw(built: Experiment, params: Params, folder: pathlib.Path, evaluation: dict[str, Any]) -> None:
+    """The run's figures."""
     model, num_layers = built.model, built.model.num_layers
     target = folder / records.FIGURES_FOLDER
     target.mkdir(exist_ok=True)
-    betas = ", ".join(f"{beta:g}" for beta in built.objective.betas)
-    title = f"{built.dataset.name}, {model.config.inference.replace('_', ' ')}, betas ({betas})"
+    control = built.objective.control
+    betas = ", ".join(f"{beta:.3g}" for beta in evaluation.get("betas", built.objective.betas))
+    betas = f"betas ({betas})" if control == "constant" else f"{control.replace('_', ' ')}: betas ({betas})"
+    title = f"{built.dataset.name}, {model.config.inference.replace('_', ' ')}, {betas}"
 
     train_log = records.load(folder)
     valid_log = records.load(folder, "valid") if len(built.dataset.valid.images) else None
     figures.training_curves(train_log, valid_log, title, target / "training.png")
-    figures.rate_distortion(train_log, summary, title, target / "rate_distortion.png")
+    figures.rate_distortion(train_log, evaluation["test"], title, target / "rate_distortion.png")
+    if "targets_nats" in evaluation:
+        target_figures.way_to_targets(train_log, evaluation["targets_nats"], title, target / "targets.png")
 
     key = jax.random.key(built.training.seed)
     stored = built.dataset.test.images[:NUM_PICTURES]

@@ -1,104 +1,276 @@
 """How the betas move during training: pure `init` and `update`, in the manner of optax.
 
 The training step weighs the rates with `state.betas` and then hands what it measured to `update`. A
-control therefore lives inside the compiled step, in checkpoints, and per model of a packed stack.
+control therefore lives inside the compiled step, in checkpoints, and per model of a packed stack. What
+it aims for lives in its state, not in the function: models with other targets share one compiled step.
 """
 
-import dataclasses
-import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from hvae_jax.errors import RunError
+# The gains of `target_rates`, per training step: one setting for every model, data set and target. Found
+# on digits (see experiments/targets_table.py): smaller ones lag behind rates that drift as a model
+# learns, larger ones let the noise of small batches into the betas.
+INTEGRAL_GAIN, PROPORTIONAL_GAIN = 0.06, 1.5
+# Steps over which rates are averaged before they are compared with their targets.
+SMOOTHING_STEPS = 20
+# A relative error beyond this counts as this in the sum: log betas then move by at most 0.006 a step,
+# slow enough for a model that has learned little yet. The term of the change knows a wider limit.
+MAX_INTEGRAL_ERROR, MAX_ERROR = 0.1, 1.0
+# The control never slows below this share of its pace: betas must follow to the end.
+MIN_PACE = 0.2
+# The gains of the published ControlVAE, per nat and training step.
+PI_PROPORTIONAL_GAIN, PI_INTEGRAL_GAIN = 0.01, 1e-4
 
 
 class BetaState(NamedTuple):
-    """Attributes:
-    betas: `[L]`, the multipliers of the next step, z_1 first.
-    step: int32 scalar, the number of updates so far.
-    final_betas: `[L]`, where the control is heading.
+    """Where the betas are, and all that moving them needs.
+
+    Attributes:
+      betas: `[L]`, the multipliers of the next step, z_1 first.
+      step: int32 scalar, the number of updates so far.
+      final_betas: `[L]`, the betas before a warm-up scales them.
+      memory: a control's own arrays, its targets among them; an empty dict where it has none.
     """
 
     betas: jax.Array
     step: jax.Array
     final_betas: jax.Array
+    memory: Any
+
+
+def constant_scale(step: jax.Array) -> jax.Array:
+    """1 at every step."""
+    return jnp.ones_like(step, jnp.float32)
 
 
 class BetaControl(NamedTuple):
-    """A rule for the betas.
+    """A rule for the betas, and for the step size that goes with them.
 
     Attributes:
       init: betas `[L]` → BetaState.
       update: (state, mean distortion `[]`, mean rates `[L]`) → state, once per training step.
+      learning_rate_scale: step → factor of the learning rate.
     """
 
     init: Callable[[jax.Array], BetaState]
     update: Callable[[BetaState, jax.Array, jax.Array], BetaState]
+    learning_rate_scale: Callable[[jax.Array], jax.Array] = constant_scale
 
 
-def constant() -> BetaControl:
-    """Betas that stay as they are."""
-    return linear_warmup(0)
+def linear_decay(start_step: int, end_step: int) -> Callable[[jax.Array], jax.Array]:
+    """1 until `start_step`, then falling linearly to 0 at `end_step`."""
+
+    def scale(step: jax.Array) -> jax.Array:
+        return jnp.clip((end_step - step) / max(end_step - start_step, 1), 0.0, 1.0)
+
+    return scale
 
 
-def linear_warmup(num_steps: int) -> BetaControl:
+def constant(learning_rate_scale: Callable[[jax.Array], jax.Array] = constant_scale) -> BetaControl:
+    """Betas that stay as they are; `learning_rate_scale` is handed on."""
+
+    def init(betas: jax.Array) -> BetaState:
+        betas = jnp.asarray(betas, jnp.float32)
+        return BetaState(betas, jnp.zeros((), jnp.int32), betas, {})
+
+    def update(state: BetaState, distortion: jax.Array, rates: jax.Array) -> BetaState:
+        del distortion, rates
+        return state._replace(step=state.step + 1)
+
+    return BetaControl(init, update, learning_rate_scale)
+
+
+def linear_warmup(num_steps: int, control: BetaControl | None = None) -> BetaControl:
     """All betas scaled by min(1, step / num_steps): the ladder's warm-up (Sønderby et al., 2016).
 
     Args:
       num_steps: steps until the betas are reached; 0 starts with them.
+      control: what moves the betas once they are reached; None leaves them there. It rests until
+        then: rates under betas that are still too low say nothing of where the betas should be.
     """
+    control = control or constant()
 
     def scale(step: jax.Array) -> jax.Array:
         return jnp.minimum(1.0, step / num_steps) if num_steps else jnp.ones(())
 
     def init(betas: jax.Array) -> BetaState:
-        step = jnp.zeros((), jnp.int32)
-        betas = jnp.asarray(betas, jnp.float32)
-        return BetaState(betas * scale(step), step, betas)
+        state = control.init(betas)
+        return state._replace(betas=state.final_betas * scale(state.step))
 
     def update(state: BetaState, distortion: jax.Array, rates: jax.Array) -> BetaState:
-        del distortion, rates
-        step = state.step + 1
-        return BetaState(state.final_betas * scale(step), step, state.final_betas)
+        moved = control.update(state._replace(betas=state.final_betas), distortion, rates)
+        is_over = state.step >= num_steps
+        keep = state._replace(step=moved.step)
+        state = jax.tree.map(lambda new, old: jnp.where(is_over, new, old), moved, keep)
+        return state._replace(betas=state.final_betas * scale(state.step))
 
-    return BetaControl(init, update)
+    return control._replace(init=init, update=update)
 
 
-@dataclasses.dataclass(frozen=True)
-class ObjectiveConfig:
-    """What a config's `objective` group says.
+class TargetMemory(NamedTuple):
+    """What `target_rates` and `target_distortion` remember.
 
     Attributes:
-      betas: one multiplier per layer, z_1 first, finite and not negative.
-      warmup_fraction: share of the training steps over which all betas rise linearly from 0.
+      targets: `[L]` rates, or `[1]` distortion, nats.
+      lower, upper: `[L]`, the bounds of each beta; equal for a layer whose beta is fixed.
+      distortion: `[]`, averaged over the last steps, nats.
+      rates: `[L]`, likewise.
+      errors: `[L]`, the relative errors at the last update.
+      num_updates: int32 scalar; less than the steps done where a warm-up came first.
     """
 
-    betas: tuple[float, ...]
-    warmup_fraction: float
+    targets: jax.Array
+    lower: jax.Array
+    upper: jax.Array
+    distortion: jax.Array
+    rates: jax.Array
+    errors: jax.Array
+    num_updates: jax.Array
 
-    def __post_init__(self) -> None:
-        betas = self.betas
-        if not isinstance(betas, tuple) or not all(isinstance(b, int | float) for b in betas):
-            raise RunError(f"config.objective.betas={betas!r} must be a tuple of numbers, one per layer")
-        for layer, beta in enumerate(betas, start=1):
-            if not math.isfinite(beta) or beta < 0:
-                raise RunError(
-                    f"config.objective.betas={betas}: beta_{layer}={beta} must be finite and not negative"
-                )
-        if not 0.0 <= self.warmup_fraction <= 1.0:
-            raise RunError(f"config.objective.warmup_fraction={self.warmup_fraction} must lie in [0, 1]")
 
-    def check_layers(self, num_layers: int) -> None:
-        """Raises RunError unless there is one beta per layer."""
-        if len(self.betas) != num_layers:
-            raise RunError(
-                f"config.objective.betas={self.betas} has {len(self.betas)} entries but the model has "
-                f"{num_layers} layers (config.model.latent_shapes); give one beta per layer, z_1 first"
-            )
+def target_rates(
+    targets: Sequence[float],
+    lower: Sequence[float],
+    upper: Sequence[float],
+    learning_rate_scale: Callable[[jax.Array], jax.Array] = constant_scale,
+) -> BetaControl:
+    """Solves for the betas at which every layer has the rate that was asked for.
 
-    def make_control(self, num_steps: int) -> BetaControl:
-        """The control of a run of `num_steps` training steps."""
-        return linear_warmup(round(self.warmup_fraction * num_steps))
+    Dual ascent on log β_l. The loss D + Σ β_l (R_l − target_l) is a Lagrangian whose derivative with
+    respect to β_l is R_l − target_l; here each log β_l follows the relative error R_l / target_l − 1,
+    which makes one gain fit every target, and a term in the error's change damps it (as in Stooke,
+    Achiam and Abbeel, 2020). Betas are clipped to their bounds, so nothing winds up beyond them.
+
+    Args:
+      targets: `[L]`, nats, positive.
+      lower, upper: `[L]`, bounds of each beta. Equal bounds fix a beta; a lower bound at the beta that
+        a layer has without a target makes the target an upper bound of the rate: where the rate stays
+        below it by itself, beta rests at that bound.
+      learning_rate_scale: step → factor of the learning rate. A model that moves slower answers slower:
+        the control averages over more steps and sums up errors at a smaller gain, down to MIN_PACE.
+    """
+
+    def relative_errors(memory: TargetMemory, betas: jax.Array) -> jax.Array:
+        del betas
+        return memory.rates / memory.targets - 1.0
+
+    return _dual_ascent(relative_errors, targets, lower, upper, learning_rate_scale)
+
+
+def target_distortion(
+    target: float,
+    lower: Sequence[float],
+    upper: Sequence[float],
+    learning_rate_scale: Callable[[jax.Array], jax.Array] = constant_scale,
+) -> BetaControl:
+    """Solves for the common factor of all betas at which the distortion is the one asked for.
+
+    The cheapest code of a given quality, in the manner of GECO (Rezende and Viola, 2018). The ratios of
+    the betas stay as they start. The error is the distortion that is missing, relative to Σ β_l R_l:
+    at an optimum dD = −Σ β_l dR_l, so it says by which share the rates must change.
+
+    Args:
+      target: nats.
+      lower, upper: `[L]`, bounds of each beta.
+      learning_rate_scale: as in `target_rates`.
+    """
+
+    def relative_errors(memory: TargetMemory, betas: jax.Array) -> jax.Array:
+        weighted = jnp.maximum(betas @ memory.rates, 1e-6)
+        return jnp.broadcast_to((memory.targets - memory.distortion) / weighted, betas.shape)
+
+    return _dual_ascent(relative_errors, (target,), lower, upper, learning_rate_scale)
+
+
+def _dual_ascent(
+    relative_errors: Callable[[TargetMemory, jax.Array], jax.Array],
+    targets: Sequence[float],
+    lower: Sequence[float],
+    upper: Sequence[float],
+    learning_rate_scale: Callable[[jax.Array], jax.Array],
+) -> BetaControl:
+    """Moves log betas along `relative_errors(memory, betas) -> [L]`, positive where beta must rise."""
+
+    def init(betas: jax.Array) -> BetaState:
+        betas = jnp.asarray(betas, jnp.float32)
+        bounds = jnp.asarray(lower, jnp.float32), jnp.asarray(upper, jnp.float32)
+        goal = jnp.asarray(targets, jnp.float32)
+        zeros = jnp.zeros_like(betas)
+        memory = TargetMemory(goal, *bounds, jnp.zeros(()), zeros, zeros, jnp.zeros((), jnp.int32))
+        betas = jnp.clip(betas, *bounds)
+        return BetaState(betas, jnp.zeros((), jnp.int32), betas, memory)
+
+    def update(state: BetaState, distortion: jax.Array, rates: jax.Array) -> BetaState:
+        memory: TargetMemory = state.memory
+        pace = jnp.maximum(learning_rate_scale(state.step), MIN_PACE)
+        # The plain mean of all steps at first, so that the zeros it starts from never count.
+        weight = jnp.maximum(1.0 / (memory.num_updates + 1.0), pace / SMOOTHING_STEPS)
+        memory = memory._replace(
+            distortion=memory.distortion + weight * (distortion - memory.distortion),
+            rates=memory.rates + weight * (rates - memory.rates),
+        )
+        errors = jnp.clip(relative_errors(memory, state.betas), -MAX_ERROR, MAX_ERROR)
+        errors = jnp.where(memory.lower == memory.upper, 0.0, errors)  # a free layer may have no target
+        change = jnp.where(memory.num_updates == 0, 0.0, errors - memory.errors)
+        slow = INTEGRAL_GAIN * pace * jnp.clip(errors, -MAX_INTEGRAL_ERROR, MAX_INTEGRAL_ERROR)
+        move = slow + PROPORTIONAL_GAIN * change
+        betas = jnp.clip(state.final_betas * jnp.exp(move), memory.lower, memory.upper)
+        memory = memory._replace(errors=errors, num_updates=memory.num_updates + 1)
+        return BetaState(betas, state.step + 1, betas, memory)
+
+    return BetaControl(init, update, learning_rate_scale)
+
+
+class PIMemory(NamedTuple):
+    """What `pi_rates` remembers: `[L]` each, fields as in TargetMemory and the sum of the errors."""
+
+    targets: jax.Array
+    lower: jax.Array
+    upper: jax.Array
+    integral: jax.Array
+
+
+def pi_rates(
+    targets: Sequence[float],
+    lower: Sequence[float],
+    upper: Sequence[float],
+    learning_rate_scale: Callable[[jax.Array], jax.Array] = constant_scale,
+) -> BetaControl:
+    """A PI controller per layer with the gains of ControlVAE: the baseline for `target_rates`.
+
+    β = K_p / (1 + exp(e)) − K_i Σ e + lower with e = target − R in nats, clipped to its bounds; the sum
+    pauses while β is at a bound and e pushes it further. Source: Shao et al., ControlVAE, 2020,
+    algorithm 1, which has one rate, here one such controller per layer. It starts, as published, with
+    an empty sum, whatever the betas that it is given; a layer with equal bounds keeps its beta.
+
+    Args:
+      targets, lower, upper: as in `target_rates`.
+      learning_rate_scale: handed on; the published gains are constant.
+    """
+
+    def output(memory: PIMemory, errors: jax.Array) -> jax.Array:
+        return PI_PROPORTIONAL_GAIN * jax.nn.sigmoid(-errors) + memory.integral + memory.lower
+
+    def init(betas: jax.Array) -> BetaState:
+        betas = jnp.asarray(betas, jnp.float32)
+        goal, low, high = (jnp.asarray(values, jnp.float32) for values in (targets, lower, upper))
+        memory = PIMemory(goal, low, high, jnp.zeros_like(betas))
+        betas = jnp.clip(output(memory, jnp.zeros_like(betas)), memory.lower, memory.upper)
+        return BetaState(betas, jnp.zeros((), jnp.int32), betas, memory)
+
+    def update(state: BetaState, distortion: jax.Array, rates: jax.Array) -> BetaState:
+        del distortion
+        memory: PIMemory = state.memory
+        errors = memory.targets - rates
+        moved = memory._replace(integral=memory.integral - PI_INTEGRAL_GAIN * errors)
+        betas = output(moved, errors)
+        is_stuck = ((betas < memory.lower) & (errors > 0)) | ((betas > memory.upper) & (errors < 0))
+        moved = moved._replace(integral=jnp.where(is_stuck, memory.integral, moved.integral))
+        betas = jnp.clip(betas, memory.lower, memory.upper)
+        return BetaState(betas, state.step + 1, betas, moved)
+
+    return BetaControl(init, update, learning_rate_scale)

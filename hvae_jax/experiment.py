@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,11 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from hvae_jax import data, training
-from hvae_jax.betas import BetaControl, ObjectiveConfig
+from hvae_jax.betas import BetaControl
 from hvae_jax.data import DataConfig, Dataset
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation.rates import LogWeightFn
 from hvae_jax.models.hvae import HVAE, ModelConfig, make_hvae
+from hvae_jax.objective_config import ObjectiveConfig
 from hvae_jax.training import Params, PreprocessFn, TermsFn, TrainingConfig, TrainState
 
 T = TypeVar("T")
@@ -65,9 +67,16 @@ class Experiment(NamedTuple):
         """Optimiser steps of the run."""
         return self.training.num_steps(len(self.dataset.train.images))
 
+    @property
+    def num_dims(self) -> int:
+        """Numbers in one image, H · W · C."""
+        return math.prod(self.dataset.image_shape)
+
     def make_control(self) -> BetaControl:
         """How the betas move over the run."""
-        return self.objective.make_control(self.num_steps)
+        return self.objective.make_control(
+            self.num_steps, self.num_dims, self.training.learning_rate_decay_fraction
+        )
 
     def init_params(self, seed: int) -> Params:
         """Fresh parameters of the model."""

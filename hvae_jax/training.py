@@ -47,6 +47,8 @@ class TrainingConfig:
       num_epochs: passes over the training split; the number of steps is ⌊num_epochs · N / batch_size⌋.
       batch_size: images per step over all devices.
       learning_rate, b1, b2, eps: of Adam.
+      learning_rate_decay_fraction: share of the steps, at the end, over which the learning rate falls
+        linearly to 0; 0 keeps it constant.
       max_grad_norm: global norm to clip gradients to; 0 turns clipping off.
       ema_decay: of the averaged parameters that evaluation then uses; 0 turns averaging off.
       log_every_steps: steps per compiled call and per logged interval.
@@ -60,6 +62,7 @@ class TrainingConfig:
     num_epochs: float
     batch_size: int
     learning_rate: float
+    learning_rate_decay_fraction: float
     b1: float
     b2: float
     eps: float
@@ -84,6 +87,8 @@ class TrainingConfig:
             _require(self, name, math.isfinite(value) and value > 0, "positive and finite")
         for name in ("b1", "b2", "ema_decay"):
             _require(self, name, 0.0 <= getattr(self, name) < 1.0, "in [0, 1)")
+        decay = self.learning_rate_decay_fraction
+        _require(self, "learning_rate_decay_fraction", 0.0 <= decay <= 1.0, "in [0, 1]")
         is_norm = math.isfinite(self.max_grad_norm) and self.max_grad_norm >= 0
         _require(self, "max_grad_norm", is_norm, "finite and not negative; 0 turns clipping off")
         for name in ("seed", "order_seed"):
@@ -192,7 +197,7 @@ def make_train_step(
     Args:
       terms_fn: (params, x `[B, ...]`, keys `[B]`) → terms.
       preprocess_fn: (keys `[B]`, stored images `[B, ...]`) → x.
-      control: moves the betas.
+      control: moves the betas, and scales the learning rate.
       config: optimiser and averaging.
       micro_batch: images per gradient evaluation, a divisor of the images that a call gets; gradients
         are averaged over the micro-batches.
@@ -233,6 +238,8 @@ def make_train_step(
         metrics = StepMetrics(loss, distortion, rates, optax.tree.norm(grads))
 
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        scale = control.learning_rate_scale(state.step)
+        updates = jax.tree.map(lambda update: scale * update, updates)
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
         if config.ema_decay:

@@ -1,24 +1,33 @@
 import importlib
+import math
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from experiments import cifar, digits, mnist
-from hvae_jax import betas, data, experiment, training
+from hvae_jax import data, experiment, training
 from hvae_jax.errors import RunError
 from hvae_jax.models.hvae import ModelConfig, make_hvae
+from hvae_jax.objective_config import ObjectiveConfig
 
-CONFIGS = ("digits", "mnist", "fashion", "svhn", "cifar")
+CONFIGS = ("digits", "digits_targets", "mnist", "fashion", "svhn", "cifar")
 PARAMETERS = {"mnist": 122_713, "fashion": 122_713, "svhn": 475_811, "cifar": 475_811}
-SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "fashion": (28, 28, 1), "svhn": (32, 32, 3)}
+SHAPES = {
+    "digits": (8, 8, 1),
+    "digits_targets": (8, 8, 1),
+    "mnist": (28, 28, 1),
+    "fashion": (28, 28, 1),
+    "svhn": (32, 32, 3),
+}
 
 
 def train_step(config, shape):
     """A whole training step of a config, on images that are not there: model, state and metrics."""
     model = make_hvae(ModelConfig(**config.model), shape)
     training_config = training.TrainingConfig(**config.training)
-    control = betas.ObjectiveConfig(**config.objective).make_control(100)
+    decay = training_config.learning_rate_decay_fraction
+    control = ObjectiveConfig(**config.objective).make_control(100, math.prod(shape), decay)
     params = model.init(jax.random.key(0), jnp.zeros((1, *shape)), jax.random.key(0))
     state = training.init_state(params, config.objective.betas, control, training_config)
     preprocess_fn = data.make_preprocess(config.data.binarize)

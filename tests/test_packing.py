@@ -17,6 +17,7 @@ CONFIG = training.TrainingConfig(
     num_epochs=75.0,  # 300 steps over 64 images
     batch_size=16,
     learning_rate=1e-2,
+    learning_rate_decay_fraction=0.0,
     b1=0.9,
     b2=0.999,
     eps=1e-8,

@@ -22,6 +22,7 @@ CONFIG = training.TrainingConfig(
     num_epochs=600.0,
     batch_size=1024,
     learning_rate=1e-2,
+    learning_rate_decay_fraction=0.0,
     b1=0.9,
     b2=0.999,
     eps=1e-8,

@@ -1,0 +1,76 @@
+"""Figures of runs that ask for rates: the way to the targets, and what a total rate buys."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hvae_jax.figures.style import (
+    DPI,
+    GUIDE_COLOR,
+    LAYER_COLORS,
+    PathLike,
+    layer_color,
+    layer_label,
+    new_figure,
+)
+
+
+def way_to_targets(
+    train: Mapping[str, np.ndarray], targets: Sequence[float | None], title: str, file: PathLike
+) -> None:
+    """Every layer's rate above, its beta below, over training steps; dashed lines are the targets.
+
+    Args:
+      train: as `records.load` returns it.
+      targets: `[L]` rates, nats; None for a layer without one.
+      title: said above the panels.
+      file: PNG to write.
+    """
+    figure = new_figure(6.4, 5.6)
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    num_layers = train["rates_nats"].shape[1]
+    for layer, target in enumerate(targets, start=1):
+        color, label = layer_color(layer), layer_label(layer, num_layers)
+        top.plot(train["step"], train["rates_nats"][:, layer - 1], color=color, label=label)
+        bottom.plot(train["step"], train["betas"][:, layer - 1], color=color, label=f"$\\beta_{layer}$")
+        if target is not None:
+            top.axhline(target, color=color, lw=1.0, ls="--")
+    top.plot([], [], color=GUIDE_COLOR, lw=1.0, ls="--", label="target")
+    top.set_ylabel("rate (nats per image)")
+    top.set_ylim(bottom=0)
+    bottom.set_yscale("log")
+    decades = np.ptp(np.log10(train["betas"])) if (train["betas"] > 0).all() else 0.0
+    bottom.yaxis.set_major_formatter("{x:g}")
+    # Over less than a decade or two the powers of ten alone would leave the axis almost without numbers.
+    bottom.yaxis.set_minor_formatter("{x:g}" if decades < 1.0 else "")
+    bottom.set_ylabel("beta (log scale)")
+    bottom.set_xlabel("training step")
+    for axes in (top, bottom):
+        axes.legend(frameon=False, fontsize=9)
+    figure.suptitle(title)
+    figure.savefig(os.fspath(file), dpi=DPI)
+
+
+def trade_frontier(
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], title: str, file: PathLike
+) -> None:
+    """Distortion along a line of constant total rate, as the top layer's share of it grows.
+
+    Args:
+      lines: name of a model → measured shares R_L / ΣR of the top layer, ascending; test distortions;
+        their spread over seeds; `[n]` each, nats.
+      title: said above, with the total rate.
+      file: PNG to write.
+    """
+    figure = new_figure(5.6, 3.8)
+    axes = figure.subplots()
+    for index, (name, (shares, distortions, spread)) in enumerate(lines.items()):
+        style = {"color": LAYER_COLORS[index], "marker": "os^D"[index % 4], "ms": 4, "capsize": 3}
+        axes.errorbar(shares, distortions, yerr=spread, label=name, **style)
+    axes.set_xlabel("share of the total rate in the top layer")
+    axes.set_ylabel("test distortion D (nats per image)")
+    axes.set_xlim(0.0, 1.0)
+    axes.set_title(title, fontsize=11)
+    axes.legend(frameon=False)
+    figure.savefig(os.fspath(file), dpi=DPI)

@@ -1,0 +1,196 @@
+"""What a config says of the objective: the betas, or the rates that they are to be solved for."""
+
+import dataclasses
+import math
+from typing import Any
+
+from hvae_jax import betas as controls
+from hvae_jax.betas import BetaControl
+from hvae_jax.errors import RunError
+
+CONTROLS = ("constant", "target_rates", "pi", "target_distortion")
+TARGET_KINDS = ("equal", "at_most", "free")
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What a config's `objective` group says.
+
+    Targets are given in one of three units. One number per layer, or one number for all: the total rate
+    that `target_shares` splits, or the distortion.
+
+    Attributes:
+      betas: one multiplier per layer, z_1 first, finite and not negative. Where a control solves for
+        the betas it starts from these.
+      warmup_fraction: share of the training steps over which all betas rise linearly from 0.
+      control: "constant", "target_rates" (dual ascent), "pi" (the ControlVAE baseline) or
+        "target_distortion" (all betas by one factor).
+      targets_nats, targets_bits, targets_bits_per_dim: at most one of them is not empty. Rates per
+        layer, z_1 first; or the total rate alone; or the distortion alone.
+      target_kinds: per layer "equal", "at_most" (beta never falls below the layer's entry in `betas`;
+        it rises where the rate would be larger) or "free" (beta stays at that entry; the layer's
+        target is not looked at, give 0). Empty: all equal.
+      target_shares: per layer, sum 1: how a total rate is split. Empty: targets are per layer.
+      beta_bounds: (smallest, largest) beta that a control may choose.
+    """
+
+    betas: tuple[float, ...]
+    warmup_fraction: float
+    control: str
+    targets_nats: tuple[float, ...]
+    targets_bits: tuple[float, ...]
+    targets_bits_per_dim: tuple[float, ...]
+    target_kinds: tuple[str, ...]
+    target_shares: tuple[float, ...]
+    beta_bounds: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        self._check_betas()
+        if not _is_number(self.warmup_fraction) or not 0.0 <= self.warmup_fraction <= 1.0:
+            self._refuse("warmup_fraction", "must lie in [0, 1]")
+        if self.control not in CONTROLS:
+            self._refuse("control", f"is unknown; choose one of {CONTROLS}")
+        if not _are_numbers(self.beta_bounds, 2) or not 0.0 < self.beta_bounds[0] < self.beta_bounds[1]:
+            self._refuse("beta_bounds", "must be two numbers, 0 < smallest < largest")
+        given = [name for name in self._target_fields() if getattr(self, name)]
+        if self.control == "constant":
+            for name in (*given, *(n for n in ("target_kinds", "target_shares") if getattr(self, n))):
+                self._refuse(name, "has no effect with control='constant'; set control='target_rates'")
+            return
+        if len(given) != 1:
+            raise RunError(
+                f"config.objective.control={self.control!r} needs targets in one unit: give one of "
+                f"config.objective.{', '.join(self._target_fields())}"
+                + (f", not {' and '.join(given)}" if given else "")
+            )
+        self._check_targets(given[0])
+
+    def check_layers(self, num_layers: int) -> None:
+        """Raises RunError unless there is one beta, and where they are given one target, per layer."""
+        has_one_target = self.control == "target_distortion" or bool(self.target_shares)
+        per_layer = {"betas": "beta", "target_kinds": "kind", "target_shares": "share"}
+        if not has_one_target:
+            per_layer.update(dict.fromkeys(self._target_fields(), "target"))
+        for name, entry in per_layer.items():
+            values = getattr(self, name)
+            if len(values) != num_layers and (values or name == "betas"):
+                advice = " or the total with config.objective.target_shares" if entry == "target" else ""
+                raise RunError(
+                    f"config.objective.{name}={values} has {len(values)} entries but the model has "
+                    f"{num_layers} layers (config.model.latent_shapes); give one {entry} per layer, z_1 "
+                    f"first{advice}"
+                )
+
+    def resolve_targets(self, num_dims: int) -> tuple[float, ...]:
+        """The targets in nats: per layer, or the distortion alone; empty where there are none.
+
+        Args:
+          num_dims: H · W · C.
+        """
+        units = (1.0, math.log(2.0), num_dims * math.log(2.0))
+        for name, nats in zip(self._target_fields(), units, strict=True):
+            if targets := getattr(self, name):
+                return tuple(nats * entry for entry in self._split(targets))
+        return ()
+
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of each layer's target, one per layer."""
+        return self.target_kinds or ("equal",) * len(self.betas)
+
+    def bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The smallest and the largest beta of each layer that the control may choose."""
+        smallest, largest = self.beta_bounds
+        if self.control == "target_distortion":  # all betas reach a bound together: their ratios stay
+            low, high = smallest / min(self.betas), largest / max(self.betas)
+            return tuple(beta * low for beta in self.betas), tuple(beta * high for beta in self.betas)
+        lower, upper = [], []
+        for kind, beta in zip(self.kinds(), self.betas, strict=True):
+            lower.append(smallest if kind == "equal" else beta)
+            upper.append(beta if kind == "free" else largest)
+        return tuple(lower), tuple(upper)
+
+    def make_control(self, num_steps: int, num_dims: int, learning_rate_decay_fraction: float) -> BetaControl:
+        """The control of a run.
+
+        Args:
+          num_steps: training steps of the run.
+          num_dims: H · W · C, of targets in bits per dimension.
+          learning_rate_decay_fraction: share of the steps, at the end, over which the learning rate
+            falls to 0, and with it the gains of `target_rates`.
+        """
+        decay = controls.constant_scale
+        if learning_rate_decay_fraction:
+            decay = controls.linear_decay(round((1.0 - learning_rate_decay_fraction) * num_steps), num_steps)
+        warmup = round(self.warmup_fraction * num_steps)
+        if self.control == "constant":
+            return controls.linear_warmup(warmup, controls.constant(decay))
+        targets, bounds = self.resolve_targets(num_dims), self.bounds()
+        if self.control == "target_distortion":
+            control = controls.target_distortion(targets[0], *bounds, decay)
+        elif self.control == "pi":
+            control = controls.pi_rates(targets, *bounds, decay)
+        else:
+            control = controls.target_rates(targets, *bounds, decay)
+        return controls.linear_warmup(warmup, control)
+
+    def _check_betas(self) -> None:
+        betas = self.betas
+        if not isinstance(betas, tuple) or not all(_is_number(b) for b in betas):
+            self._refuse("betas", "must be a tuple of numbers, one per layer")
+        for layer, beta in enumerate(betas, start=1):
+            if not math.isfinite(beta) or beta < 0:
+                raise RunError(
+                    f"config.objective.betas={betas}: beta_{layer}={beta} must be finite and not negative"
+                )
+
+    def _check_targets(self, name: str) -> None:
+        targets, kinds, shares = getattr(self, name), self.target_kinds, self.target_shares
+        if not _are_numbers(targets):
+            self._refuse(name, "must be a tuple of finite numbers")
+        if not isinstance(kinds, tuple) or any(kind not in TARGET_KINDS for kind in kinds):
+            self._refuse("target_kinds", f"must be a tuple with one of {TARGET_KINDS} per layer")
+        if kinds and set(kinds) == {"free"}:
+            self._refuse("target_kinds", "leaves nothing to control; set control='constant'")
+        if shares and (not _are_numbers(shares) or min(shares) <= 0 or abs(sum(shares) - 1.0) > 1e-6):
+            self._refuse("target_shares", "must be positive numbers that sum to 1, one per layer")
+        if (shares or self.control == "target_distortion") and len(targets) != 1:
+            what = "the total rate that target_shares splits" if shares else "the distortion"
+            self._refuse(name, f"must have one entry, {what}")
+        if self.control == "target_distortion":
+            for other in ("target_kinds", "target_shares"):
+                if getattr(self, other):
+                    self._refuse(other, "has no effect with control='target_distortion'; leave it empty")
+        else:
+            for layer, target in enumerate(targets, start=1):
+                if target <= 0 and not (kinds[layer - 1 : layer] == ("free",) and target == 0):
+                    self._refuse(name, f"asks for {target} in z_{layer}; a target rate must be positive")
+        for layer, beta in enumerate(self.betas, start=1):
+            is_free = kinds[layer - 1 : layer] == ("free",)
+            if not is_free and not self.beta_bounds[0] <= beta <= self.beta_bounds[1]:
+                raise RunError(
+                    f"config.objective.betas={self.betas}: beta_{layer}={beta}, where the control starts, "
+                    f"must lie in config.objective.beta_bounds={self.beta_bounds}"
+                )
+
+    def _split(self, targets: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(share * targets[0] for share in self.target_shares) if self.target_shares else targets
+
+    @staticmethod
+    def _target_fields() -> tuple[str, str, str]:
+        return "targets_nats", "targets_bits", "targets_bits_per_dim"
+
+    def _refuse(self, name: str, reason: str) -> None:
+        raise RunError(f"config.objective.{name}={getattr(self, name)!r} {reason}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_numbers(values: Any, length: int | None = None) -> bool:
+    """Whether it is a tuple of finite numbers, of that length."""
+    return (
+        isinstance(values, tuple)
+        and all(_is_number(value) and math.isfinite(value) for value in values)
+        and length in (None, len(values))
+    )

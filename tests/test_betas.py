@@ -1,0 +1,196 @@
+"""Controls of the betas: the closed-form oracle, then what each promises."""
+
+import jax
+import jax.numpy as jnp
+import linear_gaussian
+import numpy as np
+import pytest
+
+from hvae_jax import betas, records, training
+from hvae_jax.evaluation.targets import target_status
+from hvae_jax.training import TrainingConfig
+
+ONES = (1.0, 1.0)
+BOUNDS = ((1e-3, 1e-3), (1e3, 1e3))
+CONFIG = TrainingConfig(
+    seed=0,
+    order_seed=0,
+    num_epochs=300.0,
+    batch_size=1024,
+    learning_rate=1e-2,
+    learning_rate_decay_fraction=0.7,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    max_grad_norm=0.0,
+    ema_decay=0.0,
+    log_every_steps=400,
+    eval_every_steps=2400,
+    checkpoint_every_steps=2400,
+    num_checkpoints=1,
+)
+DECAY = betas.linear_decay(720, 2400)
+
+
+def identity(keys, images):
+    del keys
+    return images
+
+
+def train_linear(folder, control):
+    """The inference of the linear-Gaussian model, trained from betas of one: the final state."""
+    return training.train(
+        records.open_run(folder, {}),
+        training.init_state(linear_gaussian.init_params(), ONES, control, CONFIG),
+        linear_gaussian.terms_fn,
+        linear_gaussian.data(8192),
+        preprocess_fn=identity,
+        control=control,
+        config=CONFIG,
+    )
+
+
+@pytest.mark.parametrize("wanted", [(0.3, 2.0), (3.0, 0.5), (0.5, 0.7)])
+def test_asked_for_closed_form_rates_it_finds_their_betas(tmp_path, wanted):
+    targets = linear_gaussian.optimum(wanted).rates
+    state = train_linear(tmp_path, betas.target_rates(targets, *BOUNDS, DECAY))
+    np.testing.assert_allclose(state.beta_state.betas, wanted, rtol=0.01)
+
+
+def test_asked_for_a_closed_form_distortion_it_finds_the_common_factor(tmp_path):
+    # The betas start equal, so at the optimum both are the factor.
+    target = linear_gaussian.optimum((2.0, 2.0)).distortion
+    state = train_linear(tmp_path, betas.target_distortion(target, *BOUNDS, DECAY))
+    np.testing.assert_allclose(state.beta_state.betas, (2.0, 2.0), rtol=0.02)
+
+
+def test_a_rate_out_of_reach_leaves_its_beta_at_the_bound_and_the_other_on_target(tmp_path):
+    reachable = linear_gaussian.optimum((0.5, 0.1)).rates
+    state = train_linear(tmp_path, betas.target_rates((reachable[0], 9.0), (1e-3, 0.1), (1e3, 10.0), DECAY))
+    np.testing.assert_allclose(state.beta_state.betas, (0.5, 0.1), rtol=0.02)
+    assert state.beta_state.memory.rates[1] == pytest.approx(reachable[1], rel=0.05)
+
+
+def answer(control, start_betas, rates_of, num_steps=3000):
+    """The betas `[T, L]` where a model answers at once: `rates_of(betas) -> rates`."""
+
+    def step(state, _):
+        state = control.update(state, jnp.zeros(()), rates_of(state.betas))
+        return state, state.betas
+
+    state = control.init(jnp.asarray(start_betas))
+    return np.asarray(jax.lax.scan(step, state, None, num_steps)[1])
+
+
+def coupled(current):
+    """Two layers that trade: each rate falls with its own beta and rises with the other's."""
+    logs = jnp.log(current)
+    return jnp.array([4.0, 2.0]) * jnp.exp(-logs + 0.5 * logs[::-1])
+
+
+@pytest.mark.parametrize("targets", [(1.0, 1.0), (30.0, 5.0), (5.0, 30.0), (1.0, 30.0)])
+def test_coupled_layers_reach_targets_over_a_factor_of_thirty(targets):
+    found = answer(betas.target_rates(targets, *BOUNDS), ONES, coupled)
+    np.testing.assert_allclose(coupled(jnp.asarray(found[-1])), targets, rtol=1e-3)
+
+
+def test_a_free_layer_keeps_its_beta_even_where_its_rate_and_target_are_zero():
+    control = betas.target_rates((3.0, 0.0), (1e-3, 0.7), (1e3, 0.7))
+    found = answer(control, (1.0, 0.7), lambda current: jnp.array([6.0, 0.0]) / current)
+    np.testing.assert_allclose(found[-1], (2.0, 0.7), rtol=1e-3)
+    np.testing.assert_array_equal(found[:, 1], np.float32(0.7))
+
+
+def test_an_upper_bound_acts_only_on_a_rate_above_it():
+    control = betas.target_rates((3.0, 3.0), ONES, (1e3, 1e3))
+    found = answer(control, ONES, lambda current: jnp.array([6.0, 2.0]) / current)
+    np.testing.assert_allclose(found[-1], (2.0, 1.0), rtol=1e-3)
+
+
+def test_betas_leave_a_bound_as_soon_as_the_rate_answers():
+    # For 2000 steps the rate is too small whatever the beta is; a sum that wound up would need as long
+    # again to come back from the bound.
+    control = betas.target_rates((1.0,), (0.1,), (10.0,))
+    state = control.init(jnp.ones(1))
+    seen = []
+    for step in range(2100):
+        rate = 0.5 if step < 2000 else 2.0
+        state = jax.jit(control.update)(state, jnp.zeros(()), jnp.full(1, rate))
+        seen.append(float(state.betas[0]))
+    assert seen[1999] == pytest.approx(0.1)
+    assert seen[2099] > 0.15
+
+
+def test_targets_live_in_the_state():
+    control = betas.target_rates((1.0, 1.0), *BOUNDS)
+    other = betas.target_rates((30.0, 5.0), *BOUNDS)
+    rates = jnp.array([10.0, 2.0])
+    for made in (other, betas.target_rates((2.0, 9.0), *BOUNDS)):
+        state = made.init(jnp.ones(2))
+        for a, b in zip(
+            *map(jax.tree.leaves, (c.update(state, jnp.ones(()), rates) for c in (control, made))),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+    assert (control.update(other.init(jnp.ones(2)), jnp.ones(()), rates).betas < 1.0).all()
+
+
+def test_a_warm_up_scales_what_a_control_finds_and_the_control_rests_until_it_is_over():
+    targets = (3.0, 3.0)
+    control = betas.linear_warmup(100, betas.target_rates(targets, *BOUNDS))
+    found = answer(control, ONES, lambda current: jnp.array([6.0, 2.0]) / jnp.maximum(current, 0.1))
+    np.testing.assert_allclose(found[:100], np.outer(np.arange(1, 101) / 100, ONES), rtol=1e-6)
+    # The first updates know the rates at once: a mean that started at zero would first push beta_2 up.
+    assert (found[100:120, 1] < 1.0).all()
+    np.testing.assert_allclose(found[-1], (2.0, 2 / 3), rtol=1e-3)
+
+
+def test_pi_follows_the_published_rule():
+    targets, lower, upper = (3.0, 30.0), (0.0, 0.0), (1.0, 1.0)
+    control = betas.pi_rates(targets, lower, upper)
+    state, sums = control.init(jnp.ones(2)), np.zeros(2)
+    for rates in ((5.0, 5.0), (4.0, 6.0), (3.5, 9.0), (6.0, 40.0), (3.0, 40.0)):
+        state = control.update(state, jnp.zeros(()), jnp.asarray(rates))
+        errors = np.subtract(targets, rates)
+        sums_next = sums - 1e-4 * errors
+        wanted = 0.01 / (1 + np.exp(errors)) + sums_next
+        sums = np.where((wanted < 0) & (errors > 0), sums, sums_next)
+        np.testing.assert_allclose(state.betas, np.clip(wanted, 0, 1), rtol=1e-5, atol=1e-9)
+
+
+def test_pi_reaches_a_target_that_it_is_given_time_for():
+    found = answer(betas.pi_rates((3.0,), (1e-3,), (1e3,)), (1.0,), lambda b: 6.0 / (0.5 + b), 60_000)
+    assert found[-1, 0] == pytest.approx(1.5, rel=1e-3)
+
+
+def test_the_learning_rate_falls_to_nothing_and_the_step_obeys():
+    scale = betas.linear_decay(30, 40)
+    np.testing.assert_allclose([scale(jnp.asarray(s)) for s in (0, 30, 35, 39, 40)], [1, 1, 0.5, 0.1, 0])
+    control = betas.constant(betas.linear_decay(0, 2))
+    state = training.init_state(linear_gaussian.init_params(), ONES, control, CONFIG)
+    images = jnp.asarray(linear_gaussian.data(16))
+    step_fn = training.make_train_step(linear_gaussian.terms_fn, identity, control, CONFIG, 16)
+    moved = [abs(float(leaf)) for leaf in jax.tree.leaves(step_fn(state, images)[0].params)]
+    assert max(moved) == pytest.approx(CONFIG.learning_rate, rel=1e-3)  # Adam's first step
+    late = state._replace(step=jnp.asarray(2))
+    for old, new in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(step_fn(late, images)[0].params), strict=True
+    ):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "reached", "bounds", "status"),
+    [
+        ("equal", 10.0, 10.05, (False, False), "reached"),
+        ("equal", 10.0, 10.2, (False, False), "not_reached"),
+        ("equal", 10.0, 3.0, (True, False), "not_reached_beta_at_lower_bound"),
+        ("equal", 10.0, 30.0, (False, True), "not_reached_beta_at_upper_bound"),
+        ("equal", 10.0, 30.0, (True, False), "not_reached"),
+        ("at_most", 10.0, 3.0, (True, False), "below"),
+        ("at_most", 10.0, 12.0, (False, False), "not_reached"),
+        ("free", 0.0, 3.0, (True, True), "free"),
+    ],
+)
+def test_status_of_a_target(kind, target, reached, bounds, status):
+    assert target_status(kind, target, reached, *bounds) == status
