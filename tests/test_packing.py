@@ -146,7 +146,7 @@ def test_a_failed_model_takes_no_more_steps_though_later_batches_are_sound(tmp_p
     images[0] = np.nan
     config = dataclasses.replace(CONFIG, log_every_steps=1, eval_every_steps=100, checkpoint_every_steps=100)
     order_seeds = np.arange(6)
-    seen = [(training.batch_indices(seed, 64, 16, 0, 4) == 0).any(axis=1).argmax() for seed in order_seeds]
+    seen = [(training.batch_indices(seed, 64, 16, 0, 4) == 0).any(axis=1).argmax() for seed in range(6)]
     assert min(seen) + 1 < max(seen)  # so some go on for a while after others have failed
     folders = [tmp_path / str(seed) for seed in order_seeds]
     for folder in folders:
