@@ -142,6 +142,37 @@ def test_a_model_that_is_not_finite_is_frozen_and_the_others_do_not_notice(packe
     assert sorted(saved) == [140, 280, 300]
 
 
+def test_a_failed_model_takes_no_more_steps_though_later_batches_are_sound(tmp_path):
+    images = IMAGES.copy()
+    images[0] = np.nan
+    config = dataclasses.replace(CONFIG, log_every_steps=1, eval_every_steps=100, checkpoint_every_steps=100)
+    order_seeds = np.arange(6)
+    seen = [(training.batch_indices(seed, 64, 16, 0, 4) == 0).any(axis=1).argmax() for seed in range(6)]
+    assert min(seen) + 1 < max(seen)  # so some go on for a while after others have failed
+    folders = [tmp_path / str(seed) for seed in order_seeds]
+    for folder in folders:
+        folder.mkdir()
+    trainer = packing.Trainer(
+        linear_gaussian.terms_fn,
+        images,
+        valid_images=VALID,
+        preprocess_fn=identity,
+        control=betas.constant(),
+        config=config,
+        capacity=6,
+    )
+    stack = trainer.train(
+        packing.new_stack([init_state((1.0, 1.0), config)] * 6),
+        [records.RateLog(folder, resume_step=0) for folder in folders],
+        seeds=order_seeds,
+        order_seeds=order_seeds,
+        save=lambda step, stack: None,
+        report=lambda progress: None,
+    )
+    assert stack.failed_at.tolist() == [step + 1 for step in seen]
+    assert stack.states.step.tolist() == seen
+
+
 def test_a_stack_of_failed_models_ends(tmp_path):
     saved = {}
     stack, reported = train_packed(tmp_path, (OVERFLOWS, OVERFLOWS), saved)
