@@ -56,6 +56,7 @@ def estimate(mean: ArrayLike, std: ArrayLike, samples: ArrayLike, labels: ArrayL
     Raises:
       ValueError: shapes that do not fit.
     """
+    labels = np.asarray(labels, np.int32)
     mean, std = (np.asarray(a, np.float32).reshape(len(labels), -1) for a in (mean, std))
     samples = np.asarray(samples, np.float32)
     samples = samples.reshape(*samples.shape[:2], -1)
@@ -64,7 +65,6 @@ def estimate(mean: ArrayLike, std: ArrayLike, samples: ArrayLike, labels: ArrayL
             f"mean and std must be [N, D] and samples [S, N, D], "
             f"got {mean.shape}, {std.shape}, {samples.shape}"
         )
-    labels = np.asarray(labels, np.int32)
     rows = max(1, TILE_NUMBERS // len(labels))
     draws = [np.asarray(_log_ratios(z, mean, std, labels, rows=rows), np.float64) for z in samples]
     values, errors = np.mean(draws, axis=(0, 2)), np.std(draws, axis=(0, 2)) / math.sqrt(samples[..., 0].size)
