@@ -81,7 +81,7 @@ class Evaluators:
     def get(self, folder: pathlib.Path) -> tuple[Experiment, ModelEvaluator, dict[str, Any]]:
         """What the run in `folder` was built from, its evaluator, and what decides its numbers."""
         config = records.read_json(folder / records.CONFIG_FILE)
-        shared = json.dumps(_without(config, objective="betas", training="seed"), sort_keys=True)
+        shared = json.dumps(_shared(config), sort_keys=True)
         if self._current is None or shared != self._shared:
             self._current, self._shared = self._make(folder, config), shared
         return self._current
@@ -133,11 +133,14 @@ def check_bounds(models: Sequence[Evaluated]) -> bool:
     return total == 0
 
 
-def _without(config: dict[str, Any], **fields: str) -> dict[str, Any]:
-    """The config with one field left out of each of these groups."""
+def _shared(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without what may differ between models that one evaluator serves: betas and seeds."""
     return {
-        group: {name: value for name, value in content.items() if name != fields.get(group)}
-        for group, content in config.items()
+        **config,
+        "objective": {name: value for name, value in config["objective"].items() if name != "betas"},
+        "training": {
+            name: value for name, value in config["training"].items() if not name.endswith("seed")
+        },
     }
 
 

@@ -172,4 +172,5 @@ def _diverged(table: pathlib.Path) -> set[str]:
     if not table.exists():
         return set()
     with table.open(newline="") as file:
-        return {row["model"] for row in csv.DictReader(file) if row.get("status") == "diverged"}
+        rows = [row for row in csv.DictReader(file) if row.get("status") == "diverged"]
+    return {row["model"].zfill(4) for row in rows}  # the table counts, folders have four digits
