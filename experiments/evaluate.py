@@ -10,6 +10,7 @@ DIR/classifiers. --check_bounds exits with status 1 if a model breaks a bound be
 """
 
 import dataclasses
+import importlib.util
 import json
 import pathlib
 import sys
@@ -26,6 +27,8 @@ from hvae_jax.evaluation import bound_checks, classifier, guidance, results
 from hvae_jax.evaluation.applications import ModelEvaluator, Sizes
 from hvae_jax.evaluation.results import Evaluated, Runs
 from hvae_jax.experiment import Experiment
+from hvae_jax.figures import applications as figures
+from hvae_jax.figures import report
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run or of a grid.", required=True)
 _BASELINE = flags.DEFINE_string("baseline", None, "Folder of a run or grid with L = 1, to compare with.")
@@ -47,6 +50,7 @@ def main(arguments: list[str]) -> None:
     """Reads the flags, evaluates what is not yet evaluated, compares, draws, checks."""
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
+    require_packages()
     workdir = pathlib.Path(_WORKDIR.value)
     sizes = Sizes(**{name: holder.value for name, holder in _SIZES.items()})
     runs = results.find_runs(workdir)
@@ -62,12 +66,21 @@ def main(arguments: list[str]) -> None:
     records.write_json(workdir / "guidance.json", content)
     text = guidance.to_markdown(content)
     records.write_text(workdir / "guidance.md", text)
+    draw(workdir / records.FIGURES_FOLDER, models, content)
+    report.write(workdir, models, content)
     print(text)
     if runs.num_left_out:
         print(f"{runs.num_left_out} models of the grid diverged or are not trained yet; they are left out")
     print(f"{len(models)} models. Everything is in {workdir}")
     if _CHECK_BOUNDS.value and not check_bounds(models):
         sys.exit(1)
+
+
+def require_packages() -> None:
+    """Raises RunError where the extra `evaluation` is not installed, before any work."""
+    missing = [name for name in ("plotly", "skimage") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RunError(f'evaluation needs {" and ".join(missing)}; pip install -e ".[evaluation]"')
 
 
 class Evaluators:
@@ -118,6 +131,25 @@ def evaluate_runs(runs: Runs, evaluators: Evaluators) -> list[Evaluated]:
     return models
 
 
+def draw(folder: pathlib.Path, models: Sequence[Evaluated], content: dict[str, Any]) -> None:
+    """Figures of all models together, and of the best for each application."""
+    folder.mkdir(exist_ok=True)
+    figures.accuracy_by_information(models, folder / "accuracy_by_information")
+    figures.distortion_by_rate(models, folder / "distortion_by_rate")
+    if len(models) > 1:
+        figures.rate_maps(models, content, folder / "rate_maps")
+        figures.score_factor_maps(models, content, folder / "score_factor_maps")
+        figures.metric_by_total_rate(models, content, folder / "metric_by_total_rate")
+        figures.trade_off(models, content, folder / "trade_off")
+    for application, entry in content["applications"].items():
+        model = next(model for model in models if model.name == entry["best"]["models"][0])
+        betas = ", ".join(f"{beta:.3g}" for beta in model.betas)
+        rates = ", ".join(f"{rate:.2f}" for rate in model.rates())
+        title = f"best for {application}: betas ({betas}), rates ({rates}) nats"
+        figures.pictures(model, title, folder / f"pictures_{application}")
+        figures.latents(model, title, folder / f"latents_{application}")
+
+
 def check_bounds(models: Sequence[Evaluated]) -> bool:
     """Prints what breaks a bound beyond its sampling error; True where nothing does."""
     found = {model.name: bound_checks.violations(model.metrics) for model in models}
@@ -138,9 +170,7 @@ def _shared(config: dict[str, Any]) -> dict[str, Any]:
     return {
         **config,
         "objective": {name: value for name, value in config["objective"].items() if name != "betas"},
-        "training": {
-            name: value for name, value in config["training"].items() if not name.endswith("seed")
-        },
+        "training": {name: value for name, value in config["training"].items() if not name.endswith("seed")},
     }
 
 

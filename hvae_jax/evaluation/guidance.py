@@ -85,7 +85,7 @@ def to_markdown(guidance: Mapping[str, Any]) -> str:
             rival = entry[name]
             ahead = "" if rival is None else _describe(rival)
             lines.append(_row(label, rival, ahead, entry["unit"]))
-        lines += ["", _statement(entry)]
+        lines += ["", statement(entry)]
     return "\n".join(lines) + "\n"
 
 
@@ -153,7 +153,8 @@ def _describe(rival: Mapping[str, Any]) -> str:
     return text if count is None else f"{text} ({count:.1f})"
 
 
-def _statement(entry: Mapping[str, Any]) -> str:
+def statement(entry: Mapping[str, Any]) -> str:
+    """Whether independent betas won an application, in one sentence, from its entry in guidance.json."""
     rival = entry["equal_betas"]
     if rival is None:
         return "No model has equal betas, so whether independent betas won cannot be said."

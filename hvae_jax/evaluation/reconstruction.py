@@ -1,7 +1,6 @@
 """How well images come back: PSNR and SSIM, on values clipped to [0, 1]."""
 
 import numpy as np
-from skimage.metrics import structural_similarity
 
 # A mean squared error below this counts as this: 100 dB instead of infinity, so that means exist.
 MIN_SQUARED_ERROR = 1e-10
@@ -39,6 +38,8 @@ def ssim(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: shapes differ.
     """
+    from skimage.metrics import structural_similarity  # here: in the extra `evaluation`, slow to import
+
     images, reconstructions = _clipped(images, reconstructions)
     window = 7 if min(images.shape[1:3]) >= 16 else 3
     return np.asarray(
