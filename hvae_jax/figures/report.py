@@ -207,9 +207,10 @@ def _guidance(guidance: Mapping[str, Any]) -> str:
                 str(len(one["seeds"])),
             )
             rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+        title = f"{application.capitalize()}: {entry['metric']}"
         parts.append(
-            f"<section><h3>{application.capitalize()}: {html.escape(entry['metric'])}</h3><table><thead><tr><th>choice"
-            "</th><th>betas</th><th>rates (nats)</th><th>test</th><th>seeds</th></tr></thead><tbody>"
+            f"<section><h3>{html.escape(title)}</h3><table><thead><tr><th>choice</th><th>betas</th>"
+            "<th>rates (nats)</th><th>test</th><th>seeds</th></tr></thead><tbody>"
             f"{''.join(rows)}</tbody></table><p>{html.escape(statement(entry))}</p></section>"
         )
     return "".join([*parts, "</div>"])
