@@ -16,6 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
+from threadpoolctl import threadpool_limits
 
 # Kind → the one setting that is tuned, its values, and how to make the classifier. The published study
 # compares the same four kinds.
@@ -117,9 +118,10 @@ def score(probe: Probe, latents: np.ndarray, labels: np.ndarray) -> ProbeScore:
     latents = latents.reshape(*latents.shape[:2], -1)
     if len(latents) != len(probe.fitted):
         raise ValueError(f"the probe was fitted on {len(probe.fitted)} draws, latents has {len(latents)}")
-    hits = np.stack(
-        [fitted.predict(draw) == labels for fitted, draw in zip(probe.fitted, latents, strict=True)]
-    )
+    with threadpool_limits(1):
+        hits = np.stack(
+            [fitted.predict(draw) == labels for fitted, draw in zip(probe.fitted, latents, strict=True)]
+        )
     by_image, by_draw = hits.mean(axis=0), hits.mean(axis=1)
     variance = by_image.var(ddof=1) / len(by_image)
     if len(by_draw) > 1:
@@ -146,7 +148,8 @@ def principal_components(latents: np.ndarray, num: int = 2) -> tuple[np.ndarray,
 
 def _fit_one(classifier: Any, latents: np.ndarray, labels: np.ndarray) -> Pipeline:
     pipeline = make_pipeline(StandardScaler(), classifier)
-    with warnings.catch_warnings():
+    # On matrices this small a second thread of the BLAS costs twice what it brings.
+    with threadpool_limits(1), warnings.catch_warnings():
         # A latent without information never converges to anything; its accuracy says so.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return pipeline.fit(latents, labels)
