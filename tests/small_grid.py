@@ -35,7 +35,7 @@ def make_run(folder: pathlib.Path, data_file: pathlib.Path, betas: tuple[float, 
     """The folder of a run of no steps; its model is as it was drawn, with a wider posterior mean."""
     config: dict[str, Any] = digits.get_config().to_dict()
     config["data"].update(name=f"npz:{data_file}", num_valid=60)
-    config["model"].update(channels=4, latent_shapes=((2, 2, 2), (3,))[-len(betas) :])
+    config["model"].update(channels=4, latent_shapes=((4, 4, 1), (2, 2, 2), (3,))[-len(betas) :])
     config["objective"].update(betas=betas)
     config["training"].update(seed=seed)
     records.open_run(folder, config)

@@ -15,7 +15,7 @@ from hvae_jax import records
 from hvae_jax.evaluation import guidance, results
 
 ROOT = pathlib.Path(__file__).parents[1]
-BETAS = ((0.1, 1.0), (1.0, 1.0), (3.0, 0.3))
+BETAS = ((0.1, 1.0, 1.0), (1.0, 1.0, 1.0), (3.0, 0.3, 1.0))
 QUICK = ("--num_draws=2", "--num_samples=300", "--max_fit_images=120", "--max_scored_images=80")
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -29,7 +29,7 @@ def evaluate(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory) -> pathlib.Path:
-    """An evaluated grid of three models and one that diverged."""
+    """An evaluated grid of three models of three layers, and one that diverged."""
     folder = tmp_path_factory.mktemp("grids") / "small"
     data = small_grid.write_data(folder.parent)
     for number, betas in enumerate(BETAS):
@@ -116,12 +116,12 @@ def test_the_report_in_a_browser(grid):
         # Pointing at a dot shows its betas and rates there, and its pictures beside the map.
         page.locator("#maps .scatterlayer .trace").first.locator(".point").nth(2).hover(force=True)
         page.wait_for_selector("#details[data-model='2'] img")
-        assert "β = (3, 0.3), seed 2" in (page.locator("#maps .hoverlayer").text_content() or "")
+        assert "β = (3, 0.3, 1), seed 2" in (page.locator("#maps .hoverlayer").text_content() or "")
         assert page.locator("#details img").evaluate("image => image.naturalWidth") > 80
         assert "model 0002" in page.locator("#details").inner_text()
 
         # A click on a column's name sorts by it, a second one the other way round.
-        head = page.locator("#models th", has_text="R_2")
+        head = page.locator("#models th", has_text="R_3")
         place = head.evaluate("cell => cell.cellIndex")
         rates = f"rows => rows.map(row => Number(row.cells[{place}].dataset.value))"
         head.locator("button").click()
