@@ -10,10 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-# Below this |u| the closed form of _divergence_term loses digits that its series keeps.
-_SERIES_BELOW = 0.02
-_SERIES_TERMS = 10
-
 
 class ScoreFactors(NamedTuple):
     """The inception score and what it is the product of.
@@ -164,9 +160,5 @@ def _divergence(delta: np.ndarray, num_classes: int) -> np.ndarray:
 def _divergence_term(u: np.ndarray) -> np.ndarray:
     """(1 + u) log(1 + u) − u for u ≥ −1."""
     u = np.asarray(u, np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        closed = np.where(u > -1, (1 + u) * np.log1p(u) - u, 1.0)
-    # Σ_{k ≥ 2} (−u)^k / (k (k − 1))
-    small = np.where(np.abs(u) < _SERIES_BELOW, u, 0.0)
-    series = sum((-small) ** k / (k * (k - 1)) for k in range(2, 2 + _SERIES_TERMS))
-    return np.where(np.abs(u) < _SERIES_BELOW, series, closed)
+    inside = np.where(u > -1, u, 0.0)
+    return np.where(u > -1, (1 + inside) * np.log1p(inside) - inside, 1.0)
