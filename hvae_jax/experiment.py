@@ -4,14 +4,17 @@ import dataclasses
 import functools
 import inspect
 import math
+import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from hvae_jax import data, training
+from hvae_jax import data, records, training
 from hvae_jax.betas import BetaControl
+from hvae_jax.checkpoints import Checkpoints
 from hvae_jax.data import DataConfig, Dataset
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation.rates import LogWeightFn
@@ -115,6 +118,41 @@ def from_config(config: Mapping[str, Any], num_devices: int | None = None) -> Ex
     training_config.num_steps(len(dataset.train.images))
     preprocess_fn = data.make_preprocess(data_config.binarize)
     return Experiment(dataset, model, preprocess_fn, objective, training_config, evaluation)
+
+
+def from_folder(folder: str | os.PathLike[str]) -> Experiment:
+    """What the run in a folder was made from; `restore` gives its parameters.
+
+    Raises:
+      RunError: no config.json there, or one that this version cannot build.
+    """
+    config = records.read_json(pathlib.Path(folder) / records.CONFIG_FILE)
+    if not isinstance(config, dict) or not all(isinstance(group, dict) for group in config.values()):
+        raise RunError(f"{pathlib.Path(folder) / records.CONFIG_FILE} is not the config of a run")
+    # JSON has no tuples, and configs no lists.
+    return from_config({name: _with_tuples(group) for name, group in config.items()})
+
+
+def restore(built: Experiment, folder: str | os.PathLike[str]) -> TrainState:
+    """The newest state that the run in a folder saved; models that differ in betas or seed share `built`.
+
+    Raises:
+      RunError: no checkpoint there, a damaged one, or one of another model.
+    """
+    path = pathlib.Path(folder) / records.CHECKPOINTS_FOLDER
+    if not path.is_dir():
+        raise RunError(f"{path} does not exist: the run in {folder} has not saved a checkpoint yet")
+    checkpoints = Checkpoints(path, built.training.num_checkpoints)
+    try:
+        return checkpoints.restore(jax.eval_shape(built.init_state))
+    finally:
+        checkpoints.close()
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_tuples(entry) for name, entry in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def build_group(group: str, cls: type[T], config: Mapping[str, Any]) -> T:

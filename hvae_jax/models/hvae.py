@@ -167,17 +167,19 @@ class HVAE(nn.Module):
             log_weight += gaussian.log_prob(layer.p, layer.z) - gaussian.log_prob(layer.q, layer.z)
         return log_weight
 
-    def encode(self, x: jax.Array, key: jax.Array) -> list[Code]:
+    def encode(self, x: jax.Array, key: jax.Array, temperature: float = 1.0) -> list[Code]:
         """Posterior of every layer, z_1 first, given the draws of the layers above it.
 
         Args:
           x: `[B, H, W, C]`.
           key: a typed key, or `[B]` of them, one per image.
+          temperature: scales the draws' standard deviations; at 0 a draw is its mean, so that every
+            layer's posterior is given the means of the layers above it.
 
         Returns:
           L entries of `mean`, `std`, `sample`, each `[B, *latent_shapes[l − 1]]`.
         """
-        return [Code(layer.q.mean, layer.q.std, layer.z) for layer in self._infer(x, key)]
+        return [Code(layer.q.mean, layer.q.std, layer.z) for layer in self._infer(x, key, temperature)]
 
     def decode(self, z_1: jax.Array) -> jax.Array:
         """E[x|z_1], `[B, H, W, C]`, not clipped."""
@@ -240,7 +242,7 @@ class HVAE(nn.Module):
             latents.insert(0, gaussian.sample(gaussian.fold_in(keys, index), p, temperature[index]))
         return self.decode(latents[0])
 
-    def _infer(self, x: jax.Array, key: jax.Array) -> list[Layer]:
+    def _infer(self, x: jax.Array, key: jax.Array, temperature: float = 1.0) -> list[Layer]:
         keys = gaussian.per_image_keys(key, x.shape[0])
         features = self._features(x)
         layers: list[Layer] = []
@@ -248,7 +250,7 @@ class HVAE(nn.Module):
             higher = [layer.z for layer in layers]
             p = self._prior(index, higher)
             q = self._posterior(index, features, higher, p)
-            z = gaussian.sample(gaussian.fold_in(keys, index), q)
+            z = gaussian.sample(gaussian.fold_in(keys, index), q, temperature)
             layers.insert(0, Layer(q, gaussian.standard(q) if p is None else p, z))
         return layers
 

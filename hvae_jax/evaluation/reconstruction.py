@@ -1,0 +1,59 @@
+"""How well images come back: PSNR and SSIM, on values clipped to [0, 1]."""
+
+import numpy as np
+
+# A mean squared error below this counts as this: 100 dB instead of infinity, so that means exist.
+MIN_SQUARED_ERROR = 1e-10
+
+
+def psnr(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio, 10 log10(1 / mean squared error), of each image.
+
+    Args:
+      images, reconstructions: `[N, H, W, C]`, clipped to [0, 1] first.
+
+    Returns:
+      `[N]`, dB, at most 100.
+
+    Raises:
+      ValueError: shapes differ.
+    """
+    images, reconstructions = _clipped(images, reconstructions)
+    error = np.square(images - reconstructions).reshape(len(images), -1).mean(axis=1)
+    return -10 * np.log10(np.maximum(error, MIN_SQUARED_ERROR))
+
+
+def ssim(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
+    """Structural similarity (Wang et al., 2004) of each image, by scikit-image.
+
+    Its window is 7 × 7 as usual, and 3 × 3 for images of less than 16 pixels a side: inside 8 × 8 the
+    usual window has four places only.
+
+    Args:
+      images, reconstructions: `[N, H, W, C]`, clipped to [0, 1] first.
+
+    Returns:
+      `[N]`, at most 1; channels are averaged.
+
+    Raises:
+      ValueError: shapes differ.
+    """
+    from skimage.metrics import structural_similarity  # here: in the extra `evaluation`, slow to import
+
+    images, reconstructions = _clipped(images, reconstructions)
+    window = 7 if min(images.shape[1:3]) >= 16 else 3
+    return np.asarray(
+        [
+            structural_similarity(x, y, win_size=window, data_range=1.0, channel_axis=-1)
+            for x, y in zip(images, reconstructions, strict=True)
+        ]
+    )
+
+
+def _clipped(images: np.ndarray, reconstructions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if images.shape != reconstructions.shape or images.ndim != 4:
+        raise ValueError(
+            f"images and reconstructions must both be [N, H, W, C], got {images.shape} and "
+            f"{reconstructions.shape}"
+        )
+    return np.clip(images, 0.0, 1.0, dtype=np.float64), np.clip(reconstructions, 0.0, 1.0, dtype=np.float64)

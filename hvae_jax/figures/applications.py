@@ -1,0 +1,331 @@
+"""Figures of evaluated models: where in the space of rates each application is served best.
+
+Every function writes NAME.png and NAME.pdf. A dot is a model; a star is the best betas for an
+application, chosen on the validation split; numbers are those of the test split.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hvae_jax import bounds
+from hvae_jax.evaluation.guidance import APPLICATIONS
+from hvae_jax.evaluation.results import Evaluated
+from hvae_jax.figures.style import (
+    DISTORTION_COLOR,
+    DPI,
+    GUIDE_COLOR,
+    LAYER_COLORS,
+    layer_label,
+    new_figure,
+    tile,
+)
+
+DIAGONAL_COLOR = LAYER_COLORS[1]
+COLOR_MAP = "viridis"
+STAR = {"marker": "*", "ms": 19, "mfc": "none", "mec": "black", "mew": 1.4, "ls": "none", "zorder": 5}
+SHORT_NAMES: Mapping[str, str] = {
+    "reconstruction": "PSNR (dB)",
+    "representation": "accuracy from samples of $z_L$",
+    "generation": "inception score (own classifier)",
+}
+
+
+def rate_axes(models: Sequence[Evaluated]) -> tuple[np.ndarray, np.ndarray, str, str]:
+    """Where models lie in the plane of rates: the top layer's across, that of the layers below upwards.
+
+    With one layer, its rate across and the distortion upwards.
+
+    Returns:
+      x and y `[M]`, nats, and a label for each.
+    """
+    rates = np.asarray([model.rates() for model in models])
+    num_layers = rates.shape[1]
+    if num_layers == 1:
+        distortion = [model.metrics["rates"]["test"]["distortion_nats"] for model in models]
+        return rates[:, 0], np.asarray(distortion), "rate $R_1$ (nats)", "distortion D (nats)"
+    below = "$R_1$" if num_layers == 2 else f"$R_1 + \\dots + R_{{{num_layers - 1}}}$"
+    return rates[:, -1], rates[:, :-1].sum(axis=1), f"rate $R_{num_layers}$ (nats)", f"rate {below} (nats)"
+
+
+def rate_maps(models: Sequence[Evaluated], guidance: Mapping[str, Any], file: pathlib.Path) -> None:
+    """The plane of rates, once for each application, coloured by how well it is served."""
+    figure = new_figure(4.4 * len(APPLICATIONS), 4.1)
+    panels = figure.subplots(1, len(APPLICATIONS), sharex=True, sharey=True)
+    for axes, application in zip(panels, APPLICATIONS, strict=True):
+        values = [model.value(application) for model in models]
+        _map(figure, axes, models, values, SHORT_NAMES[application])
+        x, y = _best_place(models, guidance, application)
+        axes.plot(x, y, **STAR, label="best betas")
+        axes.set_title(application, fontsize=11)
+    panels[0].legend(frameon=False, fontsize=9, loc="best")
+    _only_outer_labels(panels)
+    _save(figure, file)
+
+
+def score_factor_maps(models: Sequence[Evaluated], guidance: Mapping[str, Any], file: pathlib.Path) -> None:
+    """The plane of rates coloured by the two factors of the inception score."""
+    figure = new_figure(9.2, 4.1)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    names = {"diversity": "diversity $e^{H[p(y)]}$", "sharpness": "sharpness $e^{-E H[p(y|x)]}$"}
+    for axes, (name, label) in zip(panels, names.items(), strict=True):
+        _map(figure, axes, models, [m.metrics["generation"]["test"][name] for m in models], label)
+        x, y = _best_place(models, guidance, "generation")
+        axes.plot(x, y, **STAR, label="best betas for generation")
+        axes.set_title(name, fontsize=11)
+    panels[0].legend(frameon=False, fontsize=9, loc="best")
+    _only_outer_labels(panels)
+    _save(figure, file)
+
+
+def metric_by_total_rate(
+    models: Sequence[Evaluated], guidance: Mapping[str, Any], file: pathlib.Path
+) -> None:
+    """Each application's number against the total rate; the models with equal betas stand out."""
+    figure = new_figure(4.4 * len(APPLICATIONS), 3.9)
+    panels = figure.subplots(1, len(APPLICATIONS), sharex=True)
+    total = np.asarray([model.rates().sum() for model in models])
+    is_equal = np.asarray([_has_equal_betas(model) for model in models])
+    for axes, application in zip(panels, APPLICATIONS, strict=True):
+        values = np.asarray([model.value(application) for model in models])
+        axes.plot(total[~is_equal], values[~is_equal], "o", ms=4, color=LAYER_COLORS[0], alpha=0.5, mew=0)
+        axes.plot(total[is_equal], values[is_equal], "D", ms=5.5, color=DIAGONAL_COLOR, mec="white", mew=0.5)
+        best = guidance["applications"][application]["best"]
+        axes.plot(sum(best["rates_nats"]), best["test"], **STAR)
+        axes.set_xlabel("total rate $R_1 + \\dots + R_L$ (nats)")
+        axes.set_ylabel(SHORT_NAMES[application])
+        axes.set_title(application, fontsize=11)
+        axes.grid(alpha=0.2)
+    panels[0].plot([], [], "o", ms=4, color=LAYER_COLORS[0], label="independent betas")
+    panels[0].plot([], [], "D", ms=5.5, color=DIAGONAL_COLOR, label="equal betas")
+    panels[0].plot([], [], **{**STAR, "ms": 12}, label="best by validation")
+    panels[0].legend(frameon=False, fontsize=9, loc="best")
+    _save(figure, file)
+
+
+def accuracy_by_information(models: Sequence[Evaluated], file: pathlib.Path) -> None:
+    """Accuracy from the top layer against I_q(y; z_L) and against R_L, under the bound's curve.
+
+    Samples must stay below the curve in both panels; means are drawn in a weaker shade since the bound
+    does not speak of them.
+    """
+    figure = new_figure(9.2, 4.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    histogram = models[0].metrics["information"]["test"]["label_histogram"]
+    entropy = bounds.label_entropy(histogram)
+    places = {
+        "label_information_nats": "information $I_q(y; z_L)$ (nats)",
+        "top_rate_nats": "rate $R_L$ of the top layer (nats)",
+    }
+    accuracy = {what: [_chosen_accuracy(model, what) for model in models] for what in ("samples", "means")}
+    for axes, (name, label) in zip(panels, places.items(), strict=True):
+        x = np.asarray([model.metrics["information"]["test"][name] for model in models])
+        curve = np.linspace(0, max(1.15 * entropy, 1.04 * x.max()), 400)
+        axes.plot(
+            curve,
+            bounds.max_accuracy(curve, histogram),
+            color=DISTORTION_COLOR,
+            lw=1.5,
+            label="bound for samples, $f^{-1}$",
+        )
+        axes.axvline(entropy, color=GUIDE_COLOR, lw=1, ls=":", label=f"H[p(y)] = {entropy:.2f} nats")
+        axes.plot(
+            x,
+            accuracy["means"],
+            "s",
+            ms=4,
+            mfc="none",
+            mec=GUIDE_COLOR,
+            alpha=0.8,
+            label="from posterior means",
+        )
+        axes.plot(
+            x,
+            accuracy["samples"],
+            "o",
+            ms=5,
+            color=LAYER_COLORS[0],
+            mec="white",
+            mew=0.4,
+            label="from posterior samples",
+        )
+        axes.set_xlabel(label)
+        axes.set_ylim(0, 1.03)
+        axes.set_xlim(0, curve[-1])
+        axes.grid(alpha=0.2)
+    panels[0].set_ylabel("test accuracy of the class read from $z_L$")
+    panels[1].legend(frameon=False, fontsize=9, loc="lower right")
+    _save(figure, file)
+
+
+def distortion_by_rate(models: Sequence[Evaluated], file: pathlib.Path) -> None:
+    """Distortion against total rate: on a dotted line D + ΣR is the same, and none can go below H."""
+    figure = new_figure(5.8, 4.6)
+    axes = figure.subplots()
+    rates = [model.metrics["rates"]["test"] for model in models]
+    total = np.asarray([entry["total_rate_nats"] for entry in rates])
+    distortion = np.asarray([entry["distortion_nats"] for entry in rates])
+    is_equal = np.asarray([_has_equal_betas(model) for model in models])
+    axes.plot(total[~is_equal], distortion[~is_equal], "o", ms=4, color=LAYER_COLORS[0], alpha=0.6, mew=0,
+              label="independent betas")  # fmt: skip
+    axes.plot(total[is_equal], distortion[is_equal], "D", ms=5.5, color=DIAGONAL_COLOR, mec="white", mew=0.5,
+              label="equal betas")  # fmt: skip
+    right, top = 1.08 * total.max(), 1.1 * distortion.max()
+    line = np.asarray([0.0, right])
+    best = (distortion + total).min()
+    for offset in np.linspace(0, max(top, right), 7)[:-1]:
+        axes.plot(line, best + offset - line, color=GUIDE_COLOR, lw=0.7, ls=":", zorder=0)
+    axes.plot([], [], color=GUIDE_COLOR, lw=0.7, ls=":", label="equal ELBO, D + ΣR")
+    axes.plot(line, best - line, color=GUIDE_COLOR, lw=1.2, ls="--", zorder=0, label=f"best: {best:.1f} nats")
+    entropy = models[0].metrics["reconstruction"]["test"].get("empirical_data_entropy_nats")
+    if entropy is not None:
+        axes.plot(line, entropy - line, color=DISTORTION_COLOR, lw=1.4,
+                  label=f"bound H − ΣR, H = {entropy:.2f} nats")  # fmt: skip
+    axes.set_xlim(0, right)
+    axes.set_ylim(min(0.0, 1.1 * distortion.min()), top)
+    axes.set_xlabel("total rate $R_1 + \\dots + R_L$ (nats)")
+    axes.set_ylabel("distortion D (nats)")
+    axes.legend(frameon=False, fontsize=9)
+    _save(figure, file)
+
+
+def trade_off(models: Sequence[Evaluated], guidance: Mapping[str, Any], file: pathlib.Path) -> None:
+    """All three applications at once: PSNR across, accuracy upwards, the inception score as colour."""
+    figure = new_figure(6.4, 4.8)
+    axes = figure.subplots()
+    first, second, third = APPLICATIONS
+    x, y, color = (np.asarray([model.value(name) for model in models]) for name in (first, second, third))
+    order = np.argsort(color)
+    dots = axes.scatter(x[order], y[order], c=color[order], cmap=COLOR_MAP, s=34, ec="white", lw=0.4)
+    figure.colorbar(dots, label=SHORT_NAMES[third])
+    for application, offset in zip(APPLICATIONS, ((-10, -16), (8, 8), (8, -14)), strict=True):
+        best = guidance["applications"][application]["best"]
+        group = [model for model in models if model.name in best["models"]]
+        across, up = (float(np.mean([model.value(name) for model in group])) for name in (first, second))
+        axes.plot(across, up, **STAR)
+        axes.annotate(
+            f"best for {application}", (across, up), xytext=offset, textcoords="offset points", fontsize=9,
+            ha="right" if across > x.mean() else "left", zorder=6,
+        )  # fmt: skip
+    axes.set_xlabel(SHORT_NAMES[first])
+    axes.set_ylabel(SHORT_NAMES[second])
+    axes.grid(alpha=0.2)
+    axes.margins(0.09)
+    _save(figure, file)
+
+
+def pictures(model: Evaluated, title: str, file: pathlib.Path) -> None:
+    """What a model does: test images, their reconstructions from each layer down, samples, neighbours."""
+    arrays = model.pictures()
+    rows = {"test images": arrays["images"]}
+    for layer, images in enumerate(arrays["reconstructions"], start=1):
+        which = (
+            "all layers" if layer == 1 else f"$z_{layer}$" + ("" if layer == model.num_layers else " and up")
+        )
+        rows[f"reconstructed from {which}"] = images
+    rows["samples"] = arrays["samples"]
+    rows["nearest training images"] = arrays["neighbors"]
+    size, left, top, gap = 0.62, 2.35, 0.55, 0.16
+    num_columns = len(arrays["images"])
+    width = left + size * num_columns + 0.1
+    height = top + size * len(rows) + gap + 0.1
+    figure = Figure(figsize=(width, height))
+    below = height - top
+    for label, images in rows.items():
+        below -= size + (gap if label == "samples" else 0.0)
+        place = (left / width, below / height, size * num_columns / width, 0.94 * size / height)
+        axes = figure.add_axes(place)
+        axes.imshow(
+            tile(images / 255), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="auto"
+        )
+        axes.set_axis_off()
+        middle = (below + 0.47 * size) / height
+        figure.text((left - 0.12) / width, middle, label, ha="right", va="center", fontsize=9)
+    figure.text(0.5, 1 - 0.3 / height, title, ha="center", va="center", fontsize=11)
+    _save(figure, file)
+
+
+def latents(model: Evaluated, title: str, file: pathlib.Path) -> None:
+    """Each layer's posterior means along their two main directions; colour and number are the class."""
+    arrays, num_layers = model.pictures(), model.num_layers
+    figure = new_figure(4.3 * num_layers, 4.2)
+    row = figure.subplots(1, num_layers, squeeze=False)[0]
+    labels = arrays["latent_labels"]
+    for layer, axes in enumerate(row, start=1):
+        points = arrays[f"latent_coordinates_{layer}"]
+        points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+        for label in np.unique(labels):
+            own = points[labels == label]
+            color, marker = LAYER_COLORS[label % len(LAYER_COLORS)], "os^D"[label // len(LAYER_COLORS) % 4]
+            axes.plot(own[:, 0], own[:, 1], marker, ms=3, color=color, alpha=0.45, mew=0)
+        for label in np.unique(labels):
+            centre = np.median(points[labels == label], axis=0)
+            box = {"boxstyle": "circle,pad=0.15", "fc": "white", "ec": GUIDE_COLOR, "lw": 0.8, "alpha": 0.9}
+            axes.annotate(str(label), centre, ha="center", va="center", fontsize=9, bbox=box)
+        shares = model.metrics["representation"]["layers"][layer - 1]["principal_component_shares"]
+        name = layer_label(layer, num_layers).removeprefix(f"rate $R_{layer}$ of ")
+        axes.set_title(f"means of {name}", fontsize=11)
+        axes.set_xlabel(f"first principal component ({shares[0]:.0%})")
+        if len(shares) > 1:
+            axes.set_ylabel(f"second ({shares[1]:.0%})")
+    figure.suptitle(title, fontsize=11)
+    _save(figure, file)
+
+
+def _map(
+    figure: Figure, axes: Axes, models: Sequence[Evaluated], values: Sequence[float], label: str
+) -> None:
+    x, y, x_label, y_label = rate_axes(models)
+    order = np.argsort(values)
+    dots = axes.scatter(
+        x[order], y[order], c=np.asarray(values)[order], cmap=COLOR_MAP, s=34, ec="white", lw=0.4, zorder=3
+    )
+    figure.colorbar(dots, ax=axes, label=label, pad=0.02)
+    equal: dict[tuple[float, ...], list[int]] = {}
+    for number, model in enumerate(models):
+        if _has_equal_betas(model) and model.num_layers > 1:
+            equal.setdefault(model.betas, []).append(number)
+    if len(equal) > 1:
+        way = np.asarray([[x[group].mean(), y[group].mean()] for _, group in sorted(equal.items())])
+        axes.plot(way[:, 0], way[:, 1], color=DIAGONAL_COLOR, lw=1.6, zorder=2, label="equal betas")
+    # Rates span from collapsed to tens of nats: linear below 1 nat, logarithmic above.
+    axes.set_xscale("symlog", linthresh=1.0, linscale=0.6)
+    axes.set_xlim(-0.08, 1.35 * max(x.max(), 1.0))
+    if models[0].num_layers > 1:
+        axes.set_yscale("symlog", linthresh=1.0, linscale=0.6)
+        axes.set_ylim(-0.08, 1.35 * max(y.max(), 1.0))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+
+
+def _best_place(
+    models: Sequence[Evaluated], guidance: Mapping[str, Any], application: str
+) -> tuple[float, float]:
+    best = guidance["applications"][application]["best"]
+    x, y, _, _ = rate_axes([model for model in models if model.name in best["models"]])
+    return float(x.mean()), float(y.mean())
+
+
+def _chosen_accuracy(model: Evaluated, what: str) -> float:
+    top = model.metrics["representation"]["layers"][-1][what]
+    return top[top["chosen"]]["test_accuracy"]
+
+
+def _has_equal_betas(model: Evaluated) -> bool:
+    return bool(np.allclose(model.betas, model.betas[0], rtol=1e-6))
+
+
+def _only_outer_labels(panels: np.ndarray) -> None:
+    for axes in panels[1:]:
+        axes.set_ylabel("")
+
+
+def _save(figure: Figure, file: pathlib.Path) -> None:
+    for suffix in (".png", ".pdf"):
+        figure.savefig(file.with_suffix(suffix), dpi=DPI)

@@ -1,0 +1,99 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from hvae_jax.evaluation import information
+
+
+def population(num: int, num_dims: int, spread: float, seed: int = 0):
+    """Posteriors of `num` images, their labels and a generator for draws."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 5, num)
+    mean = generator.normal(size=(num, num_dims)) * spread + 0.3 * labels[:, None]
+    std = np.exp(generator.normal(size=(num, num_dims)) * 0.5 - 1)
+    return mean.astype(np.float32), std.astype(np.float32), labels, generator
+
+
+def draw(mean, std, num_draws, generator):
+    return mean + std * generator.normal(size=(num_draws, *mean.shape)).astype(np.float32)
+
+
+def reference(mean, std, samples, labels):
+    """The same sums in float64, without tiles."""
+    mean, std = mean.astype(np.float64), std.astype(np.float64)
+    label_ratio, image_ratio = [], []
+    for z in samples.astype(np.float64):
+        for i in range(len(mean)):
+            log_density = stats.norm.logpdf(z[i], mean, std).sum(axis=1)
+            same = labels == labels[i]
+            overall = np.logaddexp.reduce(log_density) - math.log(len(mean))
+            label_ratio.append(np.logaddexp.reduce(log_density[same]) - math.log(same.sum()) - overall)
+            image_ratio.append(log_density[i] - overall)
+    return np.mean(label_ratio), np.mean(image_ratio)
+
+
+def test_a_mixture_whose_information_is_an_integral():
+    mean, std, labels, generator = population(15, 1, 0.5)
+
+    def density(z, chosen):
+        return stats.norm.pdf(z, mean[chosen, 0], std[chosen, 0]).mean()
+
+    def integrand(z, component):
+        return component(z) * np.log(component(z) / density(z, labels >= 0)) if component(z) > 1e-300 else 0.0
+
+    def integral(component):
+        value, _ = integrate.quad(lambda z: integrand(z, component), -12, 14, limit=800)
+        return value
+
+    by_label = sum(
+        (labels == y).mean() * integral(lambda z, y=y: density(z, labels == y)) for y in np.unique(labels)
+    )
+    by_image = np.mean([integral(lambda z, i=i: density(z, np.arange(15) == i)) for i in range(15)])
+    found = information.estimate(mean, std, draw(mean, std, 400, generator), labels)
+    assert abs(found.label - by_label) < 5 * found.label_standard_error
+    assert abs(found.image - by_image) < 5 * found.image_standard_error
+    assert found.label_standard_error < 0.01
+
+
+@pytest.mark.parametrize("num_dims", [3, 32, 70])
+def test_float32_in_tiles_is_the_float64_sum(num_dims, monkeypatch):
+    mean, std, labels, generator = population(301, num_dims, 0.3)
+    mean += 20  # far from the origin, where the expanded square would have no digits left
+    std[:, :3] *= 0.02
+    samples = draw(mean, std, 2, generator)
+    expected = reference(mean, std, samples, labels)
+    monkeypatch.setattr(information, "TILE_NUMBERS", 7000)  # 24 images a tile, the last one not full
+    found = information.estimate(mean, std, samples, labels)
+    assert found.label == pytest.approx(expected[0], abs=1e-3)
+    assert found.image == pytest.approx(expected[1], abs=1e-3)
+
+
+def test_posteriors_apart_tell_all_and_equal_ones_nothing():
+    _, _, labels, generator = population(50, 4, 1.0)
+    apart, std = 100.0 * np.arange(50)[:, None] * np.ones((1, 4)), np.ones((50, 4))
+    found = information.estimate(apart, std, draw(apart, std, 1, generator), labels)
+    counts = np.bincount(labels) / 50
+    assert found.image == pytest.approx(math.log(50), abs=1e-4)
+    assert found.label == pytest.approx(-(counts * np.log(counts)).sum(), abs=1e-4)
+    equal = np.zeros((50, 4))
+    found = information.estimate(equal, std, draw(equal, std, 1, generator), labels)
+    assert (found.label, found.image) == pytest.approx((0.0, 0.0), abs=1e-5)
+
+
+def test_information_is_below_the_rate():
+    mean, std, labels, generator = population(400, 2, 0.5)
+    rate = (0.5 * (std**2 + mean**2 - 1) - np.log(std)).sum(axis=1).mean()
+    found = information.estimate(mean, std, draw(mean, std, 5, generator), labels)
+    assert 0 < found.label < found.image < rate
+
+
+def test_a_map_counts_like_a_vector():
+    mean, std, labels, generator = population(30, 8, 0.5)
+    samples = draw(mean, std, 2, generator)
+    shape = (30, 2, 2, 2)
+    as_map = information.estimate(mean.reshape(shape), std.reshape(shape), samples.reshape(2, *shape), labels)
+    assert as_map == information.estimate(mean, std, samples, labels)
+    with pytest.raises(ValueError, match=r"samples \[S, N, D\]"):
+        information.estimate(mean, std, samples[:, :, :3], labels)

@@ -1,0 +1,141 @@
+"""The evaluation program on a small grid, and the report in a browser."""
+
+import csv
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+import small_grid
+from playwright import sync_api
+
+from hvae_jax import records
+from hvae_jax.evaluation import guidance, results
+
+ROOT = pathlib.Path(__file__).parents[1]
+BETAS = ((0.1, 1.0, 1.0), (1.0, 1.0, 1.0), (3.0, 0.3, 1.0))
+QUICK = ("--num_draws=2", "--num_samples=300", "--max_fit_images=120", "--max_scored_images=80")
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def evaluate(*arguments: str) -> subprocess.CompletedProcess:
+    # Most of the time is compilation.
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    command = [sys.executable, "-m", "experiments.evaluate", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory) -> pathlib.Path:
+    """An evaluated grid of three models of three layers, and one that diverged."""
+    folder = tmp_path_factory.mktemp("grids") / "small"
+    data = small_grid.write_data(folder.parent)
+    for number, betas in enumerate(BETAS):
+        small_grid.make_run(folder / "models" / f"{number:04d}", data, betas, seed=number)
+    shutil.copytree(folder / "models" / "0000", folder / "models" / "0003")
+    (folder / "grid.csv").write_text("model,status\n0,ok\n1,ok\n2,ok\n3,diverged\n")
+    baseline = folder.parent / "one_layer"
+    small_grid.make_run(baseline, data, (1.0,), seed=0)
+    result = evaluate(f"--workdir={folder}", f"--baseline={baseline}", "--check_bounds", *QUICK)
+    assert result.returncode == 0, result.stderr
+    assert "Bounds checked on 3 models: 0 violations" in result.stdout
+    assert "1 models of the grid diverged" in result.stdout
+    return folder
+
+
+def test_everything_that_is_promised_is_there(grid):
+    names = {"evaluation.csv", "guidance.json", "guidance.md", "report.html", "figures", "classifiers"}
+    assert names <= {entry.name for entry in grid.iterdir()}
+    figures = {file.stem for file in (grid / "figures").glob("*.png")}
+    assert figures == {file.stem for file in (grid / "figures").glob("*.pdf")}
+    assert {"rate_maps", "trade_off", "accuracy_by_information", "pictures_generation"} <= figures
+    text = guidance.to_markdown(records.read_json(grid / "guidance.json"))
+    assert (grid / "guidance.md").read_text() == text
+    assert "| one layer (β-VAE) | 1 |" in text
+    with (grid / "evaluation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["model"] for row in rows] == ["0000", "0001", "0002"]
+    metrics = results.flatten(records.read_json(grid / "models" / "0001" / "metrics.json"))
+    name = "generation.test.inception_score_classifier"
+    assert float(rows[1][name]) == metrics[name]
+
+
+def test_a_resumed_evaluation_does_what_is_missing_and_a_broken_bound_ends_with_status_1(grid, tmp_path):
+    shutil.copytree(grid, tmp_path / "grid")
+    files = [tmp_path / "grid" / "models" / f"{number:04d}" / "metrics.json" for number in range(3)]
+    metrics = records.read_json(files[2])
+    metrics["information"]["test"]["label_information_nats"] = 40.0
+    records.write_json(files[2], metrics)
+    before = [file.stat().st_mtime_ns for file in files]
+    files[1].unlink()
+    result = evaluate(f"--workdir={tmp_path / 'grid'}", "--check_bounds", *QUICK)
+    assert result.returncode == 1
+    after = [file.stat().st_mtime_ns for file in files]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, True]
+    assert records.read_json(files[1]) == records.read_json(grid / "models" / "0001" / "metrics.json")
+    assert "violation in 0002: I_q(y; z_L) = 40.0000" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_a_folder_without_a_run_is_one_line(tmp_path):
+    result = evaluate(f"--workdir={tmp_path}")
+    assert result.returncode == 1
+    assert "holds neither a run (config.json) nor a grid (models/)" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def find_browser() -> str:
+    for name in BROWSERS:
+        if found := shutil.which(name):
+            return found
+    with sync_api.sync_playwright() as playwright:
+        if os.path.exists(playwright.chromium.executable_path):
+            return playwright.chromium.executable_path
+    pytest.fail(
+        "the report can only be checked in a browser, and there is none: `playwright install chromium`, "
+        "or on Debian `apt-get install chromium-headless-shell`"
+    )
+
+
+def test_the_report_in_a_browser(grid):
+    with sync_api.sync_playwright() as playwright:
+        # No sandbox: tests may run as root.
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1360, "height": 1400})
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else problems.append(r.url),
+        )
+        page.goto((grid / "report.html").as_uri())
+        page.wait_for_selector("#maps .scatterlayer .point")
+
+        # Pointing at a dot shows its betas and rates there, and its pictures beside the map.
+        page.locator("#maps .scatterlayer .trace").first.locator(".point").nth(2).hover(force=True)
+        page.wait_for_selector("#details[data-model='2'] img")
+        assert "β = (3, 0.3, 1), seed 2" in (page.locator("#maps .hoverlayer").text_content() or "")
+        assert page.locator("#details img").evaluate("image => image.naturalWidth") > 80
+        assert "model 0002" in page.locator("#details").inner_text()
+
+        # A click on a column's name sorts by it, a second one the other way round.
+        head = page.locator("#models th", has_text="R_3")
+        place = head.evaluate("cell => cell.cellIndex")
+        rates = f"rows => rows.map(row => Number(row.cells[{place}].dataset.value))"
+        head.locator("button").click()
+        found = page.locator("#models tbody tr").evaluate_all(rates)
+        assert found == sorted(found)
+        head.locator("button").click()
+        assert page.locator("#models tbody tr").evaluate_all(rates) == sorted(found, reverse=True)
+        assert head.get_attribute("aria-sort") == "descending"
+        page.locator("#models tbody tr").first.click()
+        assert page.locator("#models tr.chosen").count() == 1
+
+        assert page.locator(".figures img").count() >= 8
+        assert page.locator(".figures img").evaluate_all(
+            "all => all.every(image => image.naturalWidth > 300)"
+        )
+        assert problems == []
+        browser.close()
