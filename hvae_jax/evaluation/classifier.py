@@ -65,7 +65,7 @@ class Classifier(NamedTuple):
 def default_training(image_shape: tuple[int, int, int], num_images: int) -> ClassifierTraining:
     """Enough for a small network to learn a small data set, and for a ResNet to learn 50,000 images.
 
-    On two CPU cores: seconds for 8 × 8, a minute for 28 × 28. The ResNet wants an accelerator.
+    On two CPU cores: seconds for 8 × 8, two minutes for 28 × 28. The ResNet wants an accelerator.
     """
     if image_shape[-1] == 3:
         return ClassifierTraining(
