@@ -25,7 +25,12 @@ WITHOUT_TORCH = (
 def measured() -> measure.Measurements:
     """Turns in which the machine was slower at times, for both alike."""
     return measure.Measurements(
-        step_s={"ours": [0.1, 0.2, 0.12], "torch": [0.2, 0.4, 0.2], "torch_compile": [0.1, 0.1, 0.4]},
+        step_s={
+            "ours": [0.1, 0.2, 0.12],
+            "torch": [0.2, 0.4, 0.2],
+            "grid": [0.05, 0.2, 0.04],
+            "torch_compile": [0.1, 0.1, 0.4],
+        },
         epoch_s={"ours": [4.0, 6.0], "torch": [5.0, 5.0]},
         eval_s={"ours": [2.0], "torch": [4.0]},
         gemm_flops={"xla": [90e9, 1e9, 91e9], "torch": [100e9, 102e9, 99e9]},
@@ -54,6 +59,9 @@ def test_a_row_holds_medians_and_the_median_of_paired_ratios(measured):
     assert row["torch_ms"] == pytest.approx(200.0)
     assert row["torch_compile_ms"] == pytest.approx(100.0)
     assert row["ratio"] == pytest.approx(0.5)  # of 0.5, 0.5 and 0.6; the ratio of medians is 0.6
+    assert row["grid_model_steps_per_s"] == pytest.approx(20.0)
+    assert row["grid_speedup_over_torch"] == pytest.approx(4.0)  # of 4, 2 and 5
+    assert row["grid_speedup_over_ours"] == pytest.approx(2.0)  # of 2, 1 and 3
     # The better library's median counts: 6 GFLOP at 100 GFLOP/s.
     assert row["roofline_ms"] == pytest.approx(60.0)
     assert row["roofline_fraction"] == pytest.approx(0.5)

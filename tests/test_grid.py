@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import cifar_grid, digits, digits_grid, fashion_grid, svhn_grid
-from hvae_jax import experiment, grid, grid_run, grid_size, grid_table, records, training
-from hvae_jax.checkpoints import Checkpoints
+from hvae_jax import experiment, grid, grid_run, grid_size, grid_table, records
 from hvae_jax.errors import RunError
 from hvae_jax.figures import grids as figures
 
@@ -302,12 +301,7 @@ def test_a_model_of_a_grid_is_what_experiments_run_makes_of_its_config(environme
             np.testing.assert_allclose(log[name], wanted[name], rtol=1e-3, atol=1e-5)
     ours, wanted = (records.read_json(f / "evaluation.json")["test"] for f in (model, tmp_path))
     np.testing.assert_allclose(ours["rates_nats"], wanted["rates_nats"], rtol=1e-3, atol=1e-5)
-    config = records.read_json(model / "config.json")
-    config["model"]["latent_shapes"] = tuple(map(tuple, config["model"]["latent_shapes"]))
-    config["objective"]["betas"] = tuple(config["objective"]["betas"])
-    state: training.TrainState = Checkpoints(model / "checkpoints", 1).restore(
-        experiment.from_config(config).init_state()
-    )
+    state = experiment.restore(experiment.from_folder(model), model)
     assert int(state.step) == 59
 
 

@@ -26,7 +26,8 @@ class Measurements:
     """What one case gave on one number of cores, turn by turn; a missing contender is a missing key.
 
     Attributes:
-      step_s, epoch_s, eval_s: contender → seconds per step, epoch and pass over the images.
+      step_s, epoch_s, eval_s: contender → seconds per step, epoch and pass over the images. "grid" is
+        ours with several models packed into one program, in seconds per step of one model.
       gemm_flops: library → floating point operations per second of its best matrix product.
       peak_mib: contender → largest resident set, the framework itself included; "ours" compiled,
         "ours_warm" found everything in the compile cache.
@@ -63,6 +64,7 @@ def measure(case: Case, cores: str, repeats: int) -> tuple[Measurements, list[st
             return stack.enter_context(Contender(module, spec, cores))
 
         networks = {"ours": start(OURS, ours_spec), "torch": start(TORCH, torch_spec)}
+        networks["grid"] = start(OURS, {**ours_spec, "kind": "grid"})
         networks["torch_compile"] = start(TORCH, {**torch_spec, "compile": True})
         products = {name: start(m, {"kind": "gemm"}) for name, m in (("xla", OURS), ("torch", TORCH))}
 
@@ -89,7 +91,7 @@ def measure(case: Case, cores: str, repeats: int) -> tuple[Measurements, list[st
 
         pair = {name: networks[name] for name in ("ours", "torch")}
         out.epoch_s = take_turns(pair, "epoch", -(-repeats // 4))
-        out.peak_mib = {name: contender.ask("peak_mib") for name, contender in networks.items()}
+        out.peak_mib = {name: contender.ask("peak_mib") for name, contender in pair.items()}
         out.peak_mib["ours_warm"] = warm_peak_mib
         out.eval_s = take_turns(pair, "evaluate", -(-repeats // 4), warm_up=True)
     return out, notes

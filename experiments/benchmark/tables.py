@@ -26,6 +26,9 @@ def make_row(case: str, cores: str, measured: Measurements, num_flops: float) ->
         "torch_ms": step["torch"],
         "torch_compile_ms": step.get("torch_compile"),
         "ratio": paired_ratio(measured.step_s),
+        "grid_model_steps_per_s": 1e3 / step["grid"],
+        "grid_speedup_over_torch": paired_ratio(measured.step_s, "torch", "grid"),
+        "grid_speedup_over_ours": paired_ratio(measured.step_s, "ours", "grid"),
         "roofline_ms": roofline_ms,
         "roofline_fraction": roofline_ms / step["ours"],
         "ours_peak_mib": measured.peak_mib["ours"],
@@ -41,9 +44,9 @@ def make_row(case: str, cores: str, measured: Measurements, num_flops: float) ->
     }
 
 
-def paired_ratio(seconds: Mapping[str, Sequence[float]]) -> float:
-    """Median of ours / PyTorch over neighbouring turns, which saw the same machine."""
-    return statistics.median(a / b for a, b in zip(seconds["ours"], seconds["torch"], strict=True))
+def paired_ratio(seconds: Mapping[str, Sequence[float]], first: str = "ours", second: str = "torch") -> float:
+    """Median of first / second over neighbouring turns, which saw the same machine."""
+    return statistics.median(a / b for a, b in zip(seconds[first], seconds[second], strict=True))
 
 
 TABLE = {
@@ -51,6 +54,9 @@ TABLE = {
     "torch_ms": ("  PyTorch eager (ms)", ".2f"),
     "torch_compile_ms": ("  torch.compile (ms)", ".2f"),
     "ratio": ("  ours / PyTorch eager", ".2f"),
+    "grid_model_steps_per_s": ("packed grid, ours (model-steps/s)", ",.1f"),
+    "grid_speedup_over_torch": ("  times PyTorch eager, one model at a time", ".2f"),
+    "grid_speedup_over_ours": ("  times ours, one model at a time", ".2f"),
     "roofline_ms": ("  products alone at best GEMM speed (ms)", ".2f"),
     "roofline_fraction": ("  part of that speed that ours reaches", ".0%"),
     "ours_epoch_s": ("epoch with data, ours (s)", ".2f"),

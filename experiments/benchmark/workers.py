@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import program
-from hvae_jax import experiment, training
+from hvae_jax import experiment, grid, grid_run, grid_size, training
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates
 
@@ -85,7 +84,7 @@ def main() -> None:
     program.use_compile_cache()
     with Connection(int(sys.argv[1])) as pipe:
         spec, worker = pipe.recv(), None
-        make_worker = {"network": NetworkWorker, "gemm": GemmWorker}[spec["kind"]]
+        make_worker = {"network": NetworkWorker, "grid": GridWorker, "gemm": GemmWorker}[spec["kind"]]
         while True:
             try:
                 method, arguments = pipe.recv()
@@ -146,11 +145,28 @@ class NetworkWorker:
 
     def peak_mib(self) -> float:
         """The process's largest resident set so far."""
-        # Not getrusage: on Linux its maximum starts from that of the process that started this one.
-        status = pathlib.Path("/proc/self/status")
-        if not status.exists():
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
+        return grid_size.peak_bytes() / 2**20
+
+
+class GridWorker:
+    """Trains models side by side as `experiments.grid` does, two for each device."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        program.split_cpu(program.num_cores())
+        config = spec["config"]
+        built = experiment.from_config(config, num_devices=1)
+        self._num_models = 2 * jax.local_device_count()
+        members = [
+            grid.Member(number, {**config, "training": {**config["training"], "seed": number}})
+            for number in range(self._num_models)
+        ]
+        self._trainer = grid_run.make_trainer(built, self._num_models)
+        self._stack = grid_run.init_stack(built, members)
+
+    def steps(self, count: int) -> float:
+        """Seconds of `count` training steps of one model, its share of those of all."""
+        order_seeds = np.zeros(self._num_models, np.int64)
+        return self._trainer.time_steps(self._stack, order_seeds, count) / self._num_models
 
 
 class GemmWorker:
