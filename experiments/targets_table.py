@@ -131,13 +131,7 @@ def train_side_by_side(
     """
     config, images = built.training, built.dataset.train.images
     num_devices = jax.local_device_count() if len(states) % jax.local_device_count() == 0 else 1
-    step_fn = training.make_train_step(
-        built.terms_fn,
-        built.preprocess_fn,
-        built.make_control(),
-        config,
-        training.pick_micro_batch(config.batch_size),
-    )
+    step_fn = training.make_train_step(built.terms_fn, built.preprocess_fn, built.make_control(), config)
     by_model = jax.vmap(training.make_interval(step_fn), in_axes=(0, None, 0, None))
     interval = jax.pmap(
         by_model, in_axes=(0, None, 0, None), donate_argnums=0, devices=jax.local_devices()[:num_devices]

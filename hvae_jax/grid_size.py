@@ -115,10 +115,9 @@ def peak_bytes() -> int:
 
 def _working_bytes(built: Experiment, params: Params) -> int:
     """A bound on what one gradient keeps at a time, from the bytes that its operations touch."""
-    on_cpu = jax.default_backend() == "cpu"
-    batch = built.training.batch_size
-    batch = training.pick_micro_batch(batch) if on_cpu else batch
-    x = jax.ShapeDtypeStruct((batch, *built.dataset.image_shape), np.float32)
+    image_shape = built.dataset.image_shape
+    num_images = training.pick_micro_batch((built.training.batch_size, *image_shape))
+    x = jax.ShapeDtypeStruct((num_images, *image_shape), np.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
     def total(params: Params, x: jax.Array, key: jax.Array) -> jax.Array:

@@ -67,7 +67,7 @@ class Evaluator:
         """Keeps `images`, `[N, ...]` as stored, on every device."""
         self._num_images = len(images)
         self._preprocess_fn = preprocess_fn
-        batch = training.pick_micro_batch(rates.EVAL_BATCH)
+        batch = training.pick_micro_batch((rates.EVAL_BATCH, *images.shape[1:]))
         index = np.arange(-(-len(images) // batch) * batch).reshape(-1, batch)
         index = np.minimum(index, len(images) - 1).astype(np.int32)
         self._images, self._index = training.replicate((images[index], index))
@@ -136,8 +136,7 @@ class Trainer:
         self._num_images, self._num_dims = len(images), math.prod(images.shape[1:])
         self._images = training.replicate(images)
         self._valid = Evaluator(valid_images, preprocess_fn) if len(valid_images) else None
-        micro_batch = training.pick_micro_batch(config.batch_size)
-        step_fn = training.make_train_step(terms_fn, preprocess_fn, control, config, micro_batch)
+        step_fn = training.make_train_step(terms_fn, preprocess_fn, control, config)
         interval = training.make_interval(step_fn)
 
         def shared(states: TrainState, images: jax.Array, indices: jax.Array, counts: jax.Array) -> Any:

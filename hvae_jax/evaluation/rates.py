@@ -28,7 +28,7 @@ class SplitEvaluator:
         """Keeps `images`, `[N, ...]` as stored, on the devices."""
         num_devices = jax.local_device_count()
         self._num_images = len(images)
-        self._batch = pick_micro_batch(EVAL_BATCH)
+        self._batch = pick_micro_batch((EVAL_BATCH, *images.shape[1:]))
         self._preprocess_fn = preprocess_fn
         num_batches = -(-len(images) // (num_devices * self._batch))
         index = np.minimum(np.arange(num_devices * num_batches * self._batch), len(images) - 1)
