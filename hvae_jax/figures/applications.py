@@ -36,7 +36,7 @@ SHORT_NAMES: Mapping[str, str] = {
 
 
 def rate_axes(models: Sequence[Evaluated]) -> tuple[np.ndarray, np.ndarray, str, str]:
-    """Where models lie in the plane of rates: the top layer's across, that of the layers below upwards.
+    """Where models lie in the plane of rates: that of the layers below the top across, the top's upwards.
 
     With one layer, its rate across and the distortion upwards.
 
@@ -49,7 +49,7 @@ def rate_axes(models: Sequence[Evaluated]) -> tuple[np.ndarray, np.ndarray, str,
         distortion = [model.metrics["rates"]["test"]["distortion_nats"] for model in models]
         return rates[:, 0], np.asarray(distortion), "rate $R_1$ (nats)", "distortion D (nats)"
     below = "$R_1$" if num_layers == 2 else f"$R_1 + \\dots + R_{{{num_layers - 1}}}$"
-    return rates[:, -1], rates[:, :-1].sum(axis=1), f"rate $R_{num_layers}$ (nats)", f"rate {below} (nats)"
+    return rates[:, :-1].sum(axis=1), rates[:, -1], f"rate {below} (nats)", f"rate $R_{num_layers}$ (nats)"
 
 
 def rate_maps(models: Sequence[Evaluated], guidance: Mapping[str, Any], file: pathlib.Path) -> None:
