@@ -62,7 +62,8 @@ def rate_maps(models: Sequence[Evaluated], guidance: Mapping[str, Any], file: pa
         x, y = _best_place(models, guidance, application)
         axes.plot(x, y, **STAR, label="best betas")
         axes.set_title(application, fontsize=11)
-    panels[0].legend(frameon=False, fontsize=9, loc="best")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside lower center", ncols=2)
     _only_outer_labels(panels)
     _save(figure, file)
 
@@ -77,7 +78,8 @@ def score_factor_maps(models: Sequence[Evaluated], guidance: Mapping[str, Any], 
         x, y = _best_place(models, guidance, "generation")
         axes.plot(x, y, **STAR, label="best betas for generation")
         axes.set_title(name, fontsize=11)
-    panels[0].legend(frameon=False, fontsize=9, loc="best")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside lower center", ncols=2)
     _only_outer_labels(panels)
     _save(figure, file)
 
