@@ -34,6 +34,11 @@ class BetaState(NamedTuple):
       step: int32 scalar, the number of updates so far.
       final_betas: `[L]`, the betas before a warm-up scales them.
       memory: a control's own arrays, its targets among them; an empty dict where it has none.
+
+    Example:
+      >>> state = constant().init(jnp.array([0.5, 2.0]))
+      >>> int(state.step), state.betas.tolist(), state.memory
+      (0, [0.5, 2.0], {})
     """
 
     betas: jax.Array
@@ -54,6 +59,19 @@ class BetaControl(NamedTuple):
       init: betas `[L]` → BetaState.
       update: (state, mean distortion `[]`, mean rates `[L]`) → state, once per training step.
       learning_rate_scale: step → factor of the learning rate.
+
+    Example:
+      A rule of your own, here one that doubles every beta at step 100, fills in the two functions:
+
+      >>> def update(state, distortion, rates):
+      ...     betas = jnp.where(state.step == 99, 2.0 * state.betas, state.betas)
+      ...     return state._replace(betas=betas, step=state.step + 1)
+      >>> control = BetaControl(init=constant().init, update=update)
+      >>> state = control.init(jnp.ones(2))
+      >>> for _ in range(100):
+      ...     state = control.update(state, jnp.array(90.0), jnp.array([5.0, 10.0]))
+      >>> state.betas.tolist()
+      [2.0, 2.0]
     """
 
     init: Callable[[jax.Array], BetaState]
@@ -71,7 +89,12 @@ def linear_decay(start_step: int, end_step: int) -> Callable[[jax.Array], jax.Ar
 
 
 def constant(learning_rate_scale: Callable[[jax.Array], jax.Array] = constant_scale) -> BetaControl:
-    """Betas that stay as they are; `learning_rate_scale` is handed on."""
+    """Betas that stay as they are; `learning_rate_scale` is handed on.
+
+    Example:
+      >>> constant().init(jnp.array([0.5, 2.0])).betas.tolist()
+      [0.5, 2.0]
+    """
 
     def init(betas: jax.Array) -> BetaState:
         betas = jnp.asarray(betas, jnp.float32)
@@ -91,6 +114,14 @@ def linear_warmup(num_steps: int, control: BetaControl | None = None) -> BetaCon
       num_steps: steps until the betas are reached; 0 starts with them.
       control: what moves the betas once they are reached; None leaves them there. It rests until
         then: rates under betas that are still too low say nothing of where the betas should be.
+
+    Example:
+      >>> control = linear_warmup(4)
+      >>> state = control.init(jnp.array([1.0, 2.0]))
+      >>> for _ in range(3):
+      ...     state = control.update(state, jnp.array(90.0), jnp.array([5.0, 10.0]))
+      >>> state.betas.tolist()  # three quarters of the way
+      [0.75, 1.5]
     """
     control = control or constant()
 
@@ -152,6 +183,14 @@ def target_rates(
         below it by itself, beta rests at that bound.
       learning_rate_scale: step → factor of the learning rate. A model that moves slower answers slower:
         the control averages over more steps and sums up errors at a smaller gain, down to MIN_PACE.
+
+    Example:
+      >>> control = target_rates((5.0, 2.0), lower=(1e-3, 1e-3), upper=(1e3, 1e3))
+      >>> state = control.init(jnp.ones(2))
+      >>> for _ in range(1000):  # a model whose rates answer at once: R_l = 10 / β_l
+      ...     state = control.update(state, distortion=jnp.array(90.0), rates=10.0 / state.betas)
+      >>> state.betas.round(2).tolist()
+      [2.0, 5.0]
     """
 
     def relative_errors(memory: TargetMemory, betas: jax.Array) -> jax.Array:
@@ -177,6 +216,13 @@ def target_distortion(
       target: nats.
       lower, upper: `[L]`, bounds of each beta.
       learning_rate_scale: as in `target_rates`.
+
+    Example:
+      >>> control = target_distortion(80.0, lower=(1e-3, 1e-3), upper=(1e3, 1e3))
+      >>> state = control.init(jnp.array([1.0, 2.0]))
+      >>> state = control.update(state, distortion=jnp.array(95.0), rates=jnp.array([5.0, 10.0]))
+      >>> bool(state.betas[0] < 1.0), float(state.betas[1] / state.betas[0])  # cheaper, ratio kept
+      (True, 2.0)
     """
 
     def relative_errors(memory: TargetMemory, betas: jax.Array) -> jax.Array:

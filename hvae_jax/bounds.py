@@ -86,6 +86,10 @@ def max_accuracy(information: ArrayLike, histogram: ArrayLike) -> np.ndarray:
 
     Raises:
       ValueError: a bad histogram, or information that is NaN.
+
+    Example:
+      >>> max_accuracy([0.0, 1.0, 2.5], histogram=[36] * 10).round(3).tolist()
+      [0.1, 0.689, 1.0]
     """
     probs = _class_probs(histogram)
     num_classes = len(probs)

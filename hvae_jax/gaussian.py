@@ -14,6 +14,11 @@ class Gaussian(NamedTuple):
     Attributes:
       mean: `[B, ...]`.
       std: `[B, ...]`, the same shape, positive.
+
+    Example:
+      >>> q = Gaussian(mean=jnp.zeros((8, 20)), std=jnp.ones((8, 20)))
+      >>> sample(jax.random.key(0), q).shape, log_prob(q, q.mean).shape
+      ((8, 20), (8,))
     """
 
     mean: jax.Array
@@ -104,6 +109,11 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> jax.Array:
 
     Raises:
       ValueError: shapes differ.
+
+    Example:
+      >>> q = Gaussian(mean=jnp.array([[1.0, 0.0]]), std=jnp.array([[1.0, 2.0]]))
+      >>> round(float(kl_divergence(q, standard(q))[0]), 4)  # ½ · 1² + ½ (2² − 1 − log 2²)
+      1.3069
     """
     _check_shapes(q=q.mean, q_std=q.std, p=p.mean, p_std=p.std)
     # In this form equal q and p give exactly zero, and no variance is divided by another.

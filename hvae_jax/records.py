@@ -5,11 +5,12 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, SupportsFloat
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hvae_jax.errors import RunError
 from hvae_jax.objective import bits_per_dim
@@ -86,52 +87,89 @@ def write_text(file: pathlib.Path, text: str) -> None:
 def rate_row(
     *,
     step: int,
-    epoch: float,
     split: str,
-    loss: float,
-    distortion: float,
-    rates: Sequence[float],
-    betas: Sequence[float],
+    loss: SupportsFloat,
+    distortion: SupportsFloat,
+    rates: ArrayLike,
+    betas: ArrayLike,
     num_dims: int,
-    grad_norm: float | None,
-    images_per_s: float,
+    epoch: float | None = None,
+    grad_norm: float | None = None,
+    images_per_s: float | None = None,
 ) -> dict[str, Any]:
     """One line of rates.jsonl: means over an interval of training, or over a whole split.
 
     Args:
       step: optimiser steps done.
-      epoch: passes over the training split done.
       split: "train", "valid" or "test".
       loss: D + Σ β_l R_l, nats.
       distortion: D, nats.
       rates: R_1 … R_L, nats.
       betas: β_1 … β_L in force at the end of the interval.
       num_dims: H · W · C, for `bits_per_dim`, which is always at β = 1.
-      grad_norm: global norm before clipping; None for a split that is not trained on.
-      images_per_s: throughput.
+      epoch: passes over the training split done; None where a project does not count them.
+      grad_norm: global norm before clipping; None where it is not known, as for a split that is not
+        trained on.
+      images_per_s: throughput; None where it is not measured.
+
+    Raises:
+      ValueError: not one beta for each rate.
+
+    Example:
+      >>> means = {"loss": 9.0, "distortion": 5.0, "rates": [1.0, 1.5], "betas": [1.0, 2.0]}
+      >>> row = rate_row(step=10, split="train", num_dims=64, **means)
+      >>> row["rates_nats"], round(row["bits_per_dim"], 4)
+      ([1.0, 1.5], 0.1691)
     """
+    rates, betas = np.asarray(rates), np.asarray(betas)
+    if rates.ndim != 1 or rates.shape != betas.shape:
+        raise ValueError(f"rates and betas must both be [L], got {rates.shape} and {betas.shape}")
     return {
-        "step": step,
-        "epoch": round(epoch, 6),
+        "step": int(step),
+        "epoch": None if epoch is None else round(epoch, 6),
         "split": split,
         "loss_nats": float(loss),
         "distortion_nats": float(distortion),
         "rates_nats": [float(rate) for rate in rates],
         "betas": [float(beta) for beta in betas],
-        "bits_per_dim": float(bits_per_dim(float(distortion) + float(np.sum(rates)), num_dims)),
+        "bits_per_dim": float(bits_per_dim(float(distortion) + float(rates.sum()), num_dims)),
         "grad_norm": None if grad_norm is None else float(grad_norm),
-        "images_per_s": round(images_per_s, 1),
+        "images_per_s": None if images_per_s is None else round(images_per_s, 1),
     }
 
 
 class RateLog:
-    """Appends rows to a folder's rates.jsonl."""
+    """Appends rows to a folder's rates.jsonl; it needs nothing else of a run folder.
 
-    def __init__(self, folder: pathlib.Path, resume_step: int) -> None:
-        """Drops rows past `resume_step`: the resumed run writes them again."""
-        self._file = folder / RATES_FILE
+    Example:
+      >>> import tempfile
+      >>> folder = tempfile.mkdtemp()
+      >>> log = RateLog(folder)
+      >>> means = {"loss": 6.0, "distortion": 5.0, "rates": [1.0], "betas": [1.0]}
+      >>> for step in (10, 20):
+      ...     log.append(rate_row(step=step, split="train", num_dims=64, **means))
+      >>> load(folder)["step"].tolist()
+      [10, 20]
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], resume_step: int | None = None) -> None:
+        """Opens or begins the log.
+
+        Args:
+          folder: created with its parents where absent.
+          resume_step: rows past it are dropped, the resumed run writes them again; None keeps all.
+
+        Raises:
+          RunError: the folder cannot be made, or its log is damaged.
+        """
+        self._file = pathlib.Path(folder) / RATES_FILE
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{folder} cannot be used: {error.strerror}: {error.filename}") from error
         if self._file.exists():
-            kept = [json.dumps(row) for row in _read_rows(self._file) if row["step"] <= resume_step]
+            rows = _read_rows(self._file)
+            kept = [json.dumps(row) for row in rows if resume_step is None or row["step"] <= resume_step]
             write_text(self._file, "".join(line + "\n" for line in kept))
 
     def append(self, row: Mapping[str, Any]) -> None:

@@ -140,7 +140,7 @@ class TrainState(NamedTuple):
     step: jax.Array
     key: jax.Array
     params: Params
-    opt_state: optax.OptState
+    opt_state: Any
     ema_params: Params
     beta_state: BetaState
 

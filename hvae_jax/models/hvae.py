@@ -36,6 +36,19 @@ class ModelConfig:
       likelihood: one of `likelihoods.LIKELIHOODS`.
       likelihood_std: σ of "gaussian_fixed_std"; "gaussian_learned_std" starts from it, within 1 %.
       num_mixture_components: of "logistic_mixture".
+
+    Example:
+      >>> config = ModelConfig(
+      ...     inference="ladder",
+      ...     latent_shapes=((2, 2, 16), (8,)),
+      ...     channels=16,
+      ...     num_stages=2,
+      ...     likelihood="bernoulli",
+      ...     likelihood_std=1.0,  # of the Gaussian likelihoods; every field is given
+      ...     num_mixture_components=10,
+      ... )
+      >>> len(config.latent_shapes)
+      2
     """
 
     inference: str
@@ -96,6 +109,15 @@ class HVAE(nn.Module):
 
     For two layers, a map z_1 at the smallest stage and a vector z_2, both inference classes are the
     published networks of Xiao and Bamler (2023), layer for layer. L = 1 is the plain VAE.
+
+    Example:
+      >>> config = ModelConfig("generalized_top_down", ((2, 2, 4), (3,)), 4, 2, "bernoulli", 1.0, 10)
+      >>> model = make_hvae(config, image_shape=(8, 8, 1))
+      >>> x, key = jnp.zeros((5, 8, 8, 1)), jax.random.key(0)
+      >>> params = jax.eval_shape(model.init, key, x, key)  # only shapes; model.init(key, x, key) draws them
+      >>> terms = jax.eval_shape(model.apply, params, x, key)
+      >>> terms.distortion.shape, terms.rates.shape
+      ((5,), (5, 2))
     """
 
     image_shape: tuple[int, int, int]
@@ -377,8 +399,17 @@ MIXTURE_CHANNELS = 128
 def make_hvae(config: ModelConfig, image_shape: tuple[int, int, int]) -> HVAE:
     """An HVAE for images of this shape.
 
+    Args:
+      config: what to build; checked when it was made.
+      image_shape: height, width, channels.
+
     Raises:
       RunError: the config does not fit such images.
+
+    Example:
+      >>> config = ModelConfig("generalized_top_down", ((4, 4, 16), (20,)), 16, 3, "bernoulli", 1.0, 10)
+      >>> make_hvae(config, image_shape=(28, 28, 1)).num_layers  # the published network for MNIST
+      2
     """
     height, width, channels = image_shape
     if height != width or not MIN_SIDE <= height <= MAX_SIDE or channels not in (1, 3):
