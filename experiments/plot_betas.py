@@ -1,12 +1,14 @@
 """Draw how each layer's test rate answers to one layer's beta, from finished runs that differ in it.
 
-    python -m experiments.plot_betas --out=FILE.png RUN_FOLDER RUN_FOLDER ...
+    python -m experiments.plot_betas --out=FILE.png --results=FILE.json RUN_FOLDER RUN_FOLDER ...
 
-One panel for each layer whose beta differs from 1 in some run; a run at all ones joins every panel.
+One panel for each layer whose beta differs from 1 in some run; a run at all ones joins every panel. The
+results are what the folders hold of the test split, one entry for each choice of betas and seed.
 """
 
 import collections
 import pathlib
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -17,15 +19,16 @@ from hvae_jax.errors import RunError
 from hvae_jax.figures import runs as figures
 
 _OUT = flags.DEFINE_string("out", None, "PNG to write.", required=True)
+_RESULTS = flags.DEFINE_string("results", None, "JSON to write the numbers to.")
 
 
 def main(folders: list[str]) -> None:
     """Reads config.json and evaluation.json of every folder, draws, and prints what it drew."""
     found: dict[int, dict[float, list[float]]] = collections.defaultdict(dict)
     even: list[float] | None = None
-    for folder in map(pathlib.Path, folders):
-        betas = records.read_json(folder / records.CONFIG_FILE)["objective"]["betas"]
-        rates = records.read_json(folder / records.EVALUATION_FILE)["test"]["rates_nats"]
+    rows = [read_row(pathlib.Path(folder)) for folder in folders]
+    for folder, row in zip(folders, rows, strict=True):
+        betas, rates = row["betas"], row["test"]["rates_nats"]
         layers = [layer for layer, beta in enumerate(betas, start=1) if beta != 1.0]
         if len(layers) > 1:
             raise RunError(f"{folder} has betas {betas}; at most one may differ from 1")
@@ -44,6 +47,25 @@ def main(folders: list[str]) -> None:
         for beta in betas:
             print(f"beta_{layer} = {beta:<5g} rates {'  '.join(f'{rate:.3f}' for rate in points[beta])} nats")
     figures.rates_against_beta(panels, _OUT.value)
+    if _RESULTS.value:
+        distinct = {(*row["betas"], row["seed"]): row for row in rows}
+        records.write_json(
+            pathlib.Path(_RESULTS.value), {"rows": [distinct[key] for key in sorted(distinct)]}
+        )
+
+
+def read_row(folder: pathlib.Path) -> dict[str, Any]:
+    """What a run's folder says of its betas and of the test split.
+
+    Raises:
+      RunError: the run is not complete.
+    """
+    config = records.read_json(folder / records.CONFIG_FILE)
+    return {
+        "betas": config["objective"]["betas"],
+        "seed": config["training"]["seed"],
+        "test": records.read_json(folder / records.EVALUATION_FILE)["test"],
+    }
 
 
 if __name__ == "__main__":

@@ -1,0 +1,225 @@
+"""Every number in the README's results comes from a file under experiments/results.
+
+Numbers are compared at the precision they are printed with. A table is known by its first row; a new one
+needs its numbers' origin here, or a place among the tables without results.
+"""
+
+import collections
+import csv
+import json
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
+README = (ROOT / "README.md").read_text()
+# A number as the README prints it. Digits that belong to a name, as in β_1, z_2 or 32×32, are none.
+NUMBER = re.compile(r"(?<![\w.×,-])\d[\d,]*(?:\.\d+)?(?![\w×])")
+WITHOUT_RESULTS = {("config", "what", "data"), ("file", "what"), ("field", "what")}
+WITHOUT_RESULTS.add(("application", "measured", "bound"))
+INFERENCE = {"GHVAE": "generalized_top_down", "ladder": "ladder"}
+
+Table = list[list[str]]
+# The numbers of each cell, row by row; None for a cell that only names what stands in its row.
+Expected = Iterable[Sequence[Sequence[float] | None]]
+
+
+def read(name: str) -> Any:
+    file = RESULTS / name
+    if file.suffix == ".csv":
+        with file.open(newline="") as lines:
+            return list(csv.DictReader(lines))
+    return json.loads(file.read_text())
+
+
+def tables() -> list[Table]:
+    """Cells of every table of the README, the first row on top, the line below it left out."""
+    blocks = re.findall(r"(?:^\|.*\n)+", README, flags=re.MULTILINE)
+    cells = [[line.strip()[1:-1].split("|") for line in block.splitlines()] for block in blocks]
+    return [[[cell.strip() for cell in row] for i, row in enumerate(table) if i != 1] for table in cells]
+
+
+def numbers(text: str) -> list[str]:
+    return [found.rstrip(",") for found in NUMBER.findall(text)]
+
+
+def agree(printed: str, value: float) -> bool:
+    """Whether `printed` is `value`, rounded to as many digits."""
+    decimals = len(printed.partition(".")[2])
+    return f"{value:.{decimals}f}" == printed.replace(",", "")
+
+
+def digits_betas(table: Table) -> Expected:
+    """Rows are a layer whose beta changes, columns its values."""
+    rates = {tuple(row["betas"]): row["test"]["rates_nats"] for row in read("digits_betas.json")["rows"]}
+    for layer in (1, 2):
+        assert table[layer][0] == f"R_1, R_2 at β_{layer} = β"
+        values = [float(beta) for beta in table[0][1:]]
+        yield [None, *(rates[(beta, 1.0) if layer == 1 else (1.0, beta)] for beta in values)]
+
+
+def digits_guidance(table: Table) -> Expected:
+    """Best betas, score ± error; then rivals: score ± error, and betas where they were chosen."""
+    applications = read("digits_guidance.json")["applications"]
+    for row in table[1:]:
+        entry = applications[row[0].partition(",")[0]]
+        scores = {
+            name: [entry[name]["test"], entry[name]["test_standard_error"]]
+            for name in ("best", "equal_betas", "unit_betas", "baseline")
+        }
+        yield [
+            None,
+            entry["best"]["betas"],
+            scores["best"],
+            [*scores["equal_betas"], entry["equal_betas"]["betas"][0]],
+            scores["unit_betas"],
+            [*scores["baseline"], *entry["baseline"]["betas"]],
+        ]
+
+
+def fashion_reference(table: Table) -> Expected:
+    rows = {
+        (row["inference"], *row["betas"], row["seed"]): row for row in read("fashion_reference.json")["rows"]
+    }
+    assert len(table) - 1 == len(rows)
+    for inference, betas, seed, *_ in table[1:]:
+        row = rows[(INFERENCE[inference], *map(float, numbers(betas)), int(seed))]
+        test = row["test"]
+        measured = (
+            test["distortion_nats"],
+            *test["rates_nats"],
+            test["negative_elbo_nats"],
+            test["negative_importance_weighted_bound_nats"],
+        )
+        yield [None, row["betas"], [row["seed"]], *([value] for value in measured)]
+
+
+def digits_targets(table: Table) -> Expected:
+    rows = [row for row in read("digits_targets.json") if row["control"] == "target_rates"]
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = collections.defaultdict(list)
+    for row in rows:
+        groups[(row["inference"], row["num_layers"])].append(row)
+    assert len(table) - 1 == len(groups)
+    for model, num_layers, runs, _, _, settled in table[1:]:
+        own = groups[(INFERENCE[model], int(num_layers))]
+        errors = [np.abs(np.divide(r["train_rates_nats"], r["targets_nats"]) - 1.0).max() for r in own]
+        steps = [row["settled_at_step"] for row in own if row["settled_at_step"] is not None]
+        yield [
+            None,
+            [int(num_layers)],
+            [len(own), len({row["seed"] for row in own})][: len(numbers(runs))],
+            [sum(error < 0.01 for error in errors)],
+            [100 * max(errors)],
+            [len(steps), float(np.median(steps))][: len(numbers(settled))],
+        ]
+
+
+def benchmark(table: Table) -> Expected:
+    """A column a case, and a row each for what the benchmark writes under these names."""
+    names = {
+        "training step, ours (ms)": "ours_ms",
+        "training step, PyTorch (ms)": "torch_ms",
+        "ours / PyTorch": "ratio",
+        "epoch with data, ours / PyTorch": "epoch_ratio",
+        "packed grid, model-steps/s": "grid_model_steps_per_s",
+        "packed grid, times PyTorch one at a time": "grid_speedup_over_torch",
+        "part of the best matrix product's speed": "roofline_fraction",
+        "peak memory, compiling (MiB)": "ours_peak_mib",
+        "peak memory, from the compile cache (MiB)": "ours_warm_peak_mib",
+        "peak memory, PyTorch (MiB)": "torch_peak_mib",
+        "start to first step, compiling (s)": "first_step_cold_s",
+        "start to first step, from the compile cache (s)": "first_step_warm_s",
+    }
+    cases = {"32×32 reference": "cifar_reference", "28×28 reference": "reference_28", "digits": "digits"}
+    measured = {(row["case"], row["cores"]): row for row in read("benchmark.json")}
+    columns = [
+        measured[cases[title.partition(",")[0]], "one" if "one core" in title else "all"]
+        for title in table[0][1:]
+    ]
+    for label, *cells in table[1:]:
+        scale = 100.0 if cells[0].endswith("%") else 1.0
+        yield [None, *([scale * column[names[label]]] for column in columns)]
+
+
+# The first cells of a table's first row → where its numbers come from.
+ORIGINS: dict[tuple[str, ...], Callable[[Table], Expected]] = {
+    ("β", "0.1"): digits_betas,
+    ("application", "best betas"): digits_guidance,
+    ("inference", "β_1, β_2"): fashion_reference,
+    ("model", "L"): digits_targets,
+    ("", "32×32 reference, batch 256"): benchmark,
+}
+
+
+def test_every_table_has_an_origin_and_no_origin_is_left_over():
+    found = [tuple(table[0]) for table in tables() if tuple(table[0]) not in WITHOUT_RESULTS]
+    assert sorted(title[:2] for title in found) == sorted(ORIGINS)
+
+
+@pytest.mark.parametrize("title", ORIGINS, ids=lambda title: ORIGINS[title].__name__)
+def test_the_numbers_of_a_table_are_those_of_its_file(title):
+    (table,) = [table for table in tables() if tuple(table[0][:2]) == title]
+    expected = list(ORIGINS[title](table))
+    assert len(expected) == len(table) - 1
+    for row, values_of_row in zip(table[1:], expected, strict=True):
+        assert len(row) == len(values_of_row)
+        for cell, values in zip(row, values_of_row, strict=True):
+            if values is None:
+                continue
+            printed = numbers(cell)
+            is_same = len(printed) == len(values) and all(map(agree, printed, values))
+            assert is_same, f"the README has {cell!r} in the row {row}; its file says {values}"
+
+
+def elbo_at_one() -> list[float]:
+    (row,) = [row for row in read("digits_betas.json")["rows"] if row["betas"] == [1.0, 1.0]]
+    return [row["test"]["distortion_nats"], row["test"]["negative_elbo_nats"]]
+
+
+def wins() -> list[float]:
+    entries = read("digits_guidance.json")["applications"]
+    names = ("representation", "reconstruction", "generation")
+    return [entries[name]["equal_betas"]["num_standard_errors"] for name in names]
+
+
+def nats_of_the_best_reconstructions() -> list[float]:
+    entry = read("digits_guidance.json")["applications"]["reconstruction"]
+    return [sum(entry[name]["rates_nats"]) for name in ("baseline", "best")]
+
+
+def size_of_the_grid() -> list[float]:
+    rows = read("digits_grid.csv")
+    values = [len({row[f"beta_{layer}"] for row in rows}) for layer in (1, 2)]
+    return [len(rows), *values, len({row["seed"] for row in rows})]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "values"),
+    [
+        (r"At \(1, 1\): D (\S+), −ELBO (\S+) nats", elbo_at_one),
+        (
+            r"for representation, by (\S+) standard errors; .* no clear difference \((\S+) and (\S+)\)",
+            wins,
+        ),
+        (r"best reconstructions spend more nats \((\S+) against (\S+)\)", nats_of_the_best_reconstructions),
+        (r"The grid of (\d+) models above \(75 epochs, (\d) × (\d) betas, (\d) seeds\)", size_of_the_grid),
+    ],
+)
+def test_the_numbers_of_a_sentence_are_those_of_its_file(sentence, values):
+    found = re.findall(sentence, " ".join(README.split()))
+    assert len(found) == 1, f"the README should say once: {sentence}"
+    assert all(map(agree, found[0], values())), f"the README says {found[0]}, its file {values()}"
+
+
+@pytest.mark.parametrize(
+    ("printed", "value", "same"),
+    [("1,152", 1152.48, True), ("0.98", 0.9807, True), ("0.98", 0.9851, False), ("35", 34.5, False)],
+)
+def test_numbers_are_compared_at_their_own_precision(printed, value, same):
+    assert numbers(f"| {printed}%, β_1 32×32 |") == [printed]
+    assert agree(printed, value) == same
