@@ -28,6 +28,8 @@ def get_config() -> ConfigDict:
                 "likelihood": "bernoulli",
                 "likelihood_std": 1.0,
                 "num_mixture_components": 10,
+                "compute_dtype": "float32",
+                "remat": False,
             },
             "objective": {
                 "betas": (1.0, 1.0),
@@ -45,6 +47,7 @@ def get_config() -> ConfigDict:
                 "order_seed": 0,
                 "num_epochs": 200.0,
                 "batch_size": 256,
+                "micro_batch": 0,  # chosen for the platform
                 "learning_rate": 3e-4,
                 "learning_rate_decay_fraction": 0.0,
                 "b1": 0.9,

@@ -117,7 +117,9 @@ def peak_bytes() -> int:
 def _working_bytes(built: Experiment, params: Params) -> int:
     """A bound on what one gradient keeps at a time, from the bytes that its operations touch."""
     image_shape = built.dataset.image_shape
-    num_images = training.pick_micro_batch((built.training.batch_size, *image_shape))
+    num_images = built.training.micro_batch or training.pick_micro_batch(
+        (built.training.batch_size, *image_shape)
+    )
     x = jax.ShapeDtypeStruct((num_images, *image_shape), np.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
 

@@ -47,6 +47,8 @@ class TrainingConfig:
       order_seed: of the order in which images are seen; runs that share it see the same batches.
       num_epochs: passes over the training split; the number of steps is ⌊num_epochs · N / batch_size⌋.
       batch_size: images per step over all devices.
+      micro_batch: images that a device takes at a time; gradients are accumulated over as many such parts
+        as its share of the batch has. 0 takes what is fastest on the platform.
       learning_rate, b1, b2, eps: of Adam.
       learning_rate_decay_fraction: share of the steps, at the end, over which the learning rate falls
         linearly to 0; 0 keeps it constant.
@@ -62,6 +64,7 @@ class TrainingConfig:
     order_seed: int
     num_epochs: float
     batch_size: int
+    micro_batch: int
     learning_rate: float
     learning_rate_decay_fraction: float
     b1: float
@@ -92,6 +95,8 @@ class TrainingConfig:
         _require(self, "learning_rate_decay_fraction", 0.0 <= decay <= 1.0, "in [0, 1]")
         is_norm = math.isfinite(self.max_grad_norm) and self.max_grad_norm >= 0
         _require(self, "max_grad_norm", is_norm, "finite and not negative; 0 turns clipping off")
+        is_size = isinstance(self.micro_batch, int) and self.micro_batch >= 0
+        _require(self, "micro_batch", is_size, "a number of images; 0 chooses for the platform")
         for name in ("seed", "order_seed"):
             value = getattr(self, name)
             _require(self, name, isinstance(value, int) and 0 <= value < 2**32, "in [0, 2**32)")
@@ -111,11 +116,18 @@ class TrainingConfig:
         return num_steps
 
     def check_devices(self, num_devices: int) -> None:
-        """Raises RunError unless the devices divide the batch."""
+        """Raises RunError unless the devices divide the batch, and micro-batches a device's share."""
         if self.batch_size % num_devices:
             raise RunError(
                 f"config.training.batch_size={self.batch_size} cannot be divided over {num_devices} devices; "
                 f"use a multiple of {num_devices}"
+            )
+        share = self.batch_size // num_devices
+        if self.micro_batch and share % self.micro_batch:
+            raise RunError(
+                f"config.training.micro_batch={self.micro_batch} does not divide the {share} images of a "
+                f"batch that each device takes (config.training.batch_size={self.batch_size}, {num_devices} "
+                "devices); use a divisor, or 0"
             )
 
     def make_optimizer(self) -> optax.GradientTransformation:
@@ -187,7 +199,6 @@ def make_train_step(
     preprocess_fn: PreprocessFn,
     control: BetaControl,
     config: TrainingConfig,
-    micro_batch: int | None = None,
     axis_name: str | None = None,
 ) -> StepFn:
     """The pure step `(state, images) -> (state, metrics)`.
@@ -199,9 +210,7 @@ def make_train_step(
       terms_fn: (params, x `[B, ...]`, keys `[B]`) → terms.
       preprocess_fn: (keys `[B]`, stored images `[B, ...]`) → x.
       control: moves the betas, and scales the learning rate.
-      config: optimiser and averaging.
-      micro_batch: images per gradient evaluation, a divisor of the images that a call gets; gradients
-        are averaged over the micro-batches. None takes what is fastest on the platform.
+      config: optimiser, averaging, and the images per gradient evaluation.
       axis_name: of the devices that share a batch; None on one.
     """
     tx = config.make_optimizer()
@@ -215,7 +224,7 @@ def make_train_step(
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
     def mean_grads(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array):
-        part_size = micro_batch or pick_micro_batch(images.shape)
+        part_size = config.micro_batch or pick_micro_batch(images.shape)
         num_parts = images.shape[0] // part_size
         parts = jax.tree.map(lambda a: a.reshape(num_parts, part_size, *a.shape[1:]), (images, keys))
 

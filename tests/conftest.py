@@ -35,6 +35,8 @@ def make_config() -> Callable[..., ModelConfig]:
             "likelihood": "gaussian_fixed_std",
             "likelihood_std": 0.5,
             "num_mixture_components": 2,
+            "compute_dtype": "float32",
+            "remat": False,
         }
         unknown = changes.keys() - fields.keys()
         assert not unknown, f"no such fields of ModelConfig: {unknown}"

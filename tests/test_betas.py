@@ -17,6 +17,7 @@ CONFIG = TrainingConfig(
     order_seed=0,
     num_epochs=300.0,
     batch_size=1024,
+    micro_batch=0,
     learning_rate=1e-2,
     learning_rate_decay_fraction=0.7,
     b1=0.9,
@@ -169,7 +170,7 @@ def test_the_learning_rate_falls_to_nothing_and_the_step_obeys():
     control = betas.constant(betas.linear_decay(0, 2))
     state = training.init_state(linear_gaussian.init_params(), ONES, control, CONFIG)
     images = jnp.asarray(linear_gaussian.data(16))
-    step_fn = training.make_train_step(linear_gaussian.terms_fn, identity, control, CONFIG, 16)
+    step_fn = training.make_train_step(linear_gaussian.terms_fn, identity, control, CONFIG)
     moved = [abs(float(leaf)) for leaf in jax.tree.leaves(step_fn(state, images)[0].params)]
     assert max(moved) == pytest.approx(CONFIG.learning_rate, rel=1e-3)  # Adam's first step
     late = state._replace(step=jnp.asarray(2))

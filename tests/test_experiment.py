@@ -25,14 +25,14 @@ SHAPES = {
 def train_step(config, shape):
     """A whole training step of a config, on images that are not there: model, state and metrics."""
     model = make_hvae(ModelConfig(**config.model), shape)
-    training_config = training.TrainingConfig(**config.training)
+    size = config.training.batch_size
+    training_config = training.TrainingConfig(**{**config.training, "micro_batch": size})
     decay = training_config.learning_rate_decay_fraction
     control = ObjectiveConfig(**config.objective).make_control(100, math.prod(shape), decay)
     params = model.init(jax.random.key(0), jnp.zeros((1, *shape)), jax.random.key(0))
     state = training.init_state(params, config.objective.betas, control, training_config)
     preprocess_fn = data.make_preprocess(config.data.binarize)
-    size = training_config.batch_size
-    step_fn = training.make_train_step(model.apply, preprocess_fn, control, training_config, size)
+    step_fn = training.make_train_step(model.apply, preprocess_fn, control, training_config)
     return params, step_fn(state, jnp.zeros((size, *shape), jnp.uint8))
 
 

@@ -16,6 +16,7 @@ CONFIG = training.TrainingConfig(
     order_seed=0,
     num_epochs=75.0,  # 300 steps over 64 images
     batch_size=16,
+    micro_batch=0,
     learning_rate=1e-2,
     learning_rate_decay_fraction=0.0,
     b1=0.9,

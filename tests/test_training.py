@@ -21,6 +21,7 @@ CONFIG = training.TrainingConfig(
     order_seed=0,
     num_epochs=600.0,
     batch_size=1024,
+    micro_batch=0,
     learning_rate=1e-2,
     learning_rate_decay_fraction=0.0,
     b1=0.9,
@@ -163,11 +164,13 @@ def test_a_run_compiles_the_step_once(tmp_path):
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch():
-    config, control = short(5), betas.constant()
-    state = training.init_state(linear_gaussian.init_params(), (0.7, 1.3), control, config)
+    control = betas.constant()
+    state = training.init_state(linear_gaussian.init_params(), (0.7, 1.3), control, short(5))
     images = jnp.asarray(linear_gaussian.data(16))
     results = [
-        training.make_train_step(linear_gaussian.terms_fn, identity, control, config, size)(state, images)
+        training.make_train_step(linear_gaussian.terms_fn, identity, control, short(5, micro_batch=size))(
+            state, images
+        )
         for size in (16, 4)
     ]
     for a, b in zip(*map(jax.tree.leaves, results), strict=True):
@@ -208,7 +211,7 @@ def test_a_learning_rate_that_diverges_stops_the_run(tmp_path):
 def test_a_step_that_is_not_finite_leaves_the_state_alone():
     config, control = short(5), betas.constant()
     state = training.init_state(linear_gaussian.init_params(), (1.0, 1.0), control, config)
-    step_fn = training.make_train_step(linear_gaussian.terms_fn, identity, control, config, 16)
+    step_fn = training.make_train_step(linear_gaussian.terms_fn, identity, control, config)
     after, metrics = step_fn(state, jnp.full((16, 1), jnp.nan))
     assert not training.is_finite(metrics)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
@@ -219,7 +222,7 @@ def test_averaged_parameters_and_clipping_follow_their_definition():
     config, control = short(5, ema_decay=0.9, max_grad_norm=1e-3, eps=1.0), betas.constant()
     state = training.init_state(linear_gaussian.init_params(), (1.0, 1.0), control, config)
     images = jnp.asarray(linear_gaussian.data(16))
-    after, metrics = training.make_train_step(linear_gaussian.terms_fn, identity, control, config, 16)(
+    after, metrics = training.make_train_step(linear_gaussian.terms_fn, identity, control, config)(
         state, images
     )
     for old, new, average in zip(
@@ -246,6 +249,7 @@ def test_batches_see_every_image_once_per_epoch_in_an_order_of_their_own():
     ("field", "value"),
     [
         ("batch_size", 0),
+        ("micro_batch", -1),
         ("learning_rate", -1.0),
         ("learning_rate", math.nan),
         ("num_epochs", 0.0),
@@ -266,6 +270,14 @@ def test_a_training_field_out_of_range_is_named(field, value):
 def test_devices_must_divide_the_batch():
     with pytest.raises(RunError, match=r"batch_size=16 cannot be divided over 3 devices"):
         short(5).check_devices(3)
+
+
+def test_micro_batches_must_divide_what_a_device_takes():
+    short(5, micro_batch=4).check_devices(4)
+    with pytest.raises(
+        RunError, match=r"micro_batch=8 does not divide the 4 images .*batch_size=16, 4 devices"
+    ):
+        short(5, micro_batch=8).check_devices(4)
 
 
 def test_less_than_one_batch_is_refused():

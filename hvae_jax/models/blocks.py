@@ -1,5 +1,8 @@
 """The parts that the generative and inference networks are made of.
 
+Parameters are float32. Each part computes in the type of its input, and what leaves the networks as
+mean and standard deviation is float32 again.
+
 Every convolution of the models is one *stage* of the image's way down, or its transpose on the way
 up: kernel 4, stride 2, padding 1 where a side is even, and kernel 4, stride 1, no padding where it is
 odd. 32 → 16 → 8 → 4 and 28 → 14 → 7 → 4 are the published ones. A stage's transpose restores the side
@@ -70,7 +73,7 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         init = uniform_fan_in(x.shape[-1])
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        return add_bias(x @ kernel, self.param("bias", init, (self.features,)))
+        return add_bias(x @ kernel.astype(x.dtype), self.param("bias", init, (self.features,)))
 
 
 class Conv(nn.Module):
@@ -86,7 +89,7 @@ class Conv(nn.Module):
         size, channels = self.kernel_size, x.shape[-1]
         init = uniform_fan_in(size * size * channels)
         kernel = self.param("kernel", init, (size, size, channels, self.features))
-        y = convolution.conv(x, kernel, stride=self.stride, padding=self.padding)
+        y = convolution.conv(x, kernel.astype(x.dtype), stride=self.stride, padding=self.padding)
         return add_bias(y, self.param("bias", init, (self.features,)))
 
 
@@ -104,7 +107,7 @@ class ConvTranspose(nn.Module):
         # PyTorch takes the output channels for the fan of a transposed convolution.
         init = uniform_fan_in(size * size * self.features)
         kernel = self.param("kernel", init, (size, size, channels, self.features))
-        y = convolution.conv_transpose(x, kernel, stride=self.stride, padding=self.padding)
+        y = convolution.conv_transpose(x, kernel.astype(x.dtype), stride=self.stride, padding=self.padding)
         return add_bias(y, self.param("bias", init, (self.features,)))
 
 
@@ -188,17 +191,25 @@ class DenseHead(nn.Module):
 
 def with_softplus_std(head: tuple[jax.Array, jax.Array]) -> Gaussian:
     """A Gaussian whose standard deviation is softplus of the second array."""
-    return Gaussian(head[0], nn.softplus(head[1]) + MIN_STD)
+    mean, raw = to_float32(head)
+    return Gaussian(mean, nn.softplus(raw) + MIN_STD)
 
 
 def with_softplus_var(head: tuple[jax.Array, jax.Array]) -> Gaussian:
     """A Gaussian whose *variance* is softplus of the second array: a ladder's proposal."""
-    return Gaussian(head[0], jnp.sqrt(nn.softplus(head[1]) + MIN_STD**2))
+    mean, raw = to_float32(head)
+    return Gaussian(mean, jnp.sqrt(nn.softplus(raw) + MIN_STD**2))
+
+
+def to_float32(head: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Both arrays as float32: rates and draws are computed in it whatever the networks compute in."""
+    return head[0].astype(jnp.float32), head[1].astype(jnp.float32)
 
 
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     """`[..., F]` + `[F]`, broadcast by name so that it passes where rank promotion is an error."""
-    return y + jnp.broadcast_to(bias, y.shape)
+    # Added in the bias's own float32: its gradient is a sum over many pixels, too long for bfloat16.
+    return (y.astype(bias.dtype) + jnp.broadcast_to(bias, y.shape)).astype(y.dtype)
 
 
 def flatten(x: jax.Array) -> jax.Array:

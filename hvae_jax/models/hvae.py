@@ -19,6 +19,7 @@ from hvae_jax.models import blocks
 from hvae_jax.objective import LayerwiseTerms
 
 INFERENCE = ("generalized_top_down", "ladder")
+COMPUTE_DTYPES = ("float32", "bfloat16")
 MIN_SIDE, MAX_SIDE = 8, 64
 
 
@@ -36,6 +37,10 @@ class ModelConfig:
       likelihood: one of `likelihoods.LIKELIHOODS`.
       likelihood_std: σ of "gaussian_fixed_std"; "gaussian_learned_std" starts from it, within 1 %.
       num_mixture_components: of "logistic_mixture".
+      compute_dtype: of the networks' products and activations. Parameters, draws, rates and likelihood
+        are float32 whatever it is.
+      remat: whether gradients compute the networks' activations a second time instead of keeping them:
+        the same numbers in less memory, for about a third more time.
 
     Example:
       >>> config = ModelConfig(
@@ -46,6 +51,8 @@ class ModelConfig:
       ...     likelihood="bernoulli",
       ...     likelihood_std=1.0,  # of the Gaussian likelihoods; every field is given
       ...     num_mixture_components=10,
+      ...     compute_dtype="float32",
+      ...     remat=False,
       ... )
       >>> len(config.latent_shapes)
       2
@@ -58,6 +65,8 @@ class ModelConfig:
     likelihood: str
     likelihood_std: float
     num_mixture_components: int
+    compute_dtype: str
+    remat: bool
 
     def __post_init__(self) -> None:
         if self.inference == "bottom_up":
@@ -73,6 +82,13 @@ class ModelConfig:
                 f"config.model.likelihood={self.likelihood!r} is unknown; "
                 f"choose one of {likelihoods.LIKELIHOODS}"
             )
+        if self.compute_dtype not in COMPUTE_DTYPES:
+            raise RunError(
+                f"config.model.compute_dtype={self.compute_dtype!r} is unknown; "
+                f"choose one of {COMPUTE_DTYPES}"
+            )
+        if not isinstance(self.remat, bool):
+            raise RunError(f"config.model.remat={self.remat!r} must be True or False")
         for name in ("channels", "num_stages", "num_mixture_components"):
             value = getattr(self, name)
             if not _is_integer(value) or value < 1:
@@ -135,17 +151,19 @@ class HVAE(nn.Module):
         shapes = config.latent_shapes
         depths = [_depth(stages, shape) for shape in shapes]
         inner = range(len(shapes) - 1)
-        self.prior = [Prior(shapes[i], stages, depths[i], config.channels) for i in inner]
+        # Rematerialised, a network's gradient keeps its inputs alone. Typed as what it is without.
+        wrap: Any = nn.remat if config.remat else lambda network: network
+        self.prior = [wrap(Prior)(shapes[i], stages, depths[i], config.channels) for i in inner]
         if config.inference == "ladder":
             # Layer l leaves the shared pass one stage before its own side, the top layer at its side.
-            self.bottom_up = [blocks.Down((stage,), config.channels) for stage in stages[: max(depths)]]
+            self.bottom_up = [wrap(blocks.Down)((stage,), config.channels) for stage in stages[: max(depths)]]
             own = [stages[depths[i] - 1 : depths[i]] for i in inner]
-            self.posterior = [Proposal(shapes[i], own[i], config.channels) for i in inner] + [
-                Proposal(shapes[-1], (), config.channels)
+            self.posterior = [wrap(Proposal)(shapes[i], own[i], config.channels) for i in inner] + [
+                wrap(Proposal)(shapes[-1], (), config.channels)
             ]
         else:
             self.posterior = [
-                Posterior(shape, stages, depth, config.channels)
+                wrap(Posterior)(shape, stages, depth, config.channels)
                 for shape, depth in zip(shapes, depths, strict=True)
             ]
         likelihood = likelihoods.make_likelihood(
@@ -156,7 +174,7 @@ class HVAE(nn.Module):
             start = math.log(config.likelihood_std)
             self.log_std = self.param("log_std", lambda _: jnp.asarray(start, jnp.float32))
         is_mixture = config.likelihood == "logistic_mixture"
-        self.decoder = Decoder(stages[: depths[0]], config.channels, num_outputs, is_mixture)
+        self.decoder = wrap(Decoder)(stages[: depths[0]], config.channels, num_outputs, is_mixture)
 
     def __call__(self, x: jax.Array, key: jax.Array) -> LayerwiseTerms:
         """D and R_1 … R_L of each image, with one posterior draw per image.
@@ -170,7 +188,7 @@ class HVAE(nn.Module):
         """
         layers = self._infer(x, key)
         rates = [gaussian.kl_divergence(layer.q, layer.p) for layer in layers]
-        log_likelihood = self._likelihood().log_prob(self.decoder(layers[0].z), x)
+        log_likelihood = self._likelihood().log_prob(self._outputs(layers[0].z), x)
         return LayerwiseTerms(-log_likelihood, jnp.stack(rates, axis=1))
 
     def log_weight(self, x: jax.Array, key: jax.Array) -> jax.Array:
@@ -184,7 +202,7 @@ class HVAE(nn.Module):
           `[B]`, nats. Its mean is the ELBO; log E exp is log p(x) (Burda et al., 2016).
         """
         layers = self._infer(x, key)
-        log_weight = self._likelihood().log_prob(self.decoder(layers[0].z), x)
+        log_weight = self._likelihood().log_prob(self._outputs(layers[0].z), x)
         for layer in layers:
             log_weight += gaussian.log_prob(layer.p, layer.z) - gaussian.log_prob(layer.q, layer.z)
         return log_weight
@@ -205,7 +223,7 @@ class HVAE(nn.Module):
 
     def decode(self, z_1: jax.Array) -> jax.Array:
         """E[x|z_1], `[B, H, W, C]`, not clipped."""
-        return self._likelihood().mean(self.decoder(z_1))
+        return self._likelihood().mean(self._outputs(z_1))
 
     def reconstruct(self, x: jax.Array, from_layer: int = 1) -> jax.Array:
         """E[x|z_1] with the posterior means of layers L … from_layer and the prior means below.
@@ -280,7 +298,7 @@ class HVAE(nn.Module):
         """What inference reads: x, and for a ladder the shared bottom-up pass over it, stage by stage."""
         if x.shape[1:] != self.image_shape:
             raise ValueError(f"x must be [B, {', '.join(map(str, self.image_shape))}], got {x.shape}")
-        features = [x]
+        features = [self._cast(x)]
         if self.config.inference == "ladder":
             for stage in self.bottom_up:
                 features.append(stage(features[-1]))
@@ -288,20 +306,28 @@ class HVAE(nn.Module):
 
     def _prior(self, index: int, higher: list[jax.Array]) -> Gaussian | None:
         """p(z_l|z_{>l}); None stands for the top layer's N(0, I)."""
-        return self.prior[index](higher) if higher else None
+        return self.prior[index](list(map(self._cast, higher))) if higher else None
 
     def _posterior(
         self, index: int, features: list[jax.Array], higher: list[jax.Array], p: Gaussian | None
     ) -> Gaussian:
         network: Any = self.posterior[index]  # a Proposal for a ladder, else a Posterior
         if self.config.inference != "ladder":
-            return network(features[0], higher)
+            return network(features[0], list(map(self._cast, higher)))
         side = self.config.latent_shapes[index]
         depth = _depth(blocks.make_stages(self.image_shape[0], self.config.num_stages), side)
         if p is None:  # the top layer's posterior is what the bottom-up pass says
             return blocks.with_softplus_std(network(features[depth]))
         proposal = blocks.with_softplus_var(network(features[depth - 1]))
         return gaussian.precision_weighted(proposal, p)
+
+    def _outputs(self, z_1: jax.Array) -> jax.Array:
+        """What the decoder says of x, in float32 for the likelihood."""
+        return self.decoder(self._cast(z_1)).astype(jnp.float32)
+
+    def _cast(self, a: jax.Array) -> jax.Array:
+        """To the type that the networks compute in."""
+        return a.astype(self.config.compute_dtype)
 
     def _likelihood(self) -> likelihoods.Likelihood:
         std: jax.Array | float = self.config.likelihood_std
