@@ -127,7 +127,8 @@ class HVAE(nn.Module):
     published networks of Xiao and Bamler (2023), layer for layer. L = 1 is the plain VAE.
 
     Example:
-      >>> config = ModelConfig("generalized_top_down", ((2, 2, 4), (3,)), 4, 2, "bernoulli", 1.0, 10)
+      >>> sizes = (((2, 2, 4), (3,)), 4, 2)
+      >>> config = ModelConfig("generalized_top_down", *sizes, "bernoulli", 1.0, 10, "float32", False)
       >>> model = make_hvae(config, image_shape=(8, 8, 1))
       >>> x, key = jnp.zeros((5, 8, 8, 1)), jax.random.key(0)
       >>> params = jax.eval_shape(model.init, key, x, key)  # only shapes; model.init(key, x, key) draws them
@@ -433,7 +434,8 @@ def make_hvae(config: ModelConfig, image_shape: tuple[int, int, int]) -> HVAE:
       RunError: the config does not fit such images.
 
     Example:
-      >>> config = ModelConfig("generalized_top_down", ((4, 4, 16), (20,)), 16, 3, "bernoulli", 1.0, 10)
+      >>> sizes = (((4, 4, 16), (20,)), 16, 3)
+      >>> config = ModelConfig("generalized_top_down", *sizes, "bernoulli", 1.0, 10, "float32", False)
       >>> make_hvae(config, image_shape=(28, 28, 1)).num_layers  # the published network for MNIST
       2
     """
