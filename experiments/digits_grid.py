@@ -9,7 +9,7 @@ Command: python -m experiments.grid --config=experiments/digits_grid.py
 
 from ml_collections import ConfigDict
 
-from experiments import digits
+from experiments import cifar_grid, digits
 
 BETAS = tuple(round(10.0 ** (-1 + k / 4), 4) for k in range(9))
 
@@ -21,12 +21,9 @@ def get_config() -> ConfigDict:
         {
             "training": {"num_epochs": 75.0},
             "grid": {
+                **cifar_grid.get_config().to_dict()["grid"],
                 "betas": (BETAS, BETAS),
-                "points": (),
                 "seeds": (0, 1, 2),
-                "data_order": "shared",
-                "chunk_size": 0,
-                "memory_gib": 0.0,
             },
         }
     )

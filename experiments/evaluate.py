@@ -2,11 +2,14 @@
 
     python -m experiments.evaluate --workdir=runs/digits
     python -m experiments.evaluate --workdir=grids/digits --baseline=grids/digits_one_layer --check_bounds
+    python -m experiments.evaluate --workdir=grids/fashion --repeats=grids/fashion_seed_1
 
 Every model gets metrics.json and pictures.npz in its run folder; DIR gets evaluation.csv, guidance.json,
 guidance.md, figures/ and report.html. A model that was already evaluated with the same settings is not
 evaluated again, so the same command resumes. The data set's classifier is trained once, in
-DIR/classifiers. --check_bounds exits with status 1 if a model breaks a bound beyond its sampling error.
+DIR/classifiers. --repeats names a grid of the same models with other seeds, over fewer betas if need be:
+the error bars of its betas then know the spread over seeds. --check_bounds exits with status 1 if a model
+breaks a bound beyond its sampling error.
 """
 
 import dataclasses
@@ -32,6 +35,7 @@ from hvae_jax.figures import report
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run or of a grid.", required=True)
 _BASELINE = flags.DEFINE_string("baseline", None, "Folder of a run or grid with L = 1, to compare with.")
+_REPEATS = flags.DEFINE_string("repeats", None, "Folder of a grid of the same models with other seeds.")
 _CLASSIFIERS = flags.DEFINE_string("classifiers", None, "Where classifiers lie; DIR/classifiers by default.")
 _CHECK_BOUNDS = flags.DEFINE_boolean("check_bounds", False, "Exit with status 1 if a bound is broken.")
 _SIZES = {
@@ -55,8 +59,11 @@ def main(arguments: list[str]) -> None:
     sizes = Sizes(**{name: holder.value for name, holder in _SIZES.items()})
     runs = results.find_runs(workdir)
     baseline_runs = results.find_runs(_BASELINE.value) if _BASELINE.value else None
+    repeats = find_repeats(pathlib.Path(_REPEATS.value), runs) if _REPEATS.value else None
     evaluators = Evaluators(pathlib.Path(_CLASSIFIERS.value or workdir / "classifiers"), sizes)
     models = evaluate_runs(runs, evaluators)
+    if repeats:
+        models += [m._replace(name=name_repeat(m.folder)) for m in evaluate_runs(repeats, evaluators)]
     baseline = evaluate_runs(baseline_runs, evaluators) if baseline_runs else []
     if any(model.num_layers != 1 for model in baseline):
         raise RunError(f"--baseline={_BASELINE.value} must hold models of one layer")
@@ -81,6 +88,34 @@ def require_packages() -> None:
     missing = [name for name in ("plotly", "skimage") if importlib.util.find_spec(name) is None]
     if missing:
         raise RunError(f'evaluation needs {" and ".join(missing)}; pip install -e ".[evaluation]"')
+
+
+def find_repeats(folder: pathlib.Path, runs: Runs) -> Runs:
+    """The runs in `folder`, which repeat some of `runs` with other seeds.
+
+    Raises:
+      RunError: they are other models, or the same seeds.
+    """
+    repeats = results.find_runs(folder)
+    known = [records.read_json(run / records.CONFIG_FILE) for run in runs.folders]
+    taken = {(*config["objective"]["betas"], config["training"]["seed"]) for config in known}
+    for run in repeats.folders:
+        config = records.read_json(run / records.CONFIG_FILE)
+        if _shared(config) != _shared(known[0]):
+            raise RunError(
+                f"--repeats={folder} must differ from --workdir in betas and seeds only; {run} does not"
+            )
+        betas, seed = config["objective"]["betas"], config["training"]["seed"]
+        if (*betas, seed) in taken:
+            raise RunError(
+                f"--repeats={folder}: {run} has betas {betas} and seed {seed}, as a run of --workdir has"
+            )
+    return repeats
+
+
+def name_repeat(folder: pathlib.Path) -> str:
+    """What a repeated model of a grid is called beside those that it repeats: grid/model."""
+    return f"{folder.parents[1].name}/{folder.name}"
 
 
 class Evaluators:

@@ -70,13 +70,19 @@ def test_a_resumed_evaluation_does_what_is_missing_and_a_broken_bound_ends_with_
     records.write_json(files[2], metrics)
     before = [file.stat().st_mtime_ns for file in files]
     files[1].unlink()
-    result = evaluate(f"--workdir={tmp_path / 'grid'}", "--check_bounds", *QUICK)
+    again = tmp_path / "again"
+    small_grid.make_run(again / "models" / "0000", grid.parent / "classes.npz", BETAS[1], seed=7)
+    result = evaluate(f"--workdir={tmp_path / 'grid'}", f"--repeats={again}", "--check_bounds", *QUICK)
     assert result.returncode == 1
     after = [file.stat().st_mtime_ns for file in files]
     assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, True]
     assert records.read_json(files[1]) == records.read_json(grid / "models" / "0001" / "metrics.json")
     assert "violation in 0002: I_q(y; z_L) = 40.0000" in result.stdout
     assert "Traceback" not in result.stderr
+    # The repeated model is another seed of the same betas.
+    entries = records.read_json(tmp_path / "grid" / "guidance.json")["applications"].values()
+    assert {tuple(entry["unit_betas"]["models"]) for entry in entries} == {("0001", "again/0000")}
+    assert {tuple(entry["unit_betas"]["seeds"]) for entry in entries} == {(1, 7)}
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path):
@@ -84,6 +90,13 @@ def test_a_folder_without_a_run_is_one_line(tmp_path):
     assert result.returncode == 1
     assert "holds neither a run (config.json) nor a grid (models/)" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_repeats_with_the_seeds_of_the_grid_are_one_line(grid):
+    result = evaluate(f"--workdir={grid}", f"--repeats={grid}")
+    assert result.returncode == 1
+    assert "has betas [0.1, 1.0, 1.0] and seed 0, as a run of --workdir has" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def find_browser() -> str:
