@@ -5,25 +5,16 @@ import jax.numpy as jnp
 import linear_gaussian
 import numpy as np
 import pytest
+from linear_gaussian import identity
 
 from hvae_jax import betas, records, training
 from hvae_jax.evaluation.targets import target_status
-from hvae_jax.training import TrainingConfig
 
 ONES = (1.0, 1.0)
 BOUNDS = ((1e-3, 1e-3), (1e3, 1e3))
-CONFIG = TrainingConfig(
-    seed=0,
-    order_seed=0,
+CONFIG = linear_gaussian.training_config(
     num_epochs=300.0,
-    batch_size=1024,
-    micro_batch=0,
-    learning_rate=1e-2,
     learning_rate_decay_fraction=0.7,
-    b1=0.9,
-    b2=0.999,
-    eps=1e-8,
-    max_grad_norm=0.0,
     ema_decay=0.0,
     log_every_steps=400,
     eval_every_steps=2400,
@@ -31,11 +22,6 @@ CONFIG = TrainingConfig(
     num_checkpoints=1,
 )
 DECAY = betas.linear_decay(720, 2400)
-
-
-def identity(keys, images):
-    del keys
-    return images
 
 
 def train_linear(folder, control):

@@ -7,38 +7,24 @@ import jax.numpy as jnp
 import linear_gaussian
 import numpy as np
 import pytest
+from linear_gaussian import identity
 
 from hvae_jax import betas, convolution, packing, records, training
 from hvae_jax.evaluation import rates
 
-CONFIG = training.TrainingConfig(
-    seed=0,
-    order_seed=0,
+CONFIG = linear_gaussian.training_config(
     num_epochs=75.0,  # 300 steps over 64 images
     batch_size=16,
-    micro_batch=0,
-    learning_rate=1e-2,
-    learning_rate_decay_fraction=0.0,
-    b1=0.9,
-    b2=0.999,
-    eps=1e-8,
-    max_grad_norm=0.0,
     ema_decay=0.99,
     log_every_steps=70,
     eval_every_steps=140,
     checkpoint_every_steps=140,
-    num_checkpoints=2,
 )
 # Betas, seed and order seed of each model.
 MODELS = (((1.0, 1.0), 0, 0), ((0.3, 2.0), 1, 0), ((3.0, 0.5), 0, 5), ((1.0, 1.0), 2, 2))
 IMAGES, VALID = linear_gaussian.data(64), linear_gaussian.data(100)[64:]
 # Its loss overflows float32 as soon as its first rate does not vanish, in the first step.
 OVERFLOWS = (3e38, 3e38), 0, 0
-
-
-def identity(keys: jax.Array, images: jax.Array) -> jax.Array:
-    del keys
-    return images
 
 
 def init_state(start_betas, config):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import linear_gaussian
 import numpy as np
 import pytest
+from linear_gaussian import identity
 
 from experiments import digits
 from hvae_jax import betas, experiment, records, training
@@ -16,29 +17,7 @@ from hvae_jax.evaluation import rates
 from hvae_jax.gaussian import LOG_2PI
 from hvae_jax.objective import LayerwiseTerms
 
-CONFIG = training.TrainingConfig(
-    seed=0,
-    order_seed=0,
-    num_epochs=600.0,
-    batch_size=1024,
-    micro_batch=0,
-    learning_rate=1e-2,
-    learning_rate_decay_fraction=0.0,
-    b1=0.9,
-    b2=0.999,
-    eps=1e-8,
-    max_grad_norm=0.0,
-    ema_decay=0.998,
-    log_every_steps=200,
-    eval_every_steps=200,
-    checkpoint_every_steps=200,
-    num_checkpoints=2,
-)
-
-
-def identity(keys: jax.Array, images: jax.Array) -> jax.Array:
-    del keys
-    return images
+CONFIG = linear_gaussian.training_config()
 
 
 def train_linear(folder, config=CONFIG, images=None, start_betas=(1.0, 1.0), reports=()):
