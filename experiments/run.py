@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from experiments import program
-from hvae_jax import experiment, records, training
+from hvae_jax import experiment, loop, records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.experiment import Experiment
@@ -58,11 +58,11 @@ def main(arguments: list[str]) -> None:
             valid.map_images, built.terms_fn, key=jax.random.key(built.training.seed)
         )
     with Progress(built.num_steps) as progress:
-        state = training.train(
+        state = loop.train(
             folder,
             built.init_state(),
             built.terms_fn,
-            built.dataset.train.images,
+            built.make_batches(),
             preprocess_fn=built.preprocess_fn,
             control=built.make_control(),
             config=built.training,

@@ -22,7 +22,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import program
-from hvae_jax import experiment, records, training
+from hvae_jax import batches, experiment, records, training
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.experiment import Experiment
@@ -132,7 +132,7 @@ def train_side_by_side(
     config, images = built.training, built.dataset.train.images
     num_devices = jax.local_device_count() if len(states) % jax.local_device_count() == 0 else 1
     step_fn = training.make_train_step(built.terms_fn, built.preprocess_fn, built.make_control(), config)
-    by_model = jax.vmap(training.make_interval(step_fn), in_axes=(0, None, 0, None))
+    by_model = jax.vmap(batches.make_interval(step_fn), in_axes=(0, None, 0, None))
     interval = jax.pmap(
         by_model, in_axes=(0, None, 0, None), donate_argnums=0, devices=jax.local_devices()[:num_devices]
     )
@@ -146,7 +146,7 @@ def train_side_by_side(
         count = min(length, built.num_steps - start)
         indices = np.zeros((len(states), length, config.batch_size), np.int32)
         for row, seed in zip(indices, seeds, strict=True):
-            row[:count] = training.batch_indices(seed, len(images), config.batch_size, start, count)
+            row[:count] = batches.batch_indices(seed, len(images), config.batch_size, start, count)
         state, means, done = interval(state, images, split(indices), count)
         if np.min(done) < count:
             raise RunError(f"a loss is not finite after step {start + int(np.min(done))}")

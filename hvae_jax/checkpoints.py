@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 import jax
@@ -12,6 +13,9 @@ import orbax.checkpoint as ocp
 from hvae_jax.errors import RunError
 
 T = TypeVar("T")
+
+# Names of what a checkpoint consists of; the first is orbax's own for a checkpoint of one thing.
+_STATE, _PROGRESS = "default", "progress"
 
 
 class Checkpoints:
@@ -24,8 +28,8 @@ class Checkpoints:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             options = ocp.CheckpointManagerOptions(max_to_keep=num_kept)
-            handler = ocp.StandardCheckpointHandler()
-            self._manager = ocp.CheckpointManager(self._folder, item_handlers=handler, options=options)
+            handlers = {_STATE: ocp.StandardCheckpointHandler(), _PROGRESS: ocp.JsonCheckpointHandler()}
+            self._manager = ocp.CheckpointManager(self._folder, item_handlers=handlers, options=options)
         except OSError as error:
             raise RunError(f"{folder} cannot be used for checkpoints: {error}") from error
 
@@ -33,8 +37,13 @@ class Checkpoints:
         """The newest step on disk, None where there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, progress: Mapping[str, Any] | None = None) -> None:
         """Starts writing `state`; it may be changed or donated once this returns.
+
+        Args:
+          step: names the checkpoint.
+          state: a tree of arrays.
+          progress: what else a loop needs to go on; plain values, for JSON.
 
         Raises:
           RunError: this checkpoint, or the one before it, could not be written.
@@ -43,7 +52,11 @@ class Checkpoints:
         numpy_state = jax.tree.map(np.array, state)
         self._reserve(sum(leaf.nbytes for leaf in jax.tree.leaves(numpy_state)))
         try:
-            self._manager.save(step, args=ocp.args.StandardSave(numpy_state))
+            items = {
+                _STATE: ocp.args.StandardSave(numpy_state),
+                _PROGRESS: ocp.args.JsonSave(dict(progress or {})),
+            }
+            self._manager.save(step, args=ocp.args.Composite(**items))
         except Exception as error:  # orbax and tensorstore raise many kinds for a full disk
             raise self._save_error(error) from error
 
@@ -77,16 +90,27 @@ class Checkpoints:
         target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
         try:
             self._check_shapes(step, target)
-            return cast(T, self._manager.restore(step, args=ocp.args.StandardRestore(target)))
+            items = {_STATE: ocp.args.StandardRestore(target)}
+            return cast(T, self._manager.restore(step, args=ocp.args.Composite(**items))[_STATE])
         except RunError:
             raise
         except Exception as error:
-            earlier = [s for s in self._manager.all_steps() if s < step]
-            advice = f"resume from step {max(earlier)}" if earlier else "start again"
-            raise RunError(
-                f"checkpoint {self._folder / str(step)} is damaged ({_first_line(error)}); "
-                f"delete that folder and run the same command to {advice}"
-            ) from error
+            raise self._damaged(step, error) from error
+
+    def progress(self) -> dict[str, Any]:
+        """What was saved beside the newest state; empty where nothing was.
+
+        Raises:
+          RunError: it is damaged.
+        """
+        step = self.latest_step()
+        if step is None or not (self._folder / str(step) / _PROGRESS).exists():
+            return {}
+        try:
+            items = {_PROGRESS: ocp.args.JsonRestore()}
+            return self._manager.restore(step, args=ocp.args.Composite(**items))[_PROGRESS]
+        except Exception as error:
+            raise self._damaged(step, error) from error
 
     def close(self) -> None:
         """Waits for running saves and lets go of the folder."""
@@ -107,7 +131,7 @@ class Checkpoints:
 
     def _check_shapes(self, step: int, target: Any) -> None:
         # Orbax reports a mismatch in pages; compared here first, it is one line.
-        stored = jax.tree.leaves(self._manager.item_metadata(step).tree)
+        stored = jax.tree.leaves(self._manager.item_metadata(step)[_STATE].tree)
         have = sorted(tuple(leaf.shape) for leaf in stored)
         want = sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(target))
         if have != want:
@@ -116,6 +140,14 @@ class Checkpoints:
                 f"{sum(map(np.prod, have)):.0f} numbers, this model has {len(want)} of "
                 f"{sum(map(np.prod, want)):.0f}; use another folder"
             )
+
+    def _damaged(self, step: int, error: Exception) -> RunError:
+        earlier = [s for s in self._manager.all_steps() if s < step]
+        advice = f"resume from step {max(earlier)}" if earlier else "start again"
+        return RunError(
+            f"checkpoint {self._folder / str(step)} is damaged ({_first_line(error)}); "
+            f"delete that folder and run the same command to {advice}"
+        )
 
     def _save_error(self, error: Exception) -> RunError:
         return RunError(

@@ -1,4 +1,4 @@
-"""The one exception that programs built on this library show as a single line."""
+"""What ends a program without a traceback: a mistake, or a wish to stop."""
 
 
 class RunError(Exception):
@@ -12,3 +12,15 @@ class RunError(Exception):
       Traceback (most recent call last):
       hvae_jax.errors.RunError: config.training.batch_size=0 must be at least 1
     """
+
+
+class Stopped(Exception):
+    """Training ended early because it was asked to; the same command goes on from `step`.
+
+    Attributes:
+      step: of the checkpoint that is on disk.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped at step {step}; the same command resumes from there")
+        self.step = step

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from hvae_jax import data, records, training
+from hvae_jax.batches import Batches, ResidentBatches
 from hvae_jax.betas import BetaControl
 from hvae_jax.checkpoints import Checkpoints
 from hvae_jax.data import DataConfig, Dataset
@@ -80,6 +81,10 @@ class Experiment(NamedTuple):
         return self.objective.make_control(
             self.num_steps, self.num_dims, self.training.learning_rate_decay_fraction
         )
+
+    def make_batches(self) -> Batches:
+        """The batches of the training split, from the first step on."""
+        return ResidentBatches(self.dataset.train.images, self.training)
 
     def init_params(self, seed: int) -> Params:
         """Fresh parameters of the model."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from hvae_jax import convolution, records, training
+from hvae_jax import batches, convolution, devices, loop, records, training
 from hvae_jax.betas import BetaControl
 from hvae_jax.evaluation import rates
 from hvae_jax.training import Params, PreprocessFn, TermsFn, TrainingConfig, TrainState
@@ -70,7 +70,7 @@ class Evaluator:
         batch = training.pick_micro_batch((rates.EVAL_BATCH, *images.shape[1:]))
         index = np.arange(-(-len(images) // batch) * batch).reshape(-1, batch)
         index = np.minimum(index, len(images) - 1).astype(np.int32)
-        self._images, self._index = training.replicate((images[index], index))
+        self._images, self._index = devices.replicate((images[index], index))
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def map_images(
@@ -134,10 +134,10 @@ class Trainer:
         self.num_steps = config.num_steps(len(images))
         self._terms_fn, self._config = terms_fn, config
         self._num_images, self._num_dims = len(images), math.prod(images.shape[1:])
-        self._images = training.replicate(images)
+        self._images = devices.replicate(images)
         self._valid = Evaluator(valid_images, preprocess_fn) if len(valid_images) else None
         step_fn = training.make_train_step(terms_fn, preprocess_fn, control, config)
-        interval = training.make_interval(step_fn)
+        interval = batches.make_interval(step_fn)
 
         def shared(states: TrainState, images: jax.Array, indices: jax.Array, counts: jax.Array) -> Any:
             return map_models(lambda model: interval(model[0], images, indices, model[1]), (states, counts))
@@ -194,7 +194,7 @@ class Trainer:
                 terms = self._valid.map_images(self._terms_fn, states.eval_params, seeds, num_models)
                 images_per_s = terms.distortion.shape[1] / (time.perf_counter() - valid_start)
                 for i in alive:
-                    means_i = training.split_means(entry(terms, i), betas[i])
+                    means_i = loop.split_means(entry(terms, i), betas[i])
                     self._write(logs[i], "valid", step, means_i, betas[i], images_per_s)
             elapsed = time.perf_counter() - start
             seconds += elapsed
@@ -244,7 +244,7 @@ class Trainer:
         for seed in np.unique(order_seeds).tolist():
             indices = np.zeros((length, config.batch_size), np.int32)
             args = seed, self._num_images, config.batch_size, step, count
-            indices[:count] = training.batch_indices(*args)
+            indices[:count] = batches.batch_indices(*args)
             orders[seed] = indices
         # Places of the stack that no model fills take no steps.
         padded = np.zeros(self.capacity, np.int32)
@@ -277,7 +277,7 @@ def lay_out(tree: Any, capacity: int) -> Any:
         index = np.minimum(np.arange(capacity), len(a) - 1)
         return np.asarray(a)[index].reshape(num_devices, capacity // num_devices, *a.shape[1:])
 
-    return training.shard_devices(jax.tree.map(spread, tree))
+    return devices.shard_devices(jax.tree.map(spread, tree))
 
 
 def take(tree: Any, num_models: int) -> Any:

@@ -1,4 +1,4 @@
-"""Training: a pure step, many of them in one compiled call, and the loop around it.
+"""Training: a pure step, and many of them in one compiled call. `loop` goes around it.
 
 A model enters as `terms_fn(params, x, key) -> LayerwiseTerms`, so anything that can fill
 `LayerwiseTerms` trains here. Noise and data order depend only on the seed, the step and an image's
@@ -8,19 +8,15 @@ uninterrupted one bit for bit.
 
 import dataclasses
 import math
-import pathlib
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from hvae_jax import records
 from hvae_jax.betas import BetaControl, BetaState
-from hvae_jax.checkpoints import Checkpoints
+from hvae_jax.devices import DEVICE_AXIS
 from hvae_jax.errors import RunError
 from hvae_jax.gaussian import fold_in
 from hvae_jax.objective import LayerwiseTerms, layerwise_elbo
@@ -31,7 +27,9 @@ TermsFn = Callable[[Params, jax.Array, jax.Array], LayerwiseTerms | Any]
 # (keys [B], stored images [B, ...]) -> x [B, ...], for example data.make_preprocess.
 PreprocessFn = Callable[[jax.Array, jax.Array], jax.Array]
 
-DEVICE_AXIS = "devices"
+# (what `Batches.take` gave, place of a step in it) -> that step's stored images [B, ...].
+PickFn = Callable[[Any, jax.Array], jax.Array]
+
 # Images per micro-batch on CPUs, where activations that stay in cache are worth more than a wide
 # product: 16 was the fastest of 16 … 128 for the 32 × 32 and 28 × 28 reference models. Small images stay
 # in cache by the dozen and what counts is the number of operations: 64 beat 32 and 16 for 8 × 8.
@@ -277,202 +275,63 @@ def pick_micro_batch(images_shape: tuple[int, ...]) -> int:
     return max(size for size in range(1, min(most, batch_size) + 1) if batch_size % size == 0)
 
 
-def make_interval(step_fn: StepFn) -> Callable[..., tuple[TrainState, StepMetrics, jax.Array]]:
-    """Many steps as one compiled loop: `(state, images, indices, num_steps) -> (state, means, done)`.
+def zero_totals(num_layers: int) -> StepMetrics:
+    """What `make_interval` adds to, before the first step of a logged interval."""
+    return StepMetrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros(num_layers), jnp.zeros(()))
+
+
+def make_interval(
+    step_fn: StepFn, pick_fn: PickFn
+) -> Callable[..., tuple[TrainState, StepMetrics, jax.Array]]:
+    """Many steps as one compiled loop: `(state, totals, taken, num_steps) -> (state, totals, done)`.
+
+    Args:
+      step_fn: from `make_train_step`.
+      pick_fn: (taken, i) → the images of the i-th step, for example `batches.pick_resident`.
 
     Args of the result:
-      images: `[N, ...]`, the stored training images, on the device.
-      indices: `[K, B]`, the images of each step; only the first `num_steps` rows are used.
-      num_steps: at most K. Not static, so a short last interval compiles nothing new.
+      totals: sums of the metrics over the steps of the logged interval that other calls did. It goes
+        through the loop, so that a mean does not depend on how the steps are dealt to calls.
+      taken: the images of the steps, as `pick_fn` reads it.
+      num_steps: of this call. Not static, so a short call compiles nothing new.
 
-    It stops at the first step that is not finite; `done` counts the steps before it, `means` are
-    over them.
+    It stops at the first step that is not finite; `done` counts the steps before it, and `totals` grow
+    by those alone.
     """
 
     def interval(
-        state: TrainState, images: jax.Array, indices: jax.Array, num_steps: jax.Array
+        state: TrainState, totals: StepMetrics, taken: Any, num_steps: jax.Array
     ) -> tuple[TrainState, StepMetrics, jax.Array]:
         def body(carry):
             state, totals, done, _ = carry
-            state, metrics = step_fn(state, images[indices[done]])
+            state, metrics = step_fn(state, pick_fn(taken, done))
             ok = is_finite(metrics)
             totals = jax.tree.map(lambda total, m: total + jnp.where(ok, m, 0.0), totals, metrics)
             return state, totals, done + ok, ok
 
-        zero = jnp.zeros(())
-        totals = StepMetrics(zero, zero, jnp.zeros_like(state.beta_state.betas), zero)
         carry = (state, totals, jnp.zeros((), jnp.int32), jnp.array(True))
         state, totals, done, _ = jax.lax.while_loop(lambda c: (c[2] < num_steps) & c[3], body, carry)
-        means = jax.tree.map(lambda total: total / jnp.maximum(done, 1), totals)
-        return state, means, done
+        return state, totals, done
 
     return interval
 
 
 def compile_interval(
-    terms_fn: TermsFn, preprocess_fn: PreprocessFn, control: BetaControl, config: TrainingConfig
-) -> Callable[..., tuple[TrainState, StepMetrics, jax.Array]]:
-    """`make_interval` over all local devices, which share each batch; the state is donated.
-
-    Every argument of the result but `num_steps` leads with the devices; `indices` is `[D, K, B / D]`.
-    """
-    step_fn = make_train_step(terms_fn, preprocess_fn, control, config, axis_name=DEVICE_AXIS)
-    return jax.pmap(make_interval(step_fn), axis_name=DEVICE_AXIS, in_axes=(0, 0, 0, None), donate_argnums=0)
-
-
-def split_batches(indices: np.ndarray) -> np.ndarray:
-    """`[K, B]` images of each step → `[D, K, B / D]`, each local device's part."""
-    num_steps, batch_size = indices.shape
-    num_devices = jax.local_device_count()
-    return indices.reshape(num_steps, num_devices, batch_size // num_devices).swapaxes(0, 1)
-
-
-def batch_indices(seed: int, num_images: int, batch_size: int, start: int, num_steps: int) -> np.ndarray:
-    """Which images make up the batches of steps start … start + num_steps − 1.
-
-    Epochs are permutations laid end to end and cut into batches: every image is seen once per
-    epoch, and a batch may cross from one epoch to the next. Drawn on the host, 4 bytes an image:
-    the order is then the same on every platform and for every version of JAX.
-
-    Returns:
-      `[num_steps, batch_size]` int32.
-    """
-    first, last = start * batch_size, (start + num_steps) * batch_size
-    epochs = range(first // num_images, (last - 1) // num_images + 1)
-    order = np.concatenate([np.random.default_rng((seed, epoch)).permutation(num_images) for epoch in epochs])
-    offset = first - epochs[0] * num_images
-    return order[offset : offset + last - first].reshape(num_steps, batch_size).astype(np.int32)
-
-
-def train(
-    folder: pathlib.Path,
-    state: TrainState,
     terms_fn: TermsFn,
-    images: np.ndarray,
-    *,
     preprocess_fn: PreprocessFn,
     control: BetaControl,
     config: TrainingConfig,
-    validate: Callable[[Params], LayerwiseTerms] | None = None,
-    reports: Sequence[Callable[[dict[str, Any]], None]] = (),
-) -> TrainState:
-    """Trains over all local devices, resuming from the folder's newest checkpoint where there is one.
+    pick_fn: PickFn,
+) -> Callable[..., tuple[TrainState, StepMetrics, jax.Array]]:
+    """`make_interval` over all local devices, which share each batch; the state is donated.
 
-    Writes `rates.jsonl` and `checkpoints/` into the folder.
-
-    Args:
-      folder: the run folder, see `records.open_run`.
-      state: from `init_state`.
-      terms_fn: (params, x, keys) → terms.
-      images: `[N, ...]` stored training images; they are kept on the devices.
-      preprocess_fn: (keys, stored images) → x.
-      control: moves the betas.
-      config: how to train.
-      validate: params → the terms of every validation image, as NumPy arrays.
-      reports: called with every row of the log as it is written.
-
-    Returns:
-      the final state, on the host.
-
-    Raises:
-      RunError: a loss that is not finite (the checkpoints before it stay), a bad config, a folder
-        that cannot be written.
+    Every argument of the result but `num_steps` leads with the devices.
     """
-    config.check_devices(jax.local_device_count())
-    num_steps = config.num_steps(len(images))
-    num_dims = math.prod(images.shape[1:])
-    interval = compile_interval(terms_fn, preprocess_fn, control, config)
-
-    checkpoints = Checkpoints(folder / records.CHECKPOINTS_FOLDER, config.num_checkpoints)
-    if checkpoints.latest_step() is not None:
-        state = checkpoints.restore(state)
-    log = records.RateLog(folder, resume_step=int(state.step))
-    step = int(state.step)
-    if step >= num_steps:
-        checkpoints.close()
-        return jax.device_get(state)
-
-    state = replicate(state)
-    device_images = replicate(images)
-    length = min(config.log_every_steps, num_steps)
-
-    def write(split: str, means: StepMetrics, grad_norm: float | None, images_per_s: float) -> None:
-        row = records.rate_row(
-            step=step,
-            epoch=step * config.batch_size / len(images),
-            split=split,
-            loss=float(means.loss),
-            distortion=float(means.distortion),
-            rates=means.rates.tolist(),
-            betas=betas.tolist(),
-            num_dims=num_dims,
-            grad_norm=grad_norm,
-            images_per_s=images_per_s,
-        )
-        for report in (log.append, *reports):
-            report(row)
-
-    while step < num_steps:
-        start = time.perf_counter()
-        count = min(length, num_steps - step)
-        indices = np.zeros((length, config.batch_size), np.int32)
-        order = batch_indices(config.order_seed, len(images), config.batch_size, step, count)
-        indices[:count] = order
-        state, means, done = interval(state, device_images, split_batches(indices), count)
-        means, done, betas = jax.device_get(_first((means, done, state.beta_state.betas)))
-        if done < count:
-            checkpoints.wait()
-            raise RunError(_not_finite(step + int(done) + 1, checkpoints.latest_step()))
-        step += count
-        seconds = time.perf_counter() - start
-        write("train", means, float(means.grad_norm), count * config.batch_size / seconds)
-        is_last = step == num_steps
-        if validate is not None and (step % config.eval_every_steps == 0 or is_last):
-            start = time.perf_counter()
-            terms = validate(_first(state).eval_params)
-            seconds = time.perf_counter() - start
-            means = split_means(terms, betas)
-            write("valid", means, None, len(terms.distortion) / seconds)
-        if step % config.checkpoint_every_steps == 0 or is_last:
-            checkpoints.save(step, _first(state))
-    checkpoints.wait()
-    checkpoints.close()
-    return jax.device_get(_first(state))
-
-
-def shard_devices(tree: Any) -> Any:
-    """Lays each array's leading axis, one entry per local device, over the devices for pmap."""
-    mesh = jax.sharding.Mesh(np.asarray(jax.local_devices()), (DEVICE_AXIS,))
-    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(DEVICE_AXIS)))
-
-
-def replicate(tree: Any) -> Any:
-    """Each array once per local device, along a new leading axis."""
-    num_devices = jax.local_device_count()
-    return shard_devices(jax.tree.map(lambda a: np.broadcast_to(a, (num_devices, *np.shape(a))), tree))
-
-
-def split_means(terms: LayerwiseTerms, betas: np.ndarray) -> StepMetrics:
-    """Means over a split, weighed with `betas` `[L]`; the gradient norm is not a number."""
-    distortion = np.mean(terms.distortion, dtype=np.float64)
-    rates = np.mean(terms.rates, axis=0, dtype=np.float64)
-    return StepMetrics(distortion + rates @ betas, distortion, rates, np.nan)
+    step_fn = make_train_step(terms_fn, preprocess_fn, control, config, axis_name=DEVICE_AXIS)
+    interval = make_interval(step_fn, pick_fn)
+    return jax.pmap(interval, axis_name=DEVICE_AXIS, in_axes=(0, 0, 0, None), donate_argnums=(0, 1))
 
 
 def _require(config: TrainingConfig, name: str, ok: bool, allowed: str) -> None:
     if not ok:
         raise RunError(f"config.training.{name}={getattr(config, name)!r} must be {allowed}")
-
-
-def _first(replicated: Any) -> Any:
-    """The first device's copy."""
-    return jax.tree.map(lambda a: a[0], replicated)
-
-
-def _not_finite(step: int, last_good: int | None) -> str:
-    kept = "no checkpoint was written before it" if last_good is None else f"checkpoint {last_good} is kept"
-    return (
-        f"the loss or its gradient is not finite at step {step}; {kept}. Lower "
-        "config.training.learning_rate, set config.training.max_grad_norm, or look for values in the data "
-        "that are not finite"
-    )

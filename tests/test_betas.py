@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from linear_gaussian import identity
 
-from hvae_jax import betas, records, training
+from hvae_jax import batches, betas, loop, records, training
 from hvae_jax.evaluation.targets import target_status
 
 ONES = (1.0, 1.0)
@@ -26,11 +26,11 @@ DECAY = betas.linear_decay(720, 2400)
 
 def train_linear(folder, control):
     """The inference of the linear-Gaussian model, trained from betas of one: the final state."""
-    return training.train(
+    return loop.train(
         records.open_run(folder, {}),
         training.init_state(linear_gaussian.init_params(), ONES, control, CONFIG),
         linear_gaussian.terms_fn,
-        linear_gaussian.data(8192),
+        batches.ResidentBatches(linear_gaussian.data(8192), CONFIG),
         preprocess_fn=identity,
         control=control,
         config=CONFIG,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from linear_gaussian import identity
 
-from hvae_jax import betas, convolution, packing, records, training
+from hvae_jax import batches, betas, convolution, loop, packing, records, training
 from hvae_jax.evaluation import rates
 
 CONFIG = linear_gaussian.training_config(
@@ -81,11 +81,11 @@ def test_a_packed_model_is_the_model_trained_alone(packed, tmp_path, i):
     folder, stack = packed
     config = configs(MODELS)[i]
     evaluator = rates.SplitEvaluator(VALID, identity)
-    alone = training.train(
+    alone = loop.train(
         records.open_run(tmp_path, {}),
         init_state(MODELS[i][0], config),
         linear_gaussian.terms_fn,
-        IMAGES,
+        batches.ResidentBatches(IMAGES, config),
         preprocess_fn=identity,
         control=betas.constant(),
         config=config,
@@ -134,7 +134,7 @@ def test_a_failed_model_takes_no_more_steps_though_later_batches_are_sound(tmp_p
     images[0] = np.nan
     config = dataclasses.replace(CONFIG, log_every_steps=1, eval_every_steps=100, checkpoint_every_steps=100)
     order_seeds = np.arange(6)
-    seen = [(training.batch_indices(seed, 64, 16, 0, 4) == 0).any(axis=1).argmax() for seed in range(6)]
+    seen = [(batches.batch_indices(seed, 64, 16, 0, 4) == 0).any(axis=1).argmax() for seed in range(6)]
     assert min(seen) + 1 < max(seen)  # so some go on for a while after others have failed
     folders = [tmp_path / str(seed) for seed in order_seeds]
     for folder in folders:

@@ -10,9 +10,9 @@ import pytest
 from linear_gaussian import identity
 
 from experiments import digits
-from hvae_jax import betas, experiment, records, training
+from hvae_jax import batches, betas, experiment, loop, records, training
 from hvae_jax.checkpoints import Checkpoints
-from hvae_jax.errors import RunError
+from hvae_jax.errors import RunError, Stopped
 from hvae_jax.evaluation import rates
 from hvae_jax.gaussian import LOG_2PI
 from hvae_jax.objective import LayerwiseTerms
@@ -20,18 +20,21 @@ from hvae_jax.objective import LayerwiseTerms
 CONFIG = linear_gaussian.training_config()
 
 
-def train_linear(folder, config=CONFIG, images=None, start_betas=(1.0, 1.0), reports=()):
+def train_linear(
+    folder, config=CONFIG, images=None, start_betas=(1.0, 1.0), reports=(), stop_requested=lambda: False
+):
     control = betas.constant()
     state = training.init_state(linear_gaussian.init_params(), start_betas, control, config)
-    return training.train(
+    return loop.train(
         records.open_run(folder, {"betas": list(start_betas)}),
         state,
         linear_gaussian.terms_fn,
-        linear_gaussian.data(8192) if images is None else images,
+        batches.ResidentBatches(linear_gaussian.data(8192) if images is None else images, config),
         preprocess_fn=identity,
         control=control,
         config=config,
         reports=reports,
+        stop_requested=stop_requested,
     )
 
 
@@ -110,6 +113,25 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
     assert [row["step"] for row in rows_without_speed(tmp_path / "cut")] == [5, 10, 15, 17]
 
 
+def test_a_run_stopped_on_request_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    # No time is short enough for two steps, so every call is one step.
+    monkeypatch.setattr(loop, "CALL_SECONDS", 0.0)
+    images, config = linear_gaussian.data(64), short(17)
+    whole = train_linear(tmp_path / "whole", config, images)
+    # Between two rows; where a row is due, a checkpoint too; after the last step.
+    for at_step, after in ((3, 3), (10, 7), (17, 7)):
+        calls = iter(range(1, 18))
+        with pytest.raises(Stopped) as stopped:
+            train_linear(
+                tmp_path / "cut", config, images, stop_requested=lambda a=after, c=calls: next(c) == a
+            )
+        assert stopped.value.step == Checkpoints(tmp_path / "cut" / "checkpoints", 2).latest_step() == at_step
+    resumed = train_linear(tmp_path / "cut", config, images)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert rows_without_speed(tmp_path / "cut") == rows_without_speed(tmp_path / "whole")
+
+
 def rows_without_speed(folder) -> list[dict]:
     rows = [json.loads(line) for line in (folder / records.RATES_FILE).read_text().splitlines()]
     return [{name: value for name, value in row.items() if name != "images_per_s"} for row in rows]
@@ -127,11 +149,11 @@ def test_a_run_compiles_the_step_once(tmp_path):
     def trained(config, folder):
         traces.clear()
         state = training.init_state(linear_gaussian.init_params(), (1.0, 1.0), control, config)
-        training.train(
+        loop.train(
             records.open_run(folder, {}),
             state,
             terms_fn,
-            linear_gaussian.data(64),
+            batches.ResidentBatches(linear_gaussian.data(64), config),
             preprocess_fn=identity,
             control=control,
             config=config,
@@ -167,14 +189,14 @@ def test_loss_gradient_with_respect_to_betas_is_the_mean_rates():
 
 def test_not_a_number_in_the_data_names_the_step_and_keeps_the_checkpoint(tmp_path):
     images, config = linear_gaussian.data(64), short(40)
-    order = training.batch_indices(config.seed, 64, 16, 0, 12)
+    order = batches.batch_indices(config.seed, 64, 16, 0, 12)
     first_seen = order[11, 0]  # the first epoch ends at step 4, so poison an image only from then on
     assert first_seen in order[:4]
     train_linear(tmp_path, dataclasses.replace(config, num_epochs=10 / 4), images)
     images[first_seen] = np.nan
     (tmp_path / "config.json").unlink()
     seen_at = 10 + int(
-        np.argmax((training.batch_indices(config.seed, 64, 16, 10, 4) == first_seen).any(axis=1))
+        np.argmax((batches.batch_indices(config.seed, 64, 16, 10, 4) == first_seen).any(axis=1))
     )
     with pytest.raises(RunError, match=f"not finite at step {seen_at + 1}; checkpoint 10 is kept"):
         train_linear(tmp_path, config, images)
@@ -216,12 +238,12 @@ def test_averaged_parameters_and_clipping_follow_their_definition():
 
 
 def test_batches_see_every_image_once_per_epoch_in_an_order_of_their_own():
-    order = training.batch_indices(3, num_images=10, batch_size=4, start=0, num_steps=5).ravel()
+    order = batches.batch_indices(3, num_images=10, batch_size=4, start=0, num_steps=5).ravel()
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
     assert order[:10].tolist() != order[10:].tolist()
-    late = training.batch_indices(3, num_images=10, batch_size=4, start=2, num_steps=3)
+    late = batches.batch_indices(3, num_images=10, batch_size=4, start=2, num_steps=3)
     np.testing.assert_array_equal(late.ravel(), order[8:])
-    assert training.batch_indices(4, 10, 4, 0, 5).ravel().tolist() != order.tolist()
+    assert batches.batch_indices(4, 10, 4, 0, 5).ravel().tolist() != order.tolist()
 
 
 @pytest.mark.parametrize(
@@ -285,11 +307,11 @@ def test_rates_by_beta(tmp_path_factory) -> dict[tuple[float, float], np.ndarray
         built = experiment.from_config(config)
         folder = records.open_run(tmp_path_factory.mktemp("run"), config)
         control = built.make_control()
-        state = training.train(
+        state = loop.train(
             folder,
             built.init_state(),
             built.terms_fn,
-            built.dataset.train.images,
+            built.make_batches(),
             preprocess_fn=built.preprocess_fn,
             control=control,
             config=built.training,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import program
-from hvae_jax import experiment, grid, grid_run, grid_size, training
+from hvae_jax import devices, experiment, grid, grid_run, grid_size, training
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates
 
@@ -98,33 +98,31 @@ def main() -> None:
 
 
 class NetworkWorker:
-    """Trains and evaluates as `training.train` does, without its log; every answer is in seconds."""
+    """Trains and evaluates as `loop.train` does, without its log; every answer is in seconds."""
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         program.split_cpu_for_batch(spec["config"]["training"]["batch_size"])
         built = experiment.from_config(spec["config"])
         config, images = built.training, built.dataset.train.images
         self._built, self._config, self._num_images = built, config, len(images)
+        self._batches = built.make_batches()
         self._interval = training.compile_interval(
-            built.terms_fn, built.preprocess_fn, built.make_control(), config
+            built.terms_fn, built.preprocess_fn, built.make_control(), config, self._batches.pick
         )
-        self._state = training.replicate(built.init_state())
-        self._images = training.replicate(images)
+        self._state = devices.replicate(built.init_state())
+        self._zeros = training.zero_totals(len(built.objective.betas))
         self._evaluator: rates.SplitEvaluator | None = None
         self._done = 0
 
     def steps(self, count: int) -> float:
         """Training steps, in compiled calls of at most `log_every_steps`."""
-        start, length, config = time.perf_counter(), self._config.log_every_steps, self._config
+        start = time.perf_counter()
         while count:
-            part = min(count, length)
-            indices = np.zeros((length, config.batch_size), np.int32)
-            indices[:part] = training.batch_indices(
-                config.order_seed, self._num_images, config.batch_size, self._done, part
-            )
-            batches = training.split_batches(indices)
-            self._state, means, done = self._interval(self._state, self._images, batches, part)
-            jax.device_get((means, done))
+            part = min(count, self._batches.steps_per_call)
+            totals = devices.replicate(self._zeros)
+            taken = self._batches.take(self._done, part)
+            self._state, totals, done = self._interval(self._state, totals, taken, part)
+            jax.device_get((totals, done))
             count, self._done = count - part, self._done + part
         return time.perf_counter() - start
 

@@ -13,13 +13,14 @@ import numpy as np
 import optax
 
 from hvae_jax import records
+from hvae_jax.batches import batch_indices
 from hvae_jax.checkpoints import Checkpoints
 from hvae_jax.data import Dataset, Split
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation.rates import SplitEvaluator
 from hvae_jax.gaussian import fold_in
 from hvae_jax.models.classifier import ConvNet, ResNet18, make_classifier
-from hvae_jax.training import Params, PreprocessFn, batch_indices
+from hvae_jax.training import Params, PreprocessFn
 
 CLASSIFIER_FILE = "classifier.json"
 

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hvae_jax.devices import shard_devices
 from hvae_jax.gaussian import fold_in
 from hvae_jax.objective import LayerwiseTerms, bits_per_dim
-from hvae_jax.training import Params, PreprocessFn, TermsFn, pick_micro_batch, shard_devices
+from hvae_jax.training import Params, PreprocessFn, TermsFn, pick_micro_batch
 
 # (params, x [B, ...], keys [B]) -> log p(x, z) - log q(z|x) at one draw, [B]
 LogWeightFn = Callable[[Params, jax.Array, jax.Array], jax.Array | Any]
