@@ -1,8 +1,10 @@
 """Convolution and transposed convolution, each in the form that is fastest where it runs.
 
-GPUs and TPUs have native convolutions. On CPUs XLA's are several times slower than a matrix product
-of the same size, so there both are written as one matrix product with shifted slices around it.
-Values and gradients agree to float tolerance.
+GPUs and TPUs have native convolutions. On CPUs XLA's run at the speed of a matrix product where a dense
+kernel moves over an image of many channels, and several times slower otherwise: for few channels, and in
+the gradients that JAX derives, which dilate images. So there every convolution and every gradient is
+written as one of the fast kind, or as a matrix product (`convolution_products`). Values and gradients
+agree to float tolerance.
 
 Images are `[B, H, W, C]`; kernels are `[K, K, C_in, C_out]` for both. A transposed convolution is the
 adjoint of the convolution with the same stride and padding, as in PyTorch's ConvTranspose2d.
@@ -10,13 +12,16 @@ adjoint of the convolution with the same stride and padding, as in PyTorch's Con
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 
-# Below this a block of pixels is too narrow to make up for the copy that lays it out.
-MIN_BLOCK_CHANNELS = 8
+from hvae_jax import convolution_products as products
+
+# XLA's convolutions on a CPU are at their best from so many channels on; measured on one core.
+CPU_CHANNELS = 32
 
 _ONLY_PRODUCTS = contextvars.ContextVar("only_products", default=False)
 
@@ -51,16 +56,10 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.A
       ValueError: shapes that do not fit.
     """
     _check(x, kernel)
-
-    def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _native_conv(x, kernel, stride, padding)
-
-    def gemm(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _gemm_conv(x, kernel, stride, padding)
-
     if _ONLY_PRODUCTS.get():
-        return gemm(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=gemm, default=native)
+        return products.conv(x, kernel, stride, padding)
+    forms = {"cpu": _cpu_conv, "default": _native_conv}
+    return jax.lax.platform_dependent(x, kernel, **_with_sizes(forms, stride, padding))
 
 
 def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
@@ -79,149 +78,140 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int
       ValueError: shapes that do not fit.
     """
     _check(x, kernel)
-
-    def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _native_conv_transpose(x, kernel, stride, padding)
-
-    def gemm(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _gemm_conv_transpose(x, kernel, stride, padding)
-
     if _ONLY_PRODUCTS.get():
-        return gemm(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=gemm, default=native)
+        return products.conv_transpose(x, kernel, stride, padding)
+    forms = {"cpu": _cpu_conv_transpose, "default": _native_conv_transpose}
+    return jax.lax.platform_dependent(x, kernel, **_with_sizes(forms, stride, padding))
+
+
+def _with_sizes(forms: dict, stride: int, padding: int) -> dict:
+    # Positional, as custom_vjp wants its arguments.
+    def bind(form):
+        return lambda x, kernel: form(x, kernel, stride, padding)
+
+    return {platform: bind(form) for platform, form in forms.items()}
 
 
 def _native_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        ((padding, padding), (padding, padding)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    return _convolve(x, kernel, ((padding, padding), (padding, padding)), stride=(stride, stride))
 
 
 def _native_conv_transpose(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     edge = kernel.shape[0] - 1 - padding
+    return _convolve(x, kernel[::-1, ::-1], ((edge, edge), (edge, edge)), spread=stride)
+
+
+def _convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    padding: tuple[tuple[int, int], tuple[int, int]],
+    *,
+    stride: tuple[int, int] = (1, 1),
+    spread: int = 1,
+    kernel_spread: int = 1,
+) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x,
-        kernel[::-1, ::-1],
-        (1, 1),
-        ((edge, edge), (edge, edge)),
-        lhs_dilation=(stride, stride),
+        kernel,
+        stride,
+        padding,
+        lhs_dilation=(spread, spread),
+        rhs_dilation=(kernel_spread, kernel_spread),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
-def _gemm_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _cpu_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     size, _, c_in, c_out = kernel.shape
-    height, width = ((side + 2 * padding - size) // stride + 1 for side in x.shape[1:3])
-    if size % stride == 0 and stride > 1 and c_in >= MIN_BLOCK_CHANNELS:
-        return _conv_by_blocks(x, kernel, stride, padding, height, width)
-    # Patches: every output pixel's window is laid out as one row.
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    rows = [
-        x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
-        for i in range(size)
-        for j in range(size)
+    if stride == 1 or size % stride or c_in >= CPU_CHANNELS:
+        return _native_conv(x, kernel, stride, padding)
+    # `stride` neighbours in a row become one pixel with the channels of all: no copy but the padding.
+    taps, columns = size // stride, x.shape[2]
+    blocks = (columns + 2 * padding) // stride
+    edges = (padding, blocks * stride - columns - padding)
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 0, 0), (*edges, 0), (0, 0, 0)))
+    x = x.reshape(*x.shape[:2], blocks, stride * c_in)
+    kernel = kernel.reshape(size, taps, stride * c_in, c_out)
+    if stride * c_in < 8 and c_out < CPU_CHANNELS:  # grey images: more channels are less work
+        kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, CPU_CHANNELS - c_out)))
+    return _convolve(x, kernel, ((padding, padding), (0, 0)), stride=(stride, 1))[..., :c_out]
+
+
+def _cpu_conv_forward(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _cpu_conv(x, kernel, stride, padding), (x, kernel)
+
+
+def _cpu_conv_backward(
+    stride: int, padding: int, factors: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = factors
+    if all((side + 2 * padding - kernel.shape[0]) % stride == 0 for side in x.shape[1:3]):
+        to_x = _cpu_conv_transpose(g, kernel.swapaxes(2, 3), stride, padding)
+    else:  # the last window ends before the image does, which no stage of the models has
+        (to_x,) = jax.linear_transpose(lambda x: _native_conv(x, kernel, stride, padding), x)(g)
+    return to_x, _kernel_gradient(x, g, kernel.shape[0], stride, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _cpu_conv_transpose(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    size, _, _, c_out = kernel.shape
+    is_whole = size % stride == 0 and size - 2 * padding == stride
+    if is_whole and c_out >= CPU_CHANNELS:
+        return _conv_transpose_by_phases(x, kernel, stride, padding)
+    return products.conv_transpose(x, kernel, stride, padding)
+
+
+def _cpu_conv_transpose_forward(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _cpu_conv_transpose(x, kernel, stride, padding), (x, kernel)
+
+
+def _cpu_conv_transpose_backward(
+    stride: int, padding: int, factors: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = factors
+    to_kernel = _kernel_gradient(g, x, kernel.shape[0], stride, padding).swapaxes(2, 3)
+    return _cpu_conv(g, kernel.swapaxes(2, 3), stride, padding), to_kernel
+
+
+_cpu_conv.defvjp(_cpu_conv_forward, _cpu_conv_backward)
+_cpu_conv_transpose.defvjp(_cpu_conv_transpose_forward, _cpu_conv_transpose_backward)
+
+
+def _kernel_gradient(large: jax.Array, small: jax.Array, size: int, stride: int, padding: int) -> jax.Array:
+    """Gradient of the kernel of a convolution from `large` to `small`, `[K, K, C_large, C_small]`.
+
+    A convolution itself, in which batch and channels of `large` change places and `small`, its pixels
+    `stride` apart, is the kernel.
+    """
+    edges = [
+        (padding, size + stride * (side_small - 1) - side - padding)
+        for side, side_small in zip(large.shape[1:3], small.shape[1:3], strict=True)
     ]
-    patches = jnp.concatenate(rows, axis=-1)
-    return _matmul(patches, kernel.reshape(size * size * c_in, c_out))
+    image, kernel = large.transpose(3, 1, 2, 0), small.transpose(1, 2, 0, 3)
+    return _convolve(image, kernel, (edges[0], edges[1]), kernel_spread=stride).transpose(1, 2, 0, 3)
 
 
-def _conv_by_blocks(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: int, height: int, width: int
-) -> jax.Array:
-    """Space to depth, one product to all (K / stride)² partial outputs, and their shifted sum."""
-    size, _, c_in, c_out = kernel.shape
-    taps = size // stride
-    block_rows, block_columns = height + taps - 1, width + taps - 1
+def _conv_transpose_by_phases(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    """Pixels of the output that lie `stride` apart are a plain convolution of `x`; one for each offset."""
     batch, rows, columns, _ = x.shape
-    right = (block_rows * stride - rows - padding, block_columns * stride - columns - padding)
-    # lax.pad, since an odd side leaves a last row that no window reaches: a negative pad drops it.
-    x = jax.lax.pad(
-        x, jnp.zeros((), x.dtype), ((0, 0, 0), (padding, right[0], 0), (padding, right[1], 0), (0, 0, 0))
-    )
-    # Rows of a block side by side. As pieces, since XLA copies a transpose in a slow general loop.
-    x = x.reshape(batch, block_rows, stride, block_columns, stride * c_in)
-    x = jnp.concatenate(jnp.split(x, stride, axis=2), axis=-1)[:, :, 0]
-    kernel = kernel.reshape(taps, stride, taps, stride, c_in, c_out).transpose(1, 3, 4, 0, 2, 5)
-    partial = _matmul(x, kernel.reshape(stride * stride * c_in, taps * taps * c_out))
-    out = None
-    for i in range(taps):
-        for j in range(taps):
-            start = (i * taps + j) * c_out
-            term = partial[:, i : i + height, j : j + width, start : start + c_out]
-            out = term if out is None else out + term
-    assert out is not None
-    return out
+    taps, c_out = kernel.shape[0] // stride, kernel.shape[-1]
 
+    def edges(offset: int) -> tuple[int, int]:
+        before = (offset + padding) // stride
+        return taps - 1 - before, before
 
-def _gemm_conv_transpose(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    size, _, c_in, c_out = kernel.shape
-    batch, rows, columns, _ = x.shape
-    taps = -(-size // stride)
-    extra = taps * stride - size
-    kernel = jnp.pad(kernel, ((0, extra), (0, extra), (0, 0), (0, 0)))
-    # [tap, offset in the block] in both directions: block j of the output gets tap i of input j - i.
-    kernel = kernel.reshape(taps, stride, taps, stride, c_in, c_out)
-    by_blocks = stride > 1 and c_out >= MIN_BLOCK_CHANNELS
-    blocks = (_gather_blocks if by_blocks else _scatter_blocks)(x, kernel)
-    block_rows, block_columns = rows + taps - 1, columns + taps - 1
-    out = jnp.concatenate([part[:, :, None] for part in jnp.split(blocks, stride, axis=-1)], axis=2)
-    out = out.reshape(batch, block_rows * stride, block_columns * stride, c_out)
-    height, width = (stride * (side - 1) + size - 2 * padding for side in (rows, columns))
-    return out[:, padding : padding + height, padding : padding + width]
-
-
-def _gather_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The taps² inputs that a block of outputs depends on as one row, and one product."""
-    taps, stride, _, _, c_in, c_out = kernel.shape
-    rows, columns = x.shape[1] + taps - 1, x.shape[2] + taps - 1
-    edge = (taps - 1, taps - 1)
-    x = jnp.pad(x, ((0, 0), edge, edge, (0, 0)))
-    starts = [taps - 1 - tap for tap in range(taps)]
-    patches = jnp.concatenate([x[:, i : i + rows, j : j + columns] for i in starts for j in starts], axis=-1)
-    kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(taps * taps * c_in, stride * stride * c_out)
-    return _matmul(patches, kernel)
-
-
-def _scatter_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """One product to every tap of the kernel, and the overlapping windows added up."""
-    taps, stride, _, _, c_in, c_out = kernel.shape
-    windows = _matmul(x, kernel.transpose(4, 0, 2, 1, 3, 5).reshape(c_in, (taps * stride) ** 2 * c_out))
-    out = None
-    for tap, part in enumerate(jnp.split(windows, taps * taps, axis=-1)):
-        i, j = divmod(tap, taps)
-        term = jnp.pad(part, ((0, 0), (i, taps - 1 - i), (j, taps - 1 - j), (0, 0)))
-        out = term if out is None else out + term
-    assert out is not None
-    return out
-
-
-def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x W over the last axis, the leading axes as one; reverse-mode gradients only."""
-    rows = _product(x.reshape(-1, x.shape[-1]), kernel)
-    return rows.reshape(*x.shape[:-1], kernel.shape[-1])
-
-
-@jax.custom_vjp
-def _product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
-    return rows @ kernel
-
-
-def _product_forward(rows: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return rows @ kernel, (rows, kernel)
-
-
-def _product_backward(factors: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    rows, kernel = factors
-    # The gradient of W contracts the first axes of two arrays. On CPUs XLA's product of that kind runs at
-    # half the speed of one of rows and columns; the barrier keeps it from folding the transpose into it.
-    return g @ kernel.T, jax.lax.optimization_barrier(rows.T) @ g
-
-
-_product.defvjp(_product_forward, _product_backward)
+    phases = []
+    for i in range(stride):
+        for j in range(stride):
+            part = kernel[(i + padding) % stride :: stride, (j + padding) % stride :: stride]
+            phases.append(_convolve(x, part[::-1, ::-1], (edges(i), edges(j))))
+    out = jnp.stack(phases, axis=3).reshape(batch, rows, columns, stride, stride, c_out)
+    return out.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * stride, columns * stride, c_out)
 
 
 def _check(x: jax.Array, kernel: jax.Array) -> None:

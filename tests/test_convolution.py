@@ -1,4 +1,4 @@
-"""Both forms of the convolutions against each other, their adjoints and SciPy."""
+"""The forms of the convolutions against each other, their adjoints and SciPy."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from hvae_jax import convolution
+from hvae_jax import convolution, convolution_products
 from hvae_jax.models.blocks import KERNEL_SIZE, make_stages
 
 EPS = float(np.finfo(np.float32).eps)
@@ -27,13 +27,15 @@ CASES = [
     (5, 1, 0, 9, 3),
     (5, 2, 1, 8, 3),
 ]
-# Where the stride divides the kernel and there are channels enough, the convolution has another form.
+# Where the stride divides the kernel and there are channels enough, the product has another form.
 BLOCK_CASES = [
     (4, 2, 0, 5, 8),
     (4, 2, 1, 4, 8),
     (4, 2, 1, 28, 8),
     (4, 2, 2, 9, 8),
 ]
+# Likewise on CPUs, where it depends on the number of channels which form is taken.
+CPU_CASES = [(4, 2, 1, 8, 1), (4, 2, 1, 7, 32), (4, 2, 2, 6, 32), (3, 1, 1, 5, 32), (4, 1, 0, 7, 32)]
 # Equal values everywhere make equal gradients, so of these fewer will do.
 GRADIENT_CASES = [(1, 2, 0, 5, 3), (3, 1, 1, 4, 3), (4, 1, 0, 7, 3), (5, 2, 2, 13, 3)]
 GRADIENT_BLOCK_CASES = [(4, 2, 1, 7, 8)]
@@ -45,9 +47,13 @@ conv_transpose = quick_jit(convolution.conv_transpose, static_argnames=("stride"
 
 Case = tuple[int, int, int, int, int]
 Convolution = Callable[[jax.Array, jax.Array, int, int], jax.Array]
-FORMS: dict[str, tuple[Convolution, Convolution]] = {
-    "conv": (convolution._gemm_conv, convolution._native_conv),
-    "conv_transpose": (convolution._gemm_conv_transpose, convolution._native_conv_transpose),
+NATIVE: dict[str, Convolution] = {
+    "conv": convolution._native_conv,
+    "conv_transpose": convolution._native_conv_transpose,
+}
+OTHERS: dict[str, dict[str, Convolution]] = {
+    "product": {"conv": convolution_products.conv, "conv_transpose": convolution_products.conv_transpose},
+    "cpu": {"conv": convolution._cpu_conv, "conv_transpose": convolution._cpu_conv_transpose},
 }
 
 
@@ -55,10 +61,10 @@ def normal(seed: int, shape: tuple[int, ...]) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
 
 
-def make_inputs(case: Case) -> tuple[jax.Array, jax.Array]:
+def make_inputs(case: Case, num_outputs: int = 2) -> tuple[jax.Array, jax.Array]:
     size, _, _, side, channels = case
     # Not square: rows and columns must not be confused.
-    return normal(0, (2, side, side + 1, channels)), normal(1, (size, size, channels, 2))
+    return normal(0, (2, side, side + 1, channels)), normal(1, (size, size, channels, num_outputs))
 
 
 def with_gradients(convolve: Convolution, case: Case) -> Callable[..., list[jax.Array]]:
@@ -78,32 +84,49 @@ def assert_equal_sums(a: jax.Array, b: jax.Array, num_terms: int) -> None:
     np.testing.assert_allclose(a, b, rtol=0.0, atol=EPS * np.sqrt(num_terms) * np.abs(np.asarray(b)).max())
 
 
-@pytest.mark.parametrize("name", FORMS)
-@pytest.mark.parametrize("case", CASES + BLOCK_CASES, ids=str)
-def test_the_matrix_product_is_the_native_convolution(name: str, case: Case):
+@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("form", OTHERS)
+@pytest.mark.parametrize("case", CASES + BLOCK_CASES + CPU_CASES, ids=str)
+def test_every_form_is_the_native_convolution(form: str, name: str, case: Case):
     size, stride, padding, _, channels = case
     x, kernel = make_inputs(case)
-    a, b = quick_jit(lambda x, kernel: [form(x, kernel, stride, padding) for form in FORMS[name]])(x, kernel)
+    forms = OTHERS[form][name], NATIVE[name]
+    a, b = quick_jit(lambda x, kernel: [form(x, kernel, stride, padding) for form in forms])(x, kernel)
     assert_equal_sums(a, b, num_terms=size * size * channels)
 
 
-@pytest.mark.parametrize("name", FORMS)
-@pytest.mark.parametrize("case", GRADIENT_CASES + GRADIENT_BLOCK_CASES, ids=str)
-def test_their_gradients_are_equal(name: str, case: Case):
-    x, kernel = make_inputs(case)
-    both = quick_jit(lambda x, kernel: [with_gradients(form, case)(x, kernel) for form in FORMS[name]])
+@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("form", OTHERS)
+@pytest.mark.parametrize("case", GRADIENT_CASES + GRADIENT_BLOCK_CASES + CPU_CASES, ids=str)
+def test_its_gradients_are_equal(form: str, name: str, case: Case):
+    # As many outputs as inputs, so that CPU_CASES meet the forms of many channels both ways.
+    x, kernel = make_inputs(case, num_outputs=case[-1])
+    forms = OTHERS[form][name], NATIVE[name]
+    both = quick_jit(lambda x, kernel: [with_gradients(form, case)(x, kernel) for form in forms])
     for a, b in zip(*both(x, kernel), strict=True):
         assert_equal_sums(a, b, num_terms=x.size)
 
 
 def test_the_block_form_is_taken_where_it_is_meant_to_be(monkeypatch: pytest.MonkeyPatch):
     taken = []
-    blocks = convolution._conv_by_blocks
-    monkeypatch.setattr(convolution, "_conv_by_blocks", lambda *args: taken.append(case) or blocks(*args))
+    blocks = convolution_products._conv_by_blocks
+    monkeypatch.setattr(
+        convolution_products, "_conv_by_blocks", lambda *args: taken.append(case) or blocks(*args)
+    )
     for case in CASES + GRADIENT_CASES + BLOCK_CASES + GRADIENT_BLOCK_CASES:
-        convolve = functools.partial(convolution._gemm_conv, stride=case[1], padding=case[2])
+        convolve = functools.partial(convolution_products.conv, stride=case[1], padding=case[2])
         jax.eval_shape(convolve, *make_inputs(case))
     assert taken == BLOCK_CASES + GRADIENT_BLOCK_CASES
+
+
+def test_on_a_cpu_no_gradient_dilates_an_image_where_there_are_channels_enough():
+    """The reason for the CPU's forms: their gradients are convolutions of the fast kind."""
+    x, kernel = normal(0, (2, 8, 8, 32)), normal(1, (4, 4, 32, 32))
+    for convolve in (convolution._cpu_conv, convolution._cpu_conv_transpose):
+        gradients = jax.grad(lambda x, kernel, f=convolve: f(x, kernel, 2, 1).sum(), argnums=(0, 1))
+        text = jax.jit(gradients).lower(x, kernel).as_text()
+        assert "lhs_dilate = [1, 1]" in text
+        assert "lhs_dilate = [2, 2]" not in text
 
 
 def test_conv_is_scipys():
