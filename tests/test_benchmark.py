@@ -110,8 +110,9 @@ def test_every_point_of_the_scaling_is_a_config_that_builds(tmp_path):
                 "image side": built.dataset.image_shape[0],
             }
             assert got[axis] == value
-    row = {"axis": "layers", "value": 3, "cores": "all", "step_ms": 12.345, "peak_mib": 1234.5}
-    assert tables.format_scaling([row]).splitlines()[1].split() == ["layers", "3", "all", "12.35", "1,234"]
+    row = {"axis": "layers", "value": 3, "cores": "all", "gflop": 2.0, "step_ms": 12.345, "peak_mib": 1234.5}
+    line = tables.format_scaling([row]).splitlines()[1]
+    assert line.split() == ["layers", "3", "all", "2.00", "12.35", "162", "1,234"]
     tables.draw_scaling([row], str(tmp_path / "scaling.png"))
     assert (tmp_path / "scaling.png").stat().st_size > 0
 

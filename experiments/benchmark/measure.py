@@ -142,7 +142,7 @@ def best_gemm(contender: Contender) -> tuple[int, int]:
 
 
 def measure_scaling(cores: str, repeats: int) -> Iterator[dict[str, Any]]:
-    """Rows of `axis`, `value`, `cores`, `step_ms`, `peak_mib`: each point in a process of its own."""
+    """Rows of `axis`, `value`, `cores`, `gflop`, `step_ms`, `peak_mib`, each from a process of its own."""
     for axis, values in SCALING.items():
         for value in values:
             say(f"scaling: {axis} {value}, {cores}")
@@ -155,8 +155,10 @@ def measure_scaling(cores: str, repeats: int) -> Iterator[dict[str, Any]]:
                     count = min(max(round(SECONDS_PER_TURN / contender.ask("steps", 1)), 1), 100)
                     step_s = [contender.ask("steps", count) / count for _ in range(repeats)]
                     peak_mib = contender.ask("peak_mib")
+                    gflop = contender.ask("gflop")
             step_ms = 1e3 * statistics.median(step_s)
-            yield {"axis": axis, "value": value, "cores": cores, "step_ms": step_ms, "peak_mib": peak_mib}
+            point = {"axis": axis, "value": value, "cores": cores}
+            yield {**point, "gflop": gflop, "step_ms": step_ms, "peak_mib": peak_mib}
 
 
 def say(text: str) -> None:

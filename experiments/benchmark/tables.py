@@ -104,9 +104,10 @@ def draw_steps(rows: Sequence[Mapping[str, Any]], file: str) -> None:
 
 def format_scaling(rows: Sequence[Mapping[str, Any]]) -> str:
     """One line per point."""
-    cells = [["CIFAR reference, changed in", "", "cores", "step (ms)", "peak (MiB)"]]
+    cells = [["CIFAR reference, changed in", "", "cores", "GFLOP", "step (ms)", "GFLOP/s", "peak (MiB)"]]
     for row in rows:
-        numbers = f"{row['step_ms']:.2f}", f"{row['peak_mib']:,.0f}"
+        speed = f"{1e3 * row['gflop'] / row['step_ms']:.0f}"
+        numbers = f"{row['gflop']:.2f}", f"{row['step_ms']:.2f}", speed, f"{row['peak_mib']:,.0f}"
         cells.append([row["axis"], str(row["value"]), row["cores"], *numbers])
     return "\n".join(_align(cells))
 

@@ -6,15 +6,13 @@ worker's memory is PyTorch's alone. A *network* is a plain dict, see `cases.desc
 
 import importlib
 import math
-import pathlib
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+
+from experiments.benchmark import serving
 
 torch: Any = importlib.import_module("torch")  # Any: types must also check where PyTorch is absent
 nn: Any = torch.nn
@@ -242,11 +240,7 @@ class NetworkWorker:
 
     def peak_mib(self) -> float:
         """The process's largest resident set so far."""
-        # Not getrusage: on Linux its maximum starts from that of the process that started this one.
-        status = pathlib.Path("/proc/self/status")
-        if not status.exists():
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
+        return serving.peak_mib()
 
     def _step(self, x: Any) -> Any:
         self._optimizer.zero_grad()
@@ -273,27 +267,14 @@ class GemmWorker:
 
 
 def main() -> None:
-    """Serves as a worker of `benchmark.workers.Contender` on the pipe with this file descriptor.
+    """Serves as a worker of `benchmark.workers.Contender`."""
 
-    The first message is the spec; each later one (method, arguments) is answered by ("ok", value) or
-    ("error", one line), until the pipe is closed.
-    """
-    with Connection(int(sys.argv[1])) as pipe:
-        spec, worker = pipe.recv(), None
+    def start(spec: Mapping[str, Any]) -> None:
         if spec["num_threads"]:
             torch.set_num_threads(spec["num_threads"])
         torch.manual_seed(0)
-        make_worker = {"network": NetworkWorker, "gemm": GemmWorker}[spec["kind"]]
-        while True:
-            try:
-                method, arguments = pipe.recv()
-            except EOFError:
-                return
-            try:
-                worker = worker or make_worker(spec)
-                pipe.send(("ok", getattr(worker, method)(*arguments)))
-            except Exception as error:  # whatever it is, the parent reports it
-                pipe.send(("error", f"{type(error).__name__}: {error}"))
+
+    serving.serve({"network": NetworkWorker, "gemm": GemmWorker}, start)
 
 
 def _kl_divergence(q_mean: Any, q_std: Any, p_mean: Any, p_std: Any) -> Any:

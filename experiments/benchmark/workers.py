@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
@@ -17,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import program
-from hvae_jax import devices, experiment, grid, grid_run, grid_size, training
+from experiments.benchmark import serving
+from hvae_jax import devices, experiment, grid, grid_run, training
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates
 
@@ -80,21 +80,9 @@ class Contender:
 
 
 def main() -> None:
-    """Our side of `Contender`; `torch_reference.main` is the other, which may not import JAX."""
-    program.use_compile_cache()
-    with Connection(int(sys.argv[1])) as pipe:
-        spec, worker = pipe.recv(), None
-        make_worker = {"network": NetworkWorker, "grid": GridWorker, "gemm": GemmWorker}[spec["kind"]]
-        while True:
-            try:
-                method, arguments = pipe.recv()
-            except EOFError:
-                return
-            try:
-                worker = worker or make_worker(spec)
-                pipe.send(("ok", getattr(worker, method)(*arguments)))
-            except Exception as error:  # whatever it is, the parent reports it
-                pipe.send(("error", f"{type(error).__name__}: {error}"))
+    """Our side of `Contender`; `torch_reference.main` is the other."""
+    workers = {"network": NetworkWorker, "grid": GridWorker, "gemm": GemmWorker}
+    serving.serve(workers, start=lambda _: program.use_compile_cache())
 
 
 class NetworkWorker:
@@ -141,9 +129,24 @@ class NetworkWorker:
         self._evaluator.map_images(self._terms_fn, params, jax.random.key(0))
         return time.perf_counter() - start
 
+    def gflop(self) -> float:
+        """Floating point operations of one step's gradient as XLA counts them, in billions; no seconds."""
+        built = self._built
+        shape = (self._config.batch_size, *built.dataset.image_shape)
+
+        def total(params: Any, x: jax.Array, key: jax.Array) -> jax.Array:
+            terms = built.terms_fn(params, x, key)
+            return terms.distortion.sum() + terms.rates.sum()
+
+        arguments = jax.eval_shape(built.init_state).params, jax.ShapeDtypeStruct(shape, np.float32)
+        cost = jax.jit(jax.grad(total)).lower(*arguments, jax.random.key(0)).cost_analysis()
+        if cost is None:
+            raise ValueError("XLA does not count operations here")
+        return cost["flops"] / 1e9
+
     def peak_mib(self) -> float:
         """The process's largest resident set so far."""
-        return grid_size.peak_bytes() / 2**20
+        return serving.peak_mib()
 
 
 class GridWorker:
