@@ -13,7 +13,8 @@ adjoint of the convolution with the same stride and padding, as in PyTorch's Con
 import contextlib
 import contextvars
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +59,7 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.A
     _check(x, kernel)
     if _ONLY_PRODUCTS.get():
         return products.conv(x, kernel, stride, padding)
-    forms = {"cpu": _cpu_conv, "default": _native_conv}
-    return jax.lax.platform_dependent(x, kernel, **_with_sizes(forms, stride, padding))
+    return _by_platform(_cpu_conv, _native_conv, x, kernel, stride, padding)
 
 
 def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
@@ -80,16 +80,21 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int
     _check(x, kernel)
     if _ONLY_PRODUCTS.get():
         return products.conv_transpose(x, kernel, stride, padding)
-    forms = {"cpu": _cpu_conv_transpose, "default": _native_conv_transpose}
-    return jax.lax.platform_dependent(x, kernel, **_with_sizes(forms, stride, padding))
+    return _by_platform(_cpu_conv_transpose, _native_conv_transpose, x, kernel, stride, padding)
 
 
-def _with_sizes(forms: dict, stride: int, padding: int) -> dict:
-    # Positional, as custom_vjp wants its arguments.
-    def bind(form):
+def _by_platform(
+    cpu: Callable[..., Any],
+    default: Callable[..., jax.Array],
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int,
+    padding: int,
+) -> jax.Array:
+    def bind(form: Callable[..., jax.Array]) -> Callable[[jax.Array, jax.Array], jax.Array]:
         return lambda x, kernel: form(x, kernel, stride, padding)
 
-    return {platform: bind(form) for platform, form in forms.items()}
+    return jax.lax.platform_dependent(x, kernel, cpu=bind(cpu), default=bind(default))
 
 
 def _native_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
@@ -149,7 +154,7 @@ def _cpu_conv_backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = factors
     if all((side + 2 * padding - kernel.shape[0]) % stride == 0 for side in x.shape[1:3]):
-        to_x = _cpu_conv_transpose(g, kernel.swapaxes(2, 3), stride, padding)
+        to_x: Any = _cpu_conv_transpose(g, kernel.swapaxes(2, 3), stride, padding)
     else:  # the last window ends before the image does, which no stage of the models has
         (to_x,) = jax.linear_transpose(lambda x: _native_conv(x, kernel, stride, padding), x)(g)
     return to_x, _kernel_gradient(x, g, kernel.shape[0], stride, padding)
