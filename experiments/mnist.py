@@ -19,6 +19,8 @@ def get_config() -> ConfigDict:
                 "binarize": "round",
                 "num_valid": 5000,
                 "split_seed": 0,
+                "streaming": "auto",  # splits of more than 1 GiB
+                "num_workers": 2,
             },
             "model": {
                 "inference": "generalized_top_down",

@@ -7,6 +7,7 @@ The folder then holds config.json, versions.json, rates.jsonl, checkpoints/, eva
 figures/. The same command resumes a run that was stopped, and evaluates one that is complete.
 """
 
+import contextlib
 import functools
 import pathlib
 from typing import Any
@@ -57,12 +58,12 @@ def main(arguments: list[str]) -> None:
         validate = functools.partial(
             valid.map_images, built.terms_fn, key=jax.random.key(built.training.seed)
         )
-    with Progress(built.num_steps) as progress:
+    with Progress(built.num_steps) as progress, contextlib.closing(built.make_batches()) as batches:
         state = loop.train(
             folder,
             built.init_state(),
             built.terms_fn,
-            built.make_batches(),
+            batches,
             preprocess_fn=built.preprocess_fn,
             control=built.make_control(),
             config=built.training,

@@ -1,5 +1,6 @@
 """Where the training loop gets its batches: an order that depends on seed and step alone."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -46,6 +47,10 @@ class Batches(Protocol):
         """Goes back to where `state` was asked for; that of an older checkpoint can be empty."""
         ...
 
+    def close(self) -> None:
+        """Lets go of files and processes; the loop asks for no more."""
+        ...
+
 
 class ResidentBatches:
     """Batches of images that stay on the devices, all of them on each."""
@@ -77,6 +82,9 @@ class ResidentBatches:
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
         """Nothing to do."""
 
 
@@ -123,6 +131,11 @@ def batch_indices(seed: int, num_images: int, batch_size: int, start: int, num_s
     """
     first, last = start * batch_size, (start + num_steps) * batch_size
     epochs = range(first // num_images, (last - 1) // num_images + 1)
-    order = np.concatenate([np.random.default_rng((seed, epoch)).permutation(num_images) for epoch in epochs])
+    order = np.concatenate([_epoch_order(seed, num_images, epoch) for epoch in epochs])
     offset = first - epochs[0] * num_images
-    return order[offset : offset + last - first].reshape(num_steps, batch_size).astype(np.int32)
+    return order[offset : offset + last - first].reshape(num_steps, batch_size)
+
+
+@functools.lru_cache(maxsize=2)  # who reads batch by batch would draw a whole epoch for each
+def _epoch_order(seed: int, num_images: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(num_images).astype(np.int32)

@@ -10,8 +10,13 @@ DEVICE_AXIS = "devices"
 
 def shard_devices(tree: Any) -> Any:
     """Lays each array's leading axis, one entry per local device, over the devices for pmap."""
+    return jax.device_put(tree, sharding())
+
+
+def sharding() -> jax.sharding.NamedSharding:
+    """Of arrays that lead with the local devices."""
     mesh = jax.sharding.Mesh(np.asarray(jax.local_devices()), (DEVICE_AXIS,))
-    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(DEVICE_AXIS)))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(DEVICE_AXIS))
 
 
 def replicate(tree: Any) -> Any:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from hvae_jax import data, records, training
-from hvae_jax.batches import Batches, ResidentBatches
+from hvae_jax.batches import Batches
 from hvae_jax.betas import BetaControl
 from hvae_jax.checkpoints import Checkpoints
 from hvae_jax.data import DataConfig, Dataset
@@ -21,6 +21,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.evaluation.rates import LogWeightFn
 from hvae_jax.models.hvae import HVAE, ModelConfig, make_hvae
 from hvae_jax.objective_config import ObjectiveConfig
+from hvae_jax.streaming import make_batches
 from hvae_jax.training import Params, PreprocessFn, TermsFn, TrainingConfig, TrainState
 
 T = TypeVar("T")
@@ -84,7 +85,7 @@ class Experiment(NamedTuple):
 
     def make_batches(self) -> Batches:
         """The batches of the training split, from the first step on."""
-        return ResidentBatches(self.dataset.train.images, self.training)
+        return make_batches(self.dataset.train.images, self.training)
 
     def init_params(self, seed: int) -> Params:
         """Fresh parameters of the model."""

@@ -39,7 +39,14 @@ TFDS_SHAPES = {
 
 
 def make_config(name: str, **fields: Any) -> DataConfig:
-    values: dict[str, Any] = {"data_dir": "", "binarize": "none", "num_valid": 0, "split_seed": 0}
+    values: dict[str, Any] = {
+        "data_dir": "",
+        "binarize": "none",
+        "num_valid": 0,
+        "split_seed": 0,
+        "streaming": "never",
+        "num_workers": 0,
+    }
     return DataConfig(name, **(values | fields))
 
 

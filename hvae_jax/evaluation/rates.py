@@ -1,7 +1,8 @@
 """Distortion, rates and the bounds on log p(x), over a whole split."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,30 +12,35 @@ import numpy as np
 from hvae_jax.devices import shard_devices
 from hvae_jax.gaussian import fold_in
 from hvae_jax.objective import LayerwiseTerms, bits_per_dim
+from hvae_jax.stored import Rows, StoredArray
+from hvae_jax.streaming import Stream
 from hvae_jax.training import Params, PreprocessFn, TermsFn, pick_micro_batch
 
 # (params, x [B, ...], keys [B]) -> log p(x, z) - log q(z|x) at one draw, [B]
 LogWeightFn = Callable[[Params, jax.Array, jax.Array], jax.Array | Any]
 EVAL_BATCH = 256
+# Of a streamed split's images, on the devices at a time.
+CHUNK_BYTES = 32 * 2**20
+# From as many images on, processes that read are worth the seconds that they take to start.
+WORKER_IMAGES = 20_000
 
 
 class SplitEvaluator:
     """Runs functions of (params, x, keys) over every image of a split, on all local devices.
 
-    The images stay on the devices and each function compiles once, so it can be called again and
-    again during training. Every image counts once: the split is padded to whole batches and cut back.
+    The images stay on the devices, unless they are streamed, and each function compiles once, so it can
+    be called again and again during training. Every image counts once: the split is padded to whole
+    batches and cut back.
     """
 
-    def __init__(self, images: np.ndarray, preprocess_fn: PreprocessFn) -> None:
-        """Keeps `images`, `[N, ...]` as stored, on the devices."""
-        num_devices = jax.local_device_count()
-        self._num_images = len(images)
-        self._batch = pick_micro_batch((EVAL_BATCH, *images.shape[1:]))
-        self._preprocess_fn = preprocess_fn
-        num_batches = -(-len(images) // (num_devices * self._batch))
-        index = np.minimum(np.arange(num_devices * num_batches * self._batch), len(images) - 1)
-        index = index.reshape(num_devices, num_batches, self._batch)
-        self._images, self._index = shard_devices((images[index], index.astype(np.int32)))
+    def __init__(self, images: Rows, preprocess_fn: PreprocessFn) -> None:
+        """Keeps `images`, `[N, ...]` as stored, on the devices; a `StoredArray` is read for every pass."""
+        self._num_images, self._preprocess_fn = len(images), preprocess_fn
+        batch = pick_micro_batch((EVAL_BATCH, *images.shape[1:]))
+        self._chunks = _Chunks(images, batch)
+        self._resident = None if isinstance(images, StoredArray) else [shard_devices(self._chunks[0])]
+        is_large = len(images) >= WORKER_IMAGES
+        self._num_workers = images.num_workers if isinstance(images, StoredArray) and is_large else 0
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def map_images(
@@ -53,8 +59,44 @@ class SplitEvaluator:
         if fn not in self._compiled:
             over_batches = make_over_batches(fn, self._preprocess_fn)
             self._compiled[fn] = jax.pmap(over_batches, in_axes=(None, 0, 0, None))
-        out = self._compiled[fn](params, self._images, self._index, jax.random.key_data(key))
-        return jax.tree.map(lambda a: np.asarray(a).reshape(-1, *a.shape[3:])[: self._num_images], out)
+        key_data, compiled = jax.random.key_data(key), self._compiled[fn]
+        with contextlib.ExitStack() as stack:
+            chunks = self._resident or stack.enter_context(
+                contextlib.closing(Stream(self._chunks, 0, self._num_workers, num_ahead=1))
+            )
+            # Fetched one by one: else all chunks of a streamed split would wait on the devices.
+            outs = [jax.device_get(compiled(params, *chunk, key_data)) for chunk in chunks]
+        return jax.tree.map(lambda *parts: self._join(parts), *outs)
+
+    def _join(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """`[D, K, B, ...]` of each chunk → `[N, ...]`."""
+        rows = [part.reshape(-1, *part.shape[3:]) for part in parts]
+        return np.concatenate(rows)[: self._num_images]
+
+
+class _Chunks:
+    """A split by chunks of batches on all local devices: images `[D, K, B, ...]`, their places `[D, K, B]`.
+
+    One chunk holds all images, unless they are streamed. Past the end stands the last image again.
+    """
+
+    def __init__(self, images: Rows, batch: int) -> None:
+        self._images = images
+        num_devices = jax.local_device_count()
+        most = -(-len(images) // (num_devices * batch))
+        if isinstance(images, StoredArray):
+            batch_bytes = images.nbytes // len(images) * num_devices * batch
+            most = min(most, max(1, CHUNK_BYTES // batch_bytes))
+        self._shape = num_devices, most, batch
+
+    def __len__(self) -> int:
+        return -(-len(self._images) // math.prod(self._shape))
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        size = math.prod(self._shape)
+        images = self._images[number * size : (number + 1) * size]
+        index = np.minimum(np.arange(size), len(images) - 1).reshape(self._shape)
+        return images[index], (number * size + index).astype(np.int32)
 
 
 def make_over_batches(

@@ -1,0 +1,172 @@
+"""Images on their way to the devices, batch by batch: grain reads them ahead in processes of its own.
+
+The order does not come from grain but from seed and step, as that of images which stay on the devices
+does: a streamed run has the same numbers, and resumes from the step alone.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from hvae_jax import devices
+from hvae_jax.batches import Batches, ResidentBatches, batch_indices, split_batches
+from hvae_jax.errors import RunError
+from hvae_jax.stored import Rows, StoredArray
+from hvae_jax.training import TrainingConfig
+
+# Of images that one call's steps take: as much lies ready on the devices while a call runs.
+CALL_BYTES = 64 * 2**20
+MAX_STEPS_PER_CALL = 16
+# Ready in each worker, and beside those in this process; a batch each.
+WORKER_BUFFER, HOST_BUFFER = 2, 2
+# Of threads that read where there are no workers.
+NUM_THREADS = 2
+
+
+def make_batches(images: Rows, config: TrainingConfig) -> Batches:
+    """Batches of images that are streamed, or else stay on the devices.
+
+    Raises:
+      RunError: the devices do not divide the batch, or no batch fits into the run.
+    """
+    if isinstance(images, StoredArray):
+        return StreamedBatches(images, config)
+    return ResidentBatches(images, config)
+
+
+class StreamedBatches:
+    """Batches of images that are read as they are needed; see `batches.Batches`."""
+
+    def __init__(self, images: StoredArray, config: TrainingConfig) -> None:
+        """Reads nothing yet.
+
+        Raises:
+          RunError: the devices do not divide the batch, or no batch fits into the run.
+        """
+        config.check_devices(jax.local_device_count())
+        self.num_images, self.image_shape = len(images), images.shape[1:]
+        self._images, self._config = images, config
+        batch_bytes = images.nbytes // len(images) * config.batch_size
+        most = max(1, min(MAX_STEPS_PER_CALL, CALL_BYTES // batch_bytes))
+        self._num_steps = config.num_steps(len(images))
+        self.steps_per_call = min(most, config.log_every_steps, self._num_steps)
+        self._next: int | None = None
+        self._stream: Stream | None = None
+
+    def take(self, step: int, count: int) -> tuple[jax.Array, ...]:
+        """The images of each step, `[D, B / D, ...]`; past `count` the last of them again."""
+        if self._stream is None or step != self._next:
+            self.close()
+            source = _BatchSource(self._images, self._config, self._num_steps)
+            self._stream = Stream(source, step, self._images.num_workers, self.steps_per_call)
+        taken = [next(self._stream) for _ in range(count)]
+        self._next = step + count
+        return tuple(taken + taken[-1:] * (self.steps_per_call - count))
+
+    def pick(self, taken: tuple[jax.Array, ...], index: jax.Array) -> jax.Array:
+        """The images of the index-th step."""
+        return jax.lax.switch(index, [lambda i=i: taken[i] for i in range(len(taken))])
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: the order follows from the step."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Ends the processes that read."""
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = None
+
+
+class Stream(Iterator[Any]):
+    """What a source gives at start, start + 1, … as arrays on the devices, read ahead."""
+
+    def __init__(self, source: Any, start: int, num_workers: int, num_ahead: int) -> None:
+        """Starts reading.
+
+        Args:
+          source: with `__len__` and `__getitem__`, which gives arrays that lead with the local devices;
+            pickled where there are workers.
+          start: the first index.
+          num_workers: processes that read; 0 reads in threads.
+          num_ahead: entries that may lie ready on the devices.
+        """
+        import grain  # here: a second to import, and most runs do not stream
+
+        if not flags.FLAGS.is_parsed():  # grain asks for flags of its own, also where no program parses any
+            flags.FLAGS.mark_as_parsed()
+        threads = grain.ReadOptions(num_threads=NUM_THREADS, prefetch_buffer_size=NUM_THREADS)
+        if num_workers:  # a worker prepares its next batch while this process fetches the last
+            threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        workers = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=WORKER_BUFFER)
+        entries = grain.MapDataset.source(source)[start:].to_iter_dataset(threads)
+        entries = entries.mp_prefetch(workers, worker_init_fn=_start_worker)
+        # Copied out of the memory shared with the workers, which goes back to them.
+        entries = entries.map(lambda entry: jax.tree.map(np.array, entry))
+        entries = grain.experimental.device_put(
+            entries, devices.sharding(), cpu_buffer_size=HOST_BUFFER, device_buffer_size=num_ahead
+        )
+        self._iterator = iter(entries)
+        self._iterator.start_prefetch()
+
+    def __next__(self) -> Any:
+        """The next entry.
+
+        Raises:
+          RunError: it could not be read, or a process that reads has ended.
+        """
+        try:
+            return next(self._iterator)
+        except (StopIteration, RunError):
+            raise
+        except Exception as error:  # grain reports the end of a process, and what is raised in one
+            raise RunError(
+                f"images cannot be read any more: {error}; the same command resumes from the last checkpoint"
+            ) from error
+
+    def close(self) -> None:
+        """Ends threads and processes."""
+        self._iterator.close()
+
+
+class _BatchSource:
+    """The batches of a run by step, `[D, B / D, ...]`."""
+
+    def __init__(self, images: StoredArray, config: TrainingConfig, num_steps: int) -> None:
+        self._images, self._config, self._num_steps = images, config, num_steps
+        # Of the global batch, the places that our devices take. Found here: a worker has no devices.
+        self._places = split_batches(np.arange(config.batch_size)[None])[:, 0]
+
+    def __len__(self) -> int:
+        return self._num_steps
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        config = self._config
+        order = batch_indices(config.order_seed, len(self._images), config.batch_size, step, 1)[0]
+        return self._images[order[self._places]]
+
+
+def _start_worker(index: int, num_workers: int) -> None:
+    """What a worker does first."""
+    del index, num_workers
+    # Ctrl-C reaches every process of a terminal; workers end when the one that started them says so,
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # or when it is gone: killed, it says nothing.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
