@@ -1,6 +1,7 @@
 """The processes: each is one contender, pinned before it starts, and answers what it is asked in seconds."""
 
 import contextlib
+import multiprocessing
 import os
 import pathlib
 import subprocess
@@ -113,6 +114,20 @@ class NetworkWorker:
             jax.device_get((totals, done))
             count, self._done = count - part, self._done + part
         return time.perf_counter() - start
+
+    def cpu_seconds(self) -> float:
+        """CPU time of this process and of those that it has running."""
+        tick = os.sysconf("SC_CLK_TCK")
+        own = sum(os.times()[:2])
+        for process in multiprocessing.active_children():
+            fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            own += (int(fields[11]) + int(fields[12])) / tick
+        return own
+
+    def rest(self) -> float:
+        """Reads nothing ahead until the next step; takes no time that counts."""
+        self._batches.close()
+        return 0.0
 
     def epoch(self) -> float:
         """As many steps as the images make batches."""
