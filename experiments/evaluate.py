@@ -172,7 +172,7 @@ def draw(folder: pathlib.Path, models: Sequence[Evaluated], content: dict[str, A
     figures.accuracy_by_information(models, folder / "accuracy_by_information")
     figures.distortion_by_rate(models, folder / "distortion_by_rate")
     if len(models) > 1:
-        figures.rate_maps(models, content, folder / "rate_maps")
+        figures.application_maps(models, content, folder / "application_maps")
         figures.score_factor_maps(models, content, folder / "score_factor_maps")
         figures.metric_by_total_rate(models, content, folder / "metric_by_total_rate")
         figures.trade_off(models, content, folder / "trade_off")

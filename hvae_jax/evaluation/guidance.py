@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.isotonic import IsotonicRegression
 
 from hvae_jax.evaluation.results import Evaluated
 
@@ -58,7 +59,38 @@ def make_guidance(models: Sequence[Evaluated], baseline: Sequence[Evaluated] = (
                 name: None if rival is None else {**rival, **_compare(best, rival)}
                 for name, rival in rivals.items()
             },
+            "explained_by": explained_by_rates(models, application),
         }
+    return out
+
+
+def explained_by_rates(models: Sequence[Evaluated], application: str) -> dict[str, dict[str, Any]]:
+    """Which rate an application follows, over all models and on the test split.
+
+    Args:
+      models: evaluated, all of the same L.
+      application: one of APPLICATIONS.
+
+    Returns:
+      for "total_rate" and each of "rate_1" … "rate_L": `share`, the part of the variance over models that
+      the best monotone function of that rate alone explains, in [0, 1], None where all models score the
+      same; and `rises`, whether it increases. A few models are explained by anything: of M unrelated
+      numbers such a function still explains about log(M) / M.
+    """
+    rates = np.asarray([model.rates() for model in models], np.float64)
+    values = np.asarray([model.value(application) for model in models], np.float64)
+    variance = values.var()
+    out = {}
+    for name, rate in {
+        "total_rate": rates.sum(axis=1),
+        **{f"rate_{layer}": rates[:, layer - 1] for layer in range(1, rates.shape[1] + 1)},
+    }.items():
+        fits = {
+            rises: IsotonicRegression(increasing=rises).fit_transform(rate, values) for rises in (True, False)
+        }
+        left = {rises: float(np.mean(np.square(values - fit))) for rises, fit in fits.items()}
+        rises = left[True] <= left[False]
+        out[name] = {"share": 1.0 - left[rises] / variance if variance > 0 else None, "rises": rises}
     return out
 
 
@@ -85,8 +117,17 @@ def to_markdown(guidance: Mapping[str, Any]) -> str:
             rival = entry[name]
             ahead = "" if rival is None else _describe(rival)
             lines.append(_row(label, rival, ahead, entry["unit"]))
-        lines += ["", statement(entry)]
+        lines += ["", statement(entry), "", _explain(entry["explained_by"])]
     return "\n".join(lines) + "\n"
+
+
+def _explain(explained: Mapping[str, Mapping[str, Any]]) -> str:
+    parts = []
+    for name, found in explained.items():
+        rate = "the total rate" if name == "total_rate" else f"R_{name.removeprefix('rate_')}"
+        share = "nothing" if found["share"] is None else f"{100 * found['share']:.0f} %"
+        parts.append(f"{rate} {share} ({'rising' if found['rises'] else 'falling'})")
+    return f"Of its variance over all models, a monotone function of one rate explains: {', '.join(parts)}."
 
 
 def _candidates(models: Sequence[Evaluated], application: str) -> list[dict[str, Any]]:
@@ -118,7 +159,8 @@ def _best(candidates: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _compare(best: Mapping[str, Any], rival: Mapping[str, Any]) -> dict[str, Any]:
-    is_same = best["models"] == rival["models"]
+    # Models of a baseline are in another folder, where they may have the same names.
+    is_same = all(best[name] == rival[name] for name in ("betas", "models"))
     difference = best["test"] - rival["test"]
     error = 0.0 if is_same else math.hypot(best["test_standard_error"], rival["test_standard_error"])
     return {

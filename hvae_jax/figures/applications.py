@@ -52,7 +52,7 @@ def rate_axes(models: Sequence[Evaluated]) -> tuple[np.ndarray, np.ndarray, str,
     return rates[:, :-1].sum(axis=1), rates[:, -1], f"rate {below} (nats)", f"rate $R_{num_layers}$ (nats)"
 
 
-def rate_maps(models: Sequence[Evaluated], guidance: Mapping[str, Any], file: pathlib.Path) -> None:
+def application_maps(models: Sequence[Evaluated], guidance: Mapping[str, Any], file: pathlib.Path) -> None:
     """The plane of rates, once for each application, coloured by how well it is served."""
     figure = new_figure(4.4 * len(APPLICATIONS), 4.1)
     panels = figure.subplots(1, len(APPLICATIONS), sharex=True, sharey=True)

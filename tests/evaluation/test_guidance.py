@@ -3,6 +3,7 @@ import json
 import math
 import pathlib
 
+import numpy as np
 import pytest
 
 from hvae_jax.evaluation import bound_checks, guidance
@@ -58,6 +59,37 @@ def test_the_table_is_recomputed_from_the_json():
     assert "| **best** | 0.1, 1 | 50.00, 5.00 | 2 | 11.00 | 10.00 ± 1.04 |  |" in text
     assert "| one layer (β-VAE) | 0.5 | 10.00 | 1 | 7.00 | 8.00 ± 0.30 | 2.000 ± 1.086 (1.8) |" in text
     assert "Independent betas won, by 2.9 standard errors" in text
+
+
+def test_an_application_that_follows_one_rate_is_explained_by_it_alone():
+    # Its value is a rising function of R_2, and R_1 is drawn apart from it.
+    drawn = np.random.default_rng(0).uniform(0.1, 10.0, (400, 2))
+    models = [
+        model(str(i), (5.0 / rate_1, 5.0 / rate_2), 0, valid=0.0, test=math.tanh(rate_2 / 5))
+        for i, (rate_1, rate_2) in enumerate(drawn)
+    ]
+    found = guidance.explained_by_rates(models, "representation")
+    assert found["rate_2"] == {"share": pytest.approx(1.0), "rises": True}
+    assert found["rate_1"]["share"] < 10 * math.log(400) / 400
+    assert 0.2 < found["total_rate"]["share"] < 0.8
+    # Falling as well as rising, and not only linearly.
+    falling = [model(m.name, m.betas, 0, valid=0.0, test=math.exp(-m.rates().sum())) for m in models]
+    found = guidance.explained_by_rates(falling, "representation")
+    assert found["total_rate"] == {"share": pytest.approx(1.0), "rises": False}
+
+
+def test_models_that_score_the_same_are_explained_by_nothing():
+    found = guidance.explained_by_rates(MODELS[2:4], "generation")
+    assert {entry["share"] for entry in found.values()} == {None}
+    text = guidance.to_markdown(guidance.make_guidance(MODELS[2:4]))
+    assert "explains: the total rate nothing (rising), R_1 nothing (rising), R_2 nothing (rising)." in text
+
+
+def test_a_model_of_the_baseline_is_another_though_it_has_the_same_name():
+    models = [model("0000", (0.1, 0.1), 0, valid=5.0, test=5.0), model("0001", (1.0, 0.1), 0, 3.0, 3.0)]
+    rival = guidance.make_guidance(models, [model("0000", (0.1,), 0, valid=2.0, test=2.0)])
+    rival = rival["applications"]["generation"]["baseline"]
+    assert (rival["is_best"], rival["difference"]) == (False, 3.0)
 
 
 @pytest.mark.parametrize(
