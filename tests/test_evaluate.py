@@ -24,7 +24,7 @@ def evaluate(*arguments: str) -> subprocess.CompletedProcess:
     # Most of the time is compilation.
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     command = [sys.executable, "-m", "experiments.evaluate", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")
