@@ -198,6 +198,21 @@ def size_of_the_grid() -> list[float]:
     return [len(rows), *values, len({row["seed"] for row in rows})]
 
 
+def kept_mib() -> list[float]:
+    rows = [row for row in read("memory.json") if row["inference"] == "generalized_top_down"]
+    kept = {(row["compute_dtype"], row["remat"]): row["kept_mib"] for row in rows}
+    return [kept["float32", False], kept["float32", True], kept["bfloat16", False]]
+
+
+def difference_of_bfloat16() -> list[float]:
+    rows = read("precision.json")["same_parameters"]
+    return [100 * max(max(row["relative_rate_differences"]) for row in rows)]
+
+
+def difference_of_trainings() -> list[float]:
+    return [100 * value for value in read("precision.json")["two_trainings"]["relative_rate_differences"]]
+
+
 @pytest.mark.parametrize(
     ("sentence", "values"),
     [
@@ -208,6 +223,9 @@ def size_of_the_grid() -> list[float]:
         ),
         (r"best reconstructions spend more nats \((\S+) against (\S+)\)", nats_of_the_best_reconstructions),
         (r"The grid of (\d+) models above \(75 epochs, (\d) × (\d) betas, (\d) seeds\)", size_of_the_grid),
+        (r"keeps (\S+) MiB of activations, with `remat` (\S+) MiB, in bfloat16 (\S+) MiB", kept_mib),
+        (r"test rates in bfloat16 are within (\S+) % of those", difference_of_bfloat16),
+        (r"rates of the layers differed by (\S+) % and (\S+) %", difference_of_trainings),
     ],
 )
 def test_the_numbers_of_a_sentence_are_those_of_its_file(sentence, values):
