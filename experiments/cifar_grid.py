@@ -21,6 +21,8 @@ def get_config() -> ConfigDict:
             "grid": {
                 "betas": (BETAS, BETAS),
                 "points": (),
+                "targets_nats": (),
+                "target_points": (),
                 "seeds": (0,),
                 "data_order": "shared",
                 "chunk_size": 0,

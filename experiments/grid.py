@@ -1,4 +1,4 @@
-"""Train a whole grid of betas as one program, and evaluate every model at β = 1.
+"""Train a whole grid of betas, or of target rates, as one program, and evaluate every model at β = 1.
 
     python -m experiments.grid --config=experiments/digits_grid.py
     python -m experiments.grid --config=experiments/cifar_grid.py --dry_run
@@ -21,6 +21,7 @@ from hvae_jax import experiment, grid, grid_run, grid_size, grid_table, records
 from hvae_jax.errors import RunError
 from hvae_jax.experiment import Experiment
 from hvae_jax.figures import grids as figures
+from hvae_jax.figures import targets as target_figures
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "One of experiments/*_grid.py.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The grid's folder; runs/NAME_OF_CONFIG by default.")
@@ -99,6 +100,10 @@ def draw(
     model = built.model.config.inference.replace("_", " ")
     title = f"{built.dataset.name}, {model}, test split, {table['seed'].size} models"
     figures.rate_distortion(table, baseline, title, target / "rate_distortion.png")
+    if config.has_targets:
+        if built.model.num_layers == table["targets_nats"].shape[-1] > 1:
+            target_figures.target_map(table, title, target / "target_map.png")
+        return
     if built.model.num_layers > 1:
         figures.rate_space(table, title, target / "rate_space.png")
     if sum(len(values) > 1 for values in config.betas) > 1:

@@ -102,14 +102,13 @@ def evaluate(built: Experiment, params: Params, test: rates.SplitEvaluator) -> d
 
 def evaluate_targets(built: Experiment, state: TrainState, test: dict[str, Any]) -> dict[str, Any]:
     """The targets beside the rates of every split, each over the whole split with fresh noise."""
-    key = jax.random.fold_in(jax.random.key(built.training.seed), 2)
-    num_passes = built.evaluation.num_samples
+    seed, num_passes = built.training.seed, built.evaluation.num_samples
     summaries = {}
     for split in ("train", "valid"):
         images = getattr(built.dataset, split).images
         if len(images):
             evaluator = rates.SplitEvaluator(images, built.preprocess_fn)
-            terms = targets.fresh_terms(evaluator, built.terms_fn, state.eval_params, key, num_passes)
+            terms = targets.fresh_terms(evaluator, built.terms_fn, state.eval_params, seed, num_passes)
             summaries[split] = rates.summarize(terms, built.num_dims)
     betas = np.asarray(state.beta_state.betas).tolist()
     return targets.report_targets(built.objective, built.num_dims, betas, {**summaries, "test": test})

@@ -20,8 +20,11 @@ from typing import Any, NamedTuple
 
 from hvae_jax import experiment
 from hvae_jax.errors import RunError
+from hvae_jax.objective_config import ObjectiveConfig
 
 DATA_ORDERS = ("shared", "per_model")
+# The fields that say which points there are: values per layer, or lists of vectors.
+PRODUCTS, LISTS = ("betas", "targets_nats"), ("points", "target_points")
 MODELS_FOLDER, CHUNKS_FOLDER = "models", "chunks"
 
 
@@ -30,9 +33,12 @@ class GridConfig:
     """What a config's `grid` group says; every field is checked before any work starts.
 
     Attributes:
-      betas: one tuple of values per layer, z_1 first; the grid is their cartesian product. Empty
-        where `points` are given.
+      betas: one tuple of values per layer, z_1 first; the grid is their cartesian product. One of
+        the first four fields is given, the others are empty.
       points: instead, the beta vectors themselves.
+      targets_nats: instead, values of each layer's target rate, for a config whose objective solves
+        for the betas (or of the one target, where it has one: a total rate or a distortion).
+      target_points: instead, the target vectors themselves.
       seeds: every point is trained with each of them.
       data_order: "shared" (all models see the same batches) or "per_model" (the seed's own order).
       chunk_size: models that are trained at a time; 0 takes as many as are useful and fit.
@@ -41,27 +47,32 @@ class GridConfig:
 
     betas: tuple[tuple[float, ...], ...]
     points: tuple[tuple[float, ...], ...]
+    targets_nats: tuple[tuple[float, ...], ...]
+    target_points: tuple[tuple[float, ...], ...]
     seeds: tuple[int, ...]
     data_order: str
     chunk_size: int
     memory_gib: float
 
     def __post_init__(self) -> None:
-        if bool(self.betas) == bool(self.points):
+        fields = {name: getattr(self, name) for name in (*PRODUCTS, *LISTS)}
+        if sum(map(bool, fields.values())) != 1:
+            given = " and ".join(f"config.grid.{name}={value!r}" for name, value in fields.items() if value)
             raise RunError(
-                f"config.grid.betas={self.betas!r} and config.grid.points={self.points!r}: give one of them, "
-                "the values of each layer's beta or the beta vectors themselves"
+                f"{given or 'config.grid has no points'}: give one of config.grid.{', '.join(fields)}, the "
+                "values of each layer's beta or target, or the vectors themselves"
             )
-        for name in ("betas", "points"):
-            value = getattr(self, name)
-            if not isinstance(value, tuple) or not all(map(_is_beta_tuple, value)):
+        for name, value in fields.items():
+            what = "targets, finite and positive" if self.has_targets else "betas, finite and not negative"
+            if not isinstance(value, tuple) or not all(_is_vector(v, self.has_targets) for v in value):
                 raise RunError(
-                    f"config.grid.{name}={value!r} must be a tuple of tuples of betas, finite and not "
-                    "negative, for example ((0.1, 1.0), (0.1, 1.0, 10.0))"
+                    f"config.grid.{name}={value!r} must be a tuple of tuples of {what}, for example "
+                    "((0.1, 1.0), (0.1, 1.0, 10.0))"
                 )
-        for layer, values in enumerate(self.betas, start=1):
-            _refuse_repeats(f"betas={self.betas!r} (layer {layer})", values)
-        _refuse_repeats(f"points={self.points!r}", self.points)
+        for layer, values in enumerate(self.values, start=1):
+            _refuse_repeats(f"{self.field}={self.values!r} (layer {layer})", values)
+        if not self.values:
+            _refuse_repeats(f"{self.field}={self.vectors!r}", self.vectors)
         seeds = self.seeds
         if not isinstance(seeds, tuple) or not seeds or not all(type(seed) is int for seed in seeds):
             raise RunError(f"config.grid.seeds={seeds!r} must be a tuple of integers, for example (0, 1, 2)")
@@ -83,19 +94,40 @@ class GridConfig:
             )
 
     @property
+    def has_targets(self) -> bool:
+        """Whether the grid is over targets, not betas."""
+        return bool(self.targets_nats or self.target_points)
+
+    @property
+    def field(self) -> str:
+        """The field that says which points the grid has."""
+        return next(name for name in (*PRODUCTS, *LISTS) if getattr(self, name))
+
+    @property
+    def values(self) -> tuple[tuple[float, ...], ...]:
+        """Whose product the grid is, per layer; empty for a list of vectors."""
+        return self.betas or self.targets_nats
+
+    @property
+    def vectors(self) -> tuple[tuple[float, ...], ...]:
+        """Betas or targets of every point, in order."""
+        if self.values:
+            return tuple(tuple(map(float, vector)) for vector in itertools.product(*self.values))
+        return tuple(tuple(map(float, vector)) for vector in self.points or self.target_points)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of an array over the grid: values per layer, then seeds; or points, then seeds."""
-        points = tuple(map(len, self.betas)) if self.betas else (len(self.points),)
+        points = tuple(map(len, self.values)) or (len(self.vectors),)
         return (*points, len(self.seeds))
 
-    def check_layers(self, num_layers: int) -> None:
-        """Raises RunError unless every point has one beta per layer."""
-        found = {len(self.betas)} if self.betas else set(map(len, self.points))
-        for number in sorted(found - {num_layers}):
-            name = "betas" if self.betas else "points"
+    def check_layers(self, num_entries: int) -> None:
+        """Raises RunError unless every point has one entry per layer, or what else there is to give."""
+        for number in sorted(set(map(len, self.vectors)) - {num_entries}):
+            what = "targets" if self.has_targets else "betas"
             raise RunError(
-                f"config.grid.{name}={getattr(self, name)!r} is over {number} layers but the model has "
-                f"{num_layers} (config.model.latent_shapes); give betas for each layer, z_1 first"
+                f"config.grid.{self.field}={getattr(self, self.field)!r} is over {number} layers but the "
+                f"model has {num_entries} (config.model.latent_shapes); give {what} for each layer, z_1 first"
             )
 
 
@@ -112,8 +144,18 @@ class Member(NamedTuple):
 
     @property
     def betas(self) -> tuple[float, ...]:
-        """Multipliers, z_1 first."""
+        """Multipliers, z_1 first; where a control solves for them, those it starts from."""
         return self.config["objective"]["betas"]
+
+    @property
+    def objective(self) -> ObjectiveConfig:
+        """Its objective, checked."""
+        return experiment.build_group("objective", ObjectiveConfig, self.config)
+
+    @property
+    def targets(self) -> tuple[float, ...]:
+        """What the config asks for in nats, z_1 first; empty where it asks for nothing."""
+        return tuple(map(float, self.config["objective"]["targets_nats"]))
 
     @property
     def seed(self) -> int:
@@ -143,7 +185,9 @@ def read_config(config: Mapping[str, Any]) -> tuple[GridConfig, list[Member]]:
         raise RunError("config has no group grid; train a single model with experiments.run")
     grid = experiment.build_group("grid", GridConfig, config)
     base = {name: group for name, group in config.items() if name != "grid"}
-    grid.check_layers(len(base["model"]["latent_shapes"]))
+    num_layers = len(base["model"]["latent_shapes"])
+    if not grid.has_targets:
+        grid.check_layers(num_layers)
     members = []
     for number, overrides in enumerate(_overrides(grid)):
         of_model = copy.deepcopy(base)
@@ -151,24 +195,43 @@ def read_config(config: Mapping[str, Any]) -> tuple[GridConfig, list[Member]]:
             group, name = field.split(".")
             of_model[group][name] = value
         members.append(Member(number, of_model))
+    if grid.has_targets:
+        _check_targets(grid, members, num_layers)
     return grid, members
+
+
+def _check_targets(grid: GridConfig, members: Iterable[Member], num_layers: int) -> None:
+    for member in members:
+        if member.config["objective"]["control"] == "constant":
+            raise RunError(
+                f"config.grid.{grid.field} needs a control that solves for the betas, but "
+                "config.objective.control='constant'; set 'target_rates'"
+            )
+        objective = member.objective
+        has_one = objective.control == "target_distortion" or bool(objective.target_shares)
+        if not has_one:
+            grid.check_layers(num_layers)
+        objective.check_layers(num_layers)
 
 
 def _overrides(grid: GridConfig) -> Iterable[dict[str, Any]]:
     """What each model changes in the config, as `group.field` → value."""
-    points = itertools.product(*grid.betas) if grid.betas else grid.points
-    for betas, seed in itertools.product(points, grid.seeds):
-        overrides: dict[str, Any] = {"objective.betas": tuple(map(float, betas)), "training.seed": seed}
+    for vector, seed in itertools.product(grid.vectors, grid.seeds):
+        overrides: dict[str, Any] = {"training.seed": seed}
+        if grid.has_targets:
+            overrides |= {f"objective.{name}": () for name in ("targets_bits", "targets_bits_per_dim")}
+        overrides["objective.targets_nats" if grid.has_targets else "objective.betas"] = vector
         if grid.data_order == "per_model":
             overrides["training.order_seed"] = seed
         yield overrides
 
 
-def _is_beta_tuple(values: object) -> bool:
+def _is_vector(values: object, is_positive: bool) -> bool:
     return (
         isinstance(values, tuple)
         and len(values) > 0
-        and all(isinstance(b, int | float) and math.isfinite(b) and b >= 0 for b in values)
+        and all(isinstance(v, int | float) and math.isfinite(v) and v >= 0 for v in values)
+        and not (is_positive and min(values) == 0)
     )
 
 

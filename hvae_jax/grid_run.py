@@ -6,6 +6,7 @@ off the disk, so the same command continues wherever it was stopped.
 """
 
 import dataclasses
+import functools
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -16,13 +17,17 @@ import numpy as np
 
 from hvae_jax import grid_table, packing, records, training
 from hvae_jax.checkpoints import Checkpoints
-from hvae_jax.evaluation import rates
+from hvae_jax.evaluation import rates, targets
 from hvae_jax.experiment import Experiment
 from hvae_jax.grid import CHUNKS_FOLDER, Member
+from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.packing import Stack, Trainer
 from hvae_jax.training import TrainState
 
 CHUNK_FILE = "models.json"
+
+
+Evaluate = Callable[[Stack, Sequence[Member]], list[dict[str, Any]]]
 
 
 class Progress(NamedTuple):
@@ -56,7 +61,8 @@ def init_stack(built: Experiment, members: Sequence[Member]) -> Stack:
     states = []
     for member in members:
         config = dataclasses.replace(built.training, seed=member.seed)
-        states.append(training.init_state(params[member.seed], member.betas, built.make_control(), config))
+        control = built._replace(objective=member.objective).make_control()
+        states.append(training.init_state(params[member.seed], member.betas, control, config))
     return packing.new_stack(states)
 
 
@@ -118,7 +124,7 @@ def _run_chunk(
     built: Experiment,
     members: Sequence[Member],
     trainer: Trainer,
-    evaluate: Callable[[Stack, np.ndarray], list[dict[str, Any]]],
+    evaluate: Evaluate,
     report: Callable[[packing.Progress], None],
 ) -> None:
     chunk_folder = folder / CHUNKS_FOLDER / f"{members[0].number:04d}"
@@ -141,45 +147,94 @@ def _run_chunk(
     checkpoints.wait()
     checkpoints.close()
     grid_table.write_timing(folder, [m.number for m in members], float(stack.seconds) / len(members))
-    evaluations = evaluate(stack, seeds)
+    evaluations = evaluate(stack, members)
     for i, model_folder in enumerate(folders):
         _save_state(model_folder, packing.entry(stack.states, i))
         records.write_json(model_folder / records.EVALUATION_FILE, evaluations[i])  # last: it is complete
     shutil.rmtree(chunk_folder)
 
 
-def make_evaluate(built: Experiment, trainer: Trainer) -> Callable[[Stack, np.ndarray], list[dict[str, Any]]]:
-    """(stack, seeds) → what each model's evaluation.json holds: validation and test splits at β = 1."""
-    terms_fn = rates.make_repeated_terms(built.terms_fn, built.evaluation.num_samples)
-    splits = {"valid": built.dataset.valid.images, "test": built.dataset.test.images}
-    evaluators = {
-        split: packing.Evaluator(images, built.preprocess_fn)
-        for split, images in splits.items()
-        if len(images)
-    }
-    num_dims = int(np.prod(built.dataset.image_shape))
+def make_evaluate(built: Experiment, trainer: Trainer) -> Evaluate:
+    """(stack, members) → what each model's evaluation.json holds: validation and test splits at β = 1.
 
-    def evaluate(stack: Stack, seeds: np.ndarray) -> list[dict[str, Any]]:
-        num_models = len(seeds)
+    Where the objective has targets, they and the rates of every split as well, as a run of its own
+    would report them.
+    """
+    terms_fn = rates.make_repeated_terms(built.terms_fn, built.evaluation.num_samples)
+    evaluators = _make_evaluators(built, ("valid", "test"))
+    has_targets = built.objective.control != "constant"
+    fresh_terms = make_fresh_terms(built, trainer, ("train", "valid") if has_targets else ())
+
+    def evaluate(stack: Stack, members: Sequence[Member]) -> list[dict[str, Any]]:
+        seeds, num_models = np.asarray([member.seed for member in members]), len(members)
         params = packing.lay_out(stack.states.eval_params, trainer.capacity)
         terms = {
             split: evaluator.map_images(terms_fn, params, seeds, num_models)
             for split, evaluator in evaluators.items()
         }
+        fresh = fresh_terms(stack, seeds)
         return [
-            _evaluation(stack, model, packing.entry(terms, model), num_dims) for model in range(num_models)
+            _evaluation(
+                built._replace(objective=member.objective),
+                stack,
+                model,
+                packing.entry(terms, model),
+                packing.entry(fresh, model),
+            )
+            for model, member in enumerate(members)
         ]
 
     return evaluate
 
 
-def _evaluation(stack: Stack, model: int, terms: dict[str, Any], num_dims: int) -> dict[str, Any]:
-    failed_at = int(stack.failed_at[model])
-    finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(terms))
-    if failed_at or not finite:
+def make_fresh_terms(
+    built: Experiment, trainer: Trainer, splits: Sequence[str]
+) -> Callable[[Stack, np.ndarray], dict[str, LayerwiseTerms]]:
+    """(stack, seeds `[M]`) → per split the terms `[M, N, …]` of `evaluation.targets.mean_terms`."""
+    evaluators = _make_evaluators(built, splits)
+
+    def fresh_terms(stack: Stack, seeds: np.ndarray) -> dict[str, LayerwiseTerms]:
+        params = packing.lay_out(stack.states.eval_params, trainer.capacity)
+
+        def one_pass(evaluator: packing.Evaluator, number: int) -> LayerwiseTerms:
+            folds = targets.FRESH_KEY, number
+            return evaluator.map_images(built.terms_fn, params, seeds, len(seeds), folds)
+
+        return {
+            split: targets.mean_terms(functools.partial(one_pass, evaluator), built.evaluation.num_samples)
+            for split, evaluator in evaluators.items()
+        }
+
+    return fresh_terms
+
+
+def _make_evaluators(built: Experiment, splits: Sequence[str]) -> dict[str, packing.Evaluator]:
+    images = {split: getattr(built.dataset, split).images for split in splits}
+    return {
+        split: packing.Evaluator(of_split, built.preprocess_fn)
+        for split, of_split in images.items()
+        if len(of_split)
+    }
+
+
+def _evaluation(
+    built: Experiment,
+    stack: Stack,
+    model: int,
+    terms: dict[str, LayerwiseTerms],
+    fresh: dict[str, LayerwiseTerms],
+) -> dict[str, Any]:
+    finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((terms, fresh)))
+    if int(stack.failed_at[model]) or not finite:
         return {"step": int(stack.states.step[model]), "status": grid_table.DIVERGED}
-    summaries = {split: rates.summarize(of_split, num_dims) for split, of_split in terms.items()}
-    return {"step": int(stack.step), "status": grid_table.OK, **summaries}
+    summaries = {split: rates.summarize(of_split, built.num_dims) for split, of_split in terms.items()}
+    evaluation = {"step": int(stack.step), "status": grid_table.OK, **summaries}
+    if fresh:
+        splits = {split: rates.summarize(of_split, built.num_dims) for split, of_split in fresh.items()}
+        splits["test"] = summaries["test"]
+        betas = stack.states.beta_state.betas[model].tolist()
+        evaluation |= targets.report_targets(built.objective, built.num_dims, betas, splits)
+    return evaluation
 
 
 def _save_state(folder: pathlib.Path, state: TrainState) -> None:

@@ -22,10 +22,14 @@ OK, DIVERGED = "ok", "diverged"
 def write(folder: pathlib.Path, members: Sequence[Member]) -> None:
     """Writes grid.csv: one row for every model that is complete, from its evaluation.json.
 
+    Where targets were asked for, the betas are those found.
+
     Times are not in it: the table of a grid that was killed and resumed is the same, byte for byte.
     """
-    num_layers = len(members[0].betas)
-    columns = ["model", *_numbered("beta_{}", num_layers), "seed", "status"]
+    num_layers, num_targets = len(members[0].betas), len(members[0].targets)
+    columns = ["model", *_numbered("target_{}_nats", num_targets), *_numbered("beta_{}", num_layers)]
+    columns += ["seed", "status", *_numbered("target_{}_status", num_targets)]
+    columns += _numbered("train_rate_{}_nats", num_layers if num_targets else 0)
     columns += [f"{split}_{name}" for split in SPLITS for name in _metrics(num_layers)]
     rows = []
     for member in members:
@@ -54,7 +58,8 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
       `model`, `seed`, `status`, `distortion_nats`, `elbo_nats`, `bits_per_dim` and `wall_s`, each
       `[n_1, …, n_L, S]`: values of β_1 … β_L, then seeds; for a list of points `[P, S]`. `betas` and
       `rates_nats` have one more axis, the layers, z_1 first. Numbers of models that diverged or are
-      not there yet are NaN, their status "diverged" or "".
+      not there yet are NaN, their status "diverged" or "". A grid over targets has `targets_nats`, the
+      betas found, and `train_rates_nats`, the rates that the targets are about.
 
     Raises:
       RunError: no grid there, or no such split.
@@ -79,40 +84,44 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
         values = [rows.get(n, {}).get(name) or np.nan for n in numbers]
         return np.asarray(values, np.float64).reshape(grid.shape)
 
-    num_layers = len(grid.betas) or len(grid.points[0])
+    num_layers = len(config["objective"]["betas"])
+    vectors = np.asarray(grid.vectors).reshape(*grid.shape[:-1], 1, -1)
+    vectors = np.broadcast_to(vectors, (*grid.shape, vectors.shape[-1]))
+
+    def per_layer(name: str) -> np.ndarray:
+        return np.stack([column(layer) for layer in _numbered(name, num_layers)], axis=-1)
+
+    asked: dict[str, np.ndarray] = {"betas": vectors}
+    if grid.has_targets:
+        asked = {"targets_nats": vectors, "betas": per_layer("beta_{}")}
+        asked["train_rates_nats"] = per_layer("train_rate_{}_nats")
     status = [rows.get(n, {}).get("status", "") for n in numbers]
     return {
         "model": np.asarray(numbers).reshape(grid.shape),
-        "betas": np.broadcast_to(_betas(grid)[..., None, :], (*grid.shape, num_layers)),
+        **asked,
         "seed": np.broadcast_to(np.asarray(grid.seeds), grid.shape),
         "status": np.asarray(status).reshape(grid.shape),
         "distortion_nats": column(f"{split}_distortion_nats"),
-        "rates_nats": np.stack(
-            [column(f"{split}_{name}") for name in _numbered("rate_{}_nats", num_layers)], axis=-1
-        ),
+        "rates_nats": per_layer(f"{split}_rate_{{}}_nats"),
         "elbo_nats": column(f"{split}_elbo_nats"),
         "bits_per_dim": column(f"{split}_bits_per_dim"),
         "wall_s": np.asarray([times.get(n, np.nan) for n in numbers], np.float64).reshape(grid.shape),
     }
 
 
-def _betas(grid: GridConfig) -> np.ndarray:
-    """`[n_1, …, n_L, L]`, or `[P, L]` for a list of points."""
-    if grid.points:
-        return np.asarray(grid.points, np.float64)
-    return np.stack(np.meshgrid(*map(np.asarray, grid.betas), indexing="ij"), axis=-1)
-
-
 def _row(member: Member, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     row = {"model": member.number, "seed": member.seed, "status": evaluation["status"]}
-    row.update({f"beta_{layer}": beta for layer, beta in enumerate(member.betas, start=1)})
+    betas = evaluation.get("betas", () if member.targets else member.betas)
+    row.update(_by_layer("beta_{}", betas))
+    row.update(_by_layer("target_{}_nats", member.targets))
+    row.update(_by_layer("target_{}_status", evaluation.get("target_status", ())))
+    row.update(_by_layer("train_rate_{}_nats", evaluation.get("train_rates_nats", ())))
     for split in SPLITS:
         summary = evaluation.get(split)
         if not summary:
             continue
         row[f"{split}_distortion_nats"] = summary["distortion_nats"]
-        for layer, rate in enumerate(summary["rates_nats"], start=1):
-            row[f"{split}_rate_{layer}_nats"] = rate
+        row.update(_by_layer(f"{split}_rate_{{}}_nats", summary["rates_nats"]))
         row[f"{split}_elbo_nats"] = -summary["negative_elbo_nats"]
         row[f"{split}_bits_per_dim"] = summary["bits_per_dim"]
     return row
@@ -120,6 +129,10 @@ def _row(member: Member, evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 def _metrics(num_layers: int) -> list[str]:
     return ["distortion_nats", *_numbered("rate_{}_nats", num_layers), "elbo_nats", "bits_per_dim"]
+
+
+def _by_layer(name: str, values: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip(_numbered(name, len(values)), values, strict=True))
 
 
 def _numbered(name: str, num_layers: int) -> list[str]:

@@ -5,10 +5,11 @@ every one. Each device holds an equal share of the stack and trains it model by 
 CPUs, side by side (`vmap`) elsewhere. A model's numbers do not depend on its neighbours.
 """
 
+import functools
 import math
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -37,6 +38,13 @@ class Stack(NamedTuple):
     states: TrainState
     failed_at: np.ndarray
     seconds: np.ndarray
+
+
+class Log(Protocol):
+    """Takes the rows of a run's rate log: a `records.RateLog`, or anything that keeps them."""
+
+    def append(self, row: Mapping[str, Any], /) -> None:
+        """Takes one row."""
 
 
 class Progress(NamedTuple):
@@ -79,6 +87,7 @@ class Evaluator:
         params: Params,
         seeds: np.ndarray,
         num_models: int,
+        folds: Sequence[int] = (),
     ) -> Any:
         """`fn(params, x, keys)` of every model and image.
 
@@ -87,6 +96,7 @@ class Evaluator:
           params: of a stack that `lay_out` put on the devices.
           seeds: `[M]`, of each model's key.
           num_models: M.
+          folds: numbers that are folded into each key, one after the other.
 
         Returns:
           NumPy arrays `[M, N, ...]`.
@@ -99,7 +109,8 @@ class Evaluator:
 
             self._compiled[fn] = jax.pmap(over_models)
         capacity = math.prod(jax.tree.leaves(params)[0].shape[:2])
-        keys = np.stack([jax.random.key_data(jax.random.key(int(seed))) for seed in seeds])
+        keys = [functools.reduce(jax.random.fold_in, folds, jax.random.key(int(seed))) for seed in seeds]
+        keys = np.stack([jax.random.key_data(key) for key in keys])
         out = self._compiled[fn](params, self._images, self._index, lay_out(keys, capacity))
         out = take(out, num_models)
         return jax.tree.map(lambda a: a.reshape(a.shape[0], -1, *a.shape[3:])[:, : self._num_images], out)
@@ -152,7 +163,7 @@ class Trainer:
     def train(
         self,
         stack: Stack,
-        logs: Sequence[records.RateLog],
+        logs: Sequence[Log],
         *,
         seeds: np.ndarray,
         order_seeds: np.ndarray,
@@ -216,7 +227,7 @@ class Trainer:
 
     def _write(
         self,
-        log: records.RateLog,
+        log: Log,
         split: str,
         step: int,
         means: training.StepMetrics,

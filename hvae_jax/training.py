@@ -49,7 +49,7 @@ class TrainingConfig:
         as its share of the batch has. 0 takes what is fastest on the platform.
       learning_rate, b1, b2, eps: of Adam.
       learning_rate_decay_fraction: share of the steps, at the end, over which the learning rate falls
-        linearly to 0; 0 keeps it constant.
+        to 0, as the cube of the steps left; 0 keeps it constant.
       max_grad_norm: global norm to clip gradients to; 0 turns clipping off.
       ema_decay: of the averaged parameters that evaluation then uses; 0 turns averaging off.
       log_every_steps: steps per compiled call and per logged interval.

@@ -21,7 +21,7 @@ CONFIG = linear_gaussian.training_config(
     checkpoint_every_steps=2400,
     num_checkpoints=1,
 )
-DECAY = betas.linear_decay(720, 2400)
+DECAY = betas.cubic_decay(720, 2400)
 
 
 def train_linear(folder, control):
@@ -151,9 +151,11 @@ def test_pi_reaches_a_target_that_it_is_given_time_for():
 
 
 def test_the_learning_rate_falls_to_nothing_and_the_step_obeys():
-    scale = betas.linear_decay(30, 40)
-    np.testing.assert_allclose([scale(jnp.asarray(s)) for s in (0, 30, 35, 39, 40)], [1, 1, 0.5, 0.1, 0])
-    control = betas.constant(betas.linear_decay(0, 2))
+    scale = betas.cubic_decay(30, 40)
+    np.testing.assert_allclose(
+        [scale(jnp.asarray(s)) for s in (0, 30, 35, 39, 40)], [1, 1, 0.125, 0.001, 0], rtol=1e-5
+    )
+    control = betas.constant(betas.cubic_decay(0, 2))
     state = training.init_state(linear_gaussian.init_params(), ONES, control, CONFIG)
     images = jnp.asarray(linear_gaussian.data(16))
     step_fn = training.make_train_step(linear_gaussian.terms_fn, identity, control, CONFIG)

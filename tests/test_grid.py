@@ -11,10 +11,19 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cifar_grid, digits, digits_grid, fashion_grid, svhn_grid
+from experiments import (
+    cifar_grid,
+    digits,
+    digits_grid,
+    digits_targets,
+    digits_targets_grid,
+    fashion_grid,
+    svhn_grid,
+)
 from hvae_jax import experiment, grid, grid_run, grid_size, grid_table, records
 from hvae_jax.errors import RunError
 from hvae_jax.figures import grids as figures
+from hvae_jax.figures import targets as target_figures
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Four models of 59 steps.
@@ -58,6 +67,11 @@ def test_a_models_config_is_the_single_runs_with_its_betas_and_seed():
     assert [member.config for member in members] == [wanted]
 
 
+def test_the_grid_of_targets_is_whole():
+    described, members = grid.read_config(digits_targets_grid.get_config().to_dict())
+    assert len(members) == np.prod(described.shape) == 49
+
+
 @pytest.mark.parametrize("module", [digits_grid, fashion_grid, svhn_grid, cifar_grid])
 def test_every_grid_config_is_whole(module):
     config = module.get_config()
@@ -65,6 +79,44 @@ def test_every_grid_config_is_whole(module):
     described, members = grid.read_config(config.to_dict())
     assert len(members) == np.prod(described.shape)
     assert any(member.betas == (1.0, 1.0) for member in members)
+
+
+def targets_config_with(objective=None, **fields):
+    config = digits_targets_grid.get_config().to_dict()
+    config["grid"].update(fields)
+    config["objective"].update(objective or {})
+    return config
+
+
+def test_a_grid_over_targets_asks_each_model_for_its_own():
+    config, members = grid.read_config(targets_config_with(targets_nats=((1, 2.0), (3.0,)), seeds=(7, 8)))
+    assert config.shape == (2, 1, 2)
+    assert [(*m.targets, m.seed) for m in members] == [(1, 3, 7), (1, 3, 8), (2, 3, 7), (2, 3, 8)]
+    wanted = digits_targets.get_config().to_dict()
+    wanted["objective"]["targets_nats"] = (2.0, 3.0)
+    wanted["training"]["seed"] = 8
+    assert members[-1].config == wanted
+
+
+def test_a_grid_over_targets_replaces_targets_in_another_unit_and_knows_single_targets():
+    bits = {"targets_nats": (), "targets_bits": (3.0, 4.0)}
+    points = {"targets_nats": (), "target_points": ((1.0, 2.0), (3.0, 4.0))}
+    _, members = grid.read_config(targets_config_with(bits, **points))
+    assert [member.objective.resolve_targets(64) for member in members] == [(1.0, 2.0), (3.0, 4.0)]
+    total = {"target_shares": (0.25, 0.75)}
+    _, members = grid.read_config(targets_config_with(total, targets_nats=((4.0, 8.0),)))
+    assert [member.objective.resolve_targets(64) for member in members] == [(1.0, 3.0), (2.0, 6.0)]
+
+
+def test_a_grid_over_targets_of_another_number_of_layers_is_refused():
+    with pytest.raises(RunError, match=r"targets_nats=.* is over 1 layers but the model has 2"):
+        grid.read_config(targets_config_with(targets_nats=((4.0, 8.0),)))
+
+
+def test_models_of_a_stack_aim_at_their_own_targets():
+    _, members = grid.read_config(targets_config_with(targets_nats=((1.0, 2.0), (3.0,))))
+    stack = grid_run.init_stack(experiment.from_config(members[0].config), members)
+    np.testing.assert_array_equal(stack.states.beta_state.memory.targets, [[1.0, 3.0], [2.0, 3.0]])
 
 
 def test_the_published_grid_is_21_by_21():
@@ -76,8 +128,10 @@ def test_the_published_grid_is_21_by_21():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"betas": ()}, r"betas=\(\) and config.grid.points=\(\): give one of them"),
-        ({"points": ((1.0, 1.0),)}, "give one of them"),
+        ({"betas": ()}, "config.grid has no points: give one of config.grid.betas, targets_nats, points"),
+        ({"points": ((1.0, 1.0),)}, r"and config.grid.points=\(\(1.0, 1.0\),\): give one of"),
+        ({"betas": (), "targets_nats": ((1.0,), (0.0,))}, "tuple of tuples of targets, finite and positive"),
+        ({"betas": (), "targets_nats": ((1.0,), (2.0,))}, "needs a control that solves for the betas"),
         ({"betas": (0.1, 1.0)}, r"config.grid.betas=\(0.1, 1.0\) must be a tuple of tuples"),
         ({"betas": ((0.1, -1.0), (1.0,))}, "must be a tuple of tuples of betas, finite and not negative"),
         ({"betas": ((1.0,),)}, r"config.grid.betas=\(\(1.0,\),\) is over 1 layers but the model has 2"),
@@ -213,6 +267,46 @@ def test_figures_of_any_number_of_layers(tmp_path, num_layers):
     for name, draw in drawn.items():
         draw(tmp_path / name)
         assert (tmp_path / name).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("num_layers", [2, 3])
+def test_a_table_of_targets_has_what_was_asked_for_found_and_reached(tmp_path, num_layers):
+    targets = ((1.0, 2.0),) + ((3.0,),) * (num_layers - 1)
+    config = targets_config_with({"betas": (1.0,) * num_layers}, targets_nats=targets, seeds=(0, 4))
+    config["model"]["latent_shapes"] = ((2, 2, 16), (8,), (4,))[:num_layers]
+    _, members = grid.read_config(config)
+    records.open_run(tmp_path, config)
+    for member in members[:-1]:
+        one = member.folder(tmp_path)
+        one.mkdir(parents=True)
+        summary = {
+            "distortion_nats": 5.0,
+            "rates_nats": [1.1 * target for target in member.targets],
+            "negative_elbo_nats": 9.0,
+            "bits_per_dim": 0.5,
+        }
+        found = {
+            "betas": [0.5 + member.seed] * num_layers,
+            "target_status": ["reached"] * num_layers,
+            "train_rates_nats": [1.01 * target for target in member.targets],
+        }
+        content = {"step": 1, "status": "ok", "valid": summary, "test": summary, **found}
+        records.write_json(one / records.EVALUATION_FILE, content)
+    grid_table.write(tmp_path, members)
+    assert "target_1_status" in (tmp_path / "grid.csv").read_text()
+    table = grid_table.load(tmp_path)
+    shape = (2, *(1,) * (num_layers - 1), 2, num_layers)
+    for name in ("targets_nats", "betas", "rates_nats", "train_rates_nats"):
+        assert table[name].shape == shape, name
+    asked = table["targets_nats"]
+    assert asked.reshape(-1, num_layers)[-1].tolist() == [2.0] + [3.0] * (num_layers - 1)
+    is_there = np.isfinite(table["train_rates_nats"])
+    assert is_there.sum() == 3 * num_layers
+    np.testing.assert_allclose(table["train_rates_nats"][is_there], 1.01 * asked[is_there])
+    assert table["betas"].reshape(-1, num_layers)[1].tolist() == [4.5] * num_layers
+    target_figures.target_map(table, "title", tmp_path / "map.png")
+    figures.rate_distortion(table, None, "title", tmp_path / "plane.png")
+    assert min((tmp_path / name).stat().st_size for name in ("map.png", "plane.png")) > 10_000
 
 
 # The program

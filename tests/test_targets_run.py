@@ -13,22 +13,21 @@ from hvae_jax import records
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[pathlib.Path, str]:
-    """The folder and the output of a short run; z_2 is asked for more than its beta's bound allows."""
-    folder = tmp_path_factory.mktemp("runs") / "targets"
-    arguments = [
-        "--config=experiments/digits_targets.py",
-        f"--workdir={folder}",
-        "--config.training.num_epochs=20.0",
-        "--config.training.log_every_steps=50",
-        "--config.objective.targets_nats=(2.0,200.0)",
-        "--config.objective.beta_bounds=(0.3,10.0)",
-        "--config.evaluation.num_importance_samples=2",
-    ]
-    quick = "--xla_backend_optimization_level=0"  # most of this test's time is compilation
+# z_2 is asked for more than its beta's bound allows.
+ARGUMENTS = [
+    "--config.training.num_epochs=20.0",
+    "--config.training.log_every_steps=50",
+    "--config.objective.targets_nats=(2.0,200.0)",
+    "--config.objective.beta_bounds=(0.3,10.0)",
+    "--config.evaluation.num_importance_samples=2",
+]
+
+
+def run(program: str, arguments: list[str]) -> str:
+    """The output of a program that ends well."""
+    quick = "--xla_backend_optimization_level=0"  # most of these tests' time is compilation
     process = subprocess.run(
-        [sys.executable, "-m", "experiments.run", *arguments],
+        [sys.executable, "-m", f"experiments.{program}", *arguments],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick},
         capture_output=True,
@@ -36,7 +35,14 @@ def finished(tmp_path_factory) -> tuple[pathlib.Path, str]:
         timeout=240,
     )
     assert process.returncode == 0, process.stderr
-    return folder, process.stdout
+    return process.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[pathlib.Path, str]:
+    """The folder and the output of a short run."""
+    folder = tmp_path_factory.mktemp("runs") / "targets"
+    return folder, run("run", ["--config=experiments/digits_targets.py", f"--workdir={folder}", *ARGUMENTS])
 
 
 def test_evaluation_sets_the_targets_beside_the_rates_of_every_split(finished):
@@ -62,3 +68,20 @@ def test_a_target_out_of_reach_is_reported_and_the_model_is_whole(finished):
     assert f"{evaluation['train_rates_nats'][1]:.4f} train" in line
     assert "beta at lower bound" in line
     assert np.isfinite(evaluation["test"]["negative_elbo_nats"])
+
+
+def test_a_model_of_a_grid_over_targets_is_reported_as_its_run_is(finished, tmp_path):
+    arguments = [
+        "--config=experiments/digits_targets_grid.py",
+        f"--workdir={tmp_path}",
+        "--cpu_devices=1",
+        "--config.grid.targets_nats=((2.0,),(200.0,))",
+        *(argument for argument in ARGUMENTS if "targets_nats" not in argument),
+    ]
+    run("grid", arguments)
+    evaluation = records.read_json(tmp_path / "models" / "0000" / "evaluation.json")
+    wanted = records.read_json(finished[0] / "evaluation.json")
+    for name in (name for name in wanted if name not in ("test", "step", "target_status")):
+        np.testing.assert_allclose(evaluation[name], wanted[name], rtol=1e-3, err_msg=name)
+    assert evaluation["target_status"] == wanted["target_status"]
+    assert (tmp_path / "figures" / "target_map.png").stat().st_size > 10_000

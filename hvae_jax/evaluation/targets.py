@@ -1,6 +1,6 @@
 """What became of the rates that were asked for: the part of evaluation.json that targets add."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,19 +15,26 @@ from hvae_jax.training import Params, TermsFn
 TOLERANCE = 0.01
 # A beta within this share of its bound is at it: noise in the rates keeps pushing it off by a little.
 _AT_BOUND = 0.1
+# Folded into a run's key for these draws, which are none of the other evaluation's.
+FRESH_KEY = 2
 
 
 def fresh_terms(
-    evaluator: SplitEvaluator, terms_fn: TermsFn, params: Params, key: jax.Array, num_passes: int
+    evaluator: SplitEvaluator, terms_fn: TermsFn, params: Params, seed: int, num_passes: int
 ) -> LayerwiseTerms:
+    """`mean_terms` of one model over every image of a split."""
+    key = jax.random.fold_in(jax.random.key(seed), FRESH_KEY)
+    return mean_terms(
+        lambda number: evaluator.map_images(terms_fn, params, jax.random.fold_in(key, number)), num_passes
+    )
+
+
+def mean_terms(one_pass: Callable[[int], LayerwiseTerms], num_passes: int) -> LayerwiseTerms:
     """The terms of every image, averaged over passes that each draw anew, binarisation included.
 
     What training averages over, and so what a target is about.
     """
-    passes = [
-        evaluator.map_images(terms_fn, params, jax.random.fold_in(key, number))
-        for number in range(num_passes)
-    ]
+    passes = [one_pass(number) for number in range(num_passes)]
     return jax.tree.map(lambda *terms: np.mean(terms, axis=0, dtype=np.float64), *passes)
 
 

@@ -129,6 +129,8 @@ def rate_distortion(table: Table, baseline: Table | None, title: str, file: Path
         curves["one layer, L = 1"] = (baseline, LAYER_COLORS[2], "s-")
     for label, (of_curve, color, style) in curves.items():
         even = _even(of_curve)
+        if not len(even["betas"]):  # betas that were found are never equal
+            continue
         total = even["rates_nats"].sum(axis=-1)
         axes.plot(total, even["distortion_nats"], style, color=color, ms=5, lw=1.4, label=label)
     even = _even(table)

@@ -1,5 +1,6 @@
 """Figures of runs that ask for rates: the way to the targets, and what a total rate buys."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 
@@ -48,6 +49,54 @@ def way_to_targets(
     bottom.set_xlabel("training step")
     for axes in (top, bottom):
         axes.legend(frameon=False, fontsize=9)
+    figure.suptitle(title)
+    figure.savefig(os.fspath(file), dpi=DPI)
+
+
+def target_map(table: Mapping[str, np.ndarray], title: str, file: PathLike) -> None:
+    """Where a grid of target rates lies in rate space, and where its models came out.
+
+    One panel per pair of layers. A cross is a target, a dot a model's rates over the training split,
+    coloured by its test distortion; a line joins the two where they differ.
+
+    Args:
+      table: as `grid_table.load` returns it for a grid over targets of L ≥ 2 layers.
+      title: said above.
+      file: PNG to write.
+    """
+    num_layers = table["betas"].shape[-1]
+    targets = table["targets_nats"].reshape(-1, num_layers)
+    reached = table["train_rates_nats"].reshape(-1, num_layers)
+    pairs = list(itertools.combinations(range(num_layers), 2))
+    columns = min(len(pairs), 3)
+    num_rows = -(-len(pairs) // columns)
+    figure = new_figure(5.2 * columns + 0.8, 4.6 * num_rows)
+    panels = figure.subplots(num_rows, columns, squeeze=False)
+    for axes in panels.ravel()[len(pairs) :]:
+        axes.set_axis_off()
+    dots = None
+    for axes, (low, high) in zip(panels.ravel(), pairs, strict=False):
+        ways = np.stack([targets, reached], axis=1)
+        axes.plot(ways[..., low].T, ways[..., high].T, "-", color=GUIDE_COLOR, lw=1.0, zorder=1)
+        style = {"ms": 9, "mew": 1.0, "color": GUIDE_COLOR, "zorder": 1}
+        axes.plot(targets[:, low], targets[:, high], "+", label="asked for", **style)
+        dots = axes.scatter(
+            reached[:, low],
+            reached[:, high],
+            c=table["distortion_nats"].ravel(),
+            cmap="viridis",
+            s=18,
+            lw=0,
+            zorder=2,
+            label="reached, training split",
+        )
+        axes.set_xlabel(f"rate $R_{low + 1}$ of $z_{low + 1}$ (nats per image)")
+        axes.set_ylabel(f"rate $R_{high + 1}$ of $z_{high + 1}$ (nats per image)")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+    panels[0, 0].legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False, fontsize=9)
+    if dots is not None:
+        figure.colorbar(dots, ax=panels, label="test distortion D (nats per image)", shrink=0.9)
     figure.suptitle(title)
     figure.savefig(os.fspath(file), dpi=DPI)
 

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from hvae_jax import BetaState, Gaussian, LayerwiseTerms, kl_divergence, layerwise_elbo, records, target_rates
-from hvae_jax.betas import linear_decay
+from hvae_jax.betas import cubic_decay
 from hvae_jax.gaussian import log_prob, sample, standard
 
 NUM_POINTS, NOISE, HIDDEN = 16, 0.3, 32
@@ -24,7 +24,7 @@ SIZES = {"z_1": 4, "z_2": 2}
 TARGETS = (4.0, 1.5)  # nats that z_1 and z_2 shall carry
 NUM_STEPS, STEPS_PER_ROW, BATCH_SIZE = 2000, 100, 128
 # The last two thirds of the run come to rest, and the control slows down with the model.
-DECAY = linear_decay(NUM_STEPS // 3, NUM_STEPS)
+DECAY = cubic_decay(NUM_STEPS // 3, NUM_STEPS)
 
 Params = Any
 
