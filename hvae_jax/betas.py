@@ -21,6 +21,9 @@ SMOOTHING_STEPS = 20
 MAX_INTEGRAL_ERROR, MAX_ERROR = 0.1, 1.0
 # The control never slows below this share of its pace: betas must follow to the end.
 MIN_PACE = 0.2
+# Below this share of its learning rate a model hardly answers any more, and betas come to rest with it:
+# summing up an error that they can no longer mend would only carry them off.
+FADING_SCALE = 0.01
 # The gains of the published ControlVAE, per nat and training step.
 PI_PROPORTIONAL_GAIN, PI_INTEGRAL_GAIN = 0.01, 1e-4
 
@@ -187,7 +190,8 @@ def target_rates(
         below it by itself, beta rests at that bound.
       learning_rate_scale: step → factor of the learning rate. Rates drift less as it falls, which leaves
         time to hear them better: the control averages over more steps, as its square root falls, and sums
-        up errors at a smaller gain, as its fourth root does, so that betas lag behind the less.
+        up errors at a smaller gain, as its fourth root does, so that betas lag behind the less. Below
+        FADING_SCALE betas come to rest.
 
     Example:
       >>> control = target_rates((5.0, 2.0), lower=(1e-3, 1e-3), upper=(1e3, 1e3))
@@ -257,7 +261,8 @@ def _dual_ascent(
 
     def update(state: BetaState, distortion: jax.Array, rates: jax.Array) -> BetaState:
         memory: TargetMemory = state.memory
-        pace = jnp.maximum(jnp.sqrt(learning_rate_scale(state.step)), MIN_PACE)
+        scale = learning_rate_scale(state.step)
+        pace = jnp.maximum(jnp.sqrt(scale), MIN_PACE)
         # The plain mean of all steps at first, so that the zeros it starts from never count.
         weight = jnp.maximum(1.0 / (memory.num_updates + 1.0), pace / SMOOTHING_STEPS)
         memory = memory._replace(
@@ -268,7 +273,7 @@ def _dual_ascent(
         errors = jnp.where(memory.lower == memory.upper, 0.0, errors)  # a free layer may have no target
         change = jnp.where(memory.num_updates == 0, 0.0, errors - memory.errors)
         slow = INTEGRAL_GAIN * jnp.sqrt(pace) * jnp.clip(errors, -MAX_INTEGRAL_ERROR, MAX_INTEGRAL_ERROR)
-        move = slow + PROPORTIONAL_GAIN * change
+        move = (slow + PROPORTIONAL_GAIN * change) * jnp.minimum(1.0, scale / FADING_SCALE)
         betas = jnp.clip(state.final_betas * jnp.exp(move), memory.lower, memory.upper)
         memory = memory._replace(errors=errors, num_updates=memory.num_updates + 1)
         return BetaState(betas, state.step + 1, betas, memory)

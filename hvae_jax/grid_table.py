@@ -84,7 +84,7 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
         values = [rows.get(n, {}).get(name) or np.nan for n in numbers]
         return np.asarray(values, np.float64).reshape(grid.shape)
 
-    num_layers = len(config["objective"]["betas"])
+    num_layers = len(config["model"]["latent_shapes"])
     vectors = np.asarray(grid.vectors).reshape(*grid.shape[:-1], 1, -1)
     vectors = np.broadcast_to(vectors, (*grid.shape, vectors.shape[-1]))
 

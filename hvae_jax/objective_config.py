@@ -120,9 +120,7 @@ class ObjectiveConfig:
         """
         decay = controls.constant_scale
         if learning_rate_decay_fraction:
-            decay = controls.cubic_decay(
-                round((1.0 - learning_rate_decay_fraction) * num_steps), num_steps
-            )
+            decay = controls.cubic_decay(round((1.0 - learning_rate_decay_fraction) * num_steps), num_steps)
         warmup = round(self.warmup_fraction * num_steps)
         if self.control == "constant":
             return controls.linear_warmup(warmup, controls.constant(decay))

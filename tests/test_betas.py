@@ -13,15 +13,16 @@ from hvae_jax.evaluation.targets import target_status
 ONES = (1.0, 1.0)
 BOUNDS = ((1e-3, 1e-3), (1e3, 1e3))
 CONFIG = linear_gaussian.training_config(
-    num_epochs=300.0,
-    learning_rate_decay_fraction=0.7,
+    num_epochs=600.0,
+    learning_rate=2e-2,
+    learning_rate_decay_fraction=0.9,
     ema_decay=0.0,
     log_every_steps=400,
-    eval_every_steps=2400,
-    checkpoint_every_steps=2400,
+    eval_every_steps=4800,
+    checkpoint_every_steps=4800,
     num_checkpoints=1,
 )
-DECAY = betas.cubic_decay(720, 2400)
+DECAY = betas.cubic_decay(480, 4800)
 
 
 def train_linear(folder, control):
@@ -79,6 +80,15 @@ def coupled(current):
 def test_coupled_layers_reach_targets_over_a_factor_of_thirty(targets):
     found = answer(betas.target_rates(targets, *BOUNDS), ONES, coupled)
     np.testing.assert_allclose(coupled(jnp.asarray(found[-1])), targets, rtol=1e-3)
+
+
+def test_betas_rest_with_a_model_that_no_longer_learns():
+    # Rates that stay 5 % too high, whatever beta is: only the learning rate tells that nothing can mend them.
+    control = betas.target_rates((1.0,), (1e-3,), (1e3,), betas.cubic_decay(100, 1100))
+    found = answer(control, (1.0,), lambda current: jnp.full(1, 1.05), 1200)
+    assert found[800, 0] > 2.0 * found[100, 0]
+    np.testing.assert_allclose(found[1050:], np.broadcast_to(found[1050], found[1050:].shape), rtol=1e-3)
+    np.testing.assert_array_equal(found[1101:], np.broadcast_to(found[1101], found[1101:].shape))
 
 
 def test_a_free_layer_keeps_its_beta_even_where_its_rate_and_target_are_zero():
