@@ -1,0 +1,67 @@
+"""The table of targets: the models it makes and what it says of them. Their training is tested elsewhere."""
+
+import numpy as np
+import pytest
+
+from experiments import digits_targets, fashion_targets, targets_table
+from hvae_jax.errors import RunError
+
+SETTING = {"inference": "ladder", "num_layers": 3, "control": "target_rates"}
+WANTED = (4.0, 8.0, 12.0)
+
+
+@pytest.mark.parametrize("module", [digits_targets, fashion_targets])
+def test_a_model_is_the_configs_with_its_layers_targets_and_seed(module):
+    config = module.get_config().to_dict()
+    model = targets_table.make_model(config, SETTING, WANTED, 5, [])
+    first, top = config["model"]["latent_shapes"]
+    changed = model.member.config
+    assert changed["model"]["latent_shapes"] == (first, (2 * top[0],), top)
+    assert changed["model"]["inference"] == "ladder"
+    assert (model.member.targets, model.member.betas, model.seed) == (WANTED, (1.0, 1.0, 1.0), 5)
+    assert (model.member.seed, model.member.order_seed) == (5, 5)
+    model.member.objective.check_layers(3)
+
+
+def test_a_model_trained_anew_has_the_betas_found_and_another_seed():
+    config = digits_targets.get_config().to_dict()
+    anew = {**SETTING, "control": "found_betas"}
+    with pytest.raises(RunError, match="needs the rows of target_rates"):
+        targets_table.make_model(config, anew, WANTED, 5, [])
+    rows = [{**SETTING, "seed": seed, "targets_nats": list(WANTED), "betas": [seed, 2, 3]} for seed in (4, 5)]
+    model = targets_table.make_model(config, anew, WANTED, 5, rows)
+    assert (model.seed, model.member.seed) == (5, 5 + targets_table.REFIT_SEED)
+    assert (model.member.betas, model.member.targets) == ((5, 2, 3), ())
+    assert model.member.objective.control == "constant"
+
+
+@pytest.mark.parametrize(
+    ("measured", "step"), [([5, 1, 1.01], 200), ([1, 5, 1.019], 300), ([1, 1, 1], 100), ([1, 1, 1.03], None)]
+)
+def test_settled_is_when_all_rates_stay_within_two_percent(measured, step):
+    rates = np.stack([np.asarray(measured, float), np.full(3, 2.0)], axis=1)
+    assert targets_table.settled_at(np.array([100, 200, 300]), rates, (1.0, 2.0)) == step
+
+
+def test_the_table_counts_what_is_near_enough_on_each_split():
+    rows = [
+        {
+            **SETTING,
+            "control": control,
+            "targets_nats": [10.0],
+            "train_rates_nats": [10.0 * (1 + train)],
+            "test_rates_nats": [10.0 * (1 + test)],
+            "test_rates_nats_standard_error": [0.1],
+            "settled_at_step": step,
+            "target_status": [status],
+        }
+        for control, train, test, step, status in (
+            ("target_rates", 0.009, 0.029, 100, "reached"),
+            ("target_rates", -0.011, 0.031, 300, "not_reached_beta_at_lower_bound"),
+            ("found_betas", -0.029, 0.0, None, "free"),
+        )
+    ]
+    _, asked, anew = targets_table.describe(rows).splitlines()
+    assert asked.split()[2:7] == ["target_rates", "2", "1", "%", "1"]
+    assert asked.endswith("1.10 %   1.00 %  2/2, median step 200; 1 with a beta at its bound")
+    assert anew.split()[2:8] == ["found_betas", "1", "3", "%", "1", "1"]
