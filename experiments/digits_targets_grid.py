@@ -1,7 +1,7 @@
-"""A grid of 7 × 7 target rates of the small GHVAE on digits: a map that is even in rate space.
+"""A grid of 5 × 5 target rates of the small GHVAE on digits: a map that is even in rate space.
 
 Shows: models where you ask for them. An even grid of betas crowds where a layer is nearly empty and is
-thin elsewhere; here R_1 and R_2 are 2, 5 … 20 nats, and `figures/target_map.png` what the models reached.
+thin elsewhere; here R_1 and R_2 are 4, 8 … 20 nats, and `figures/target_map.png` what the models reached.
 Command: python -m experiments.grid --config=experiments/digits_targets_grid.py
 """
 
@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from experiments import cifar_grid, digits_targets
 
-TARGETS = (2.0, 5.0, 8.0, 11.0, 14.0, 17.0, 20.0)
+TARGETS = (4.0, 8.0, 12.0, 16.0, 20.0)
 
 
 def get_config() -> ConfigDict:

@@ -201,10 +201,11 @@ def check_bounds(models: Sequence[Evaluated]) -> bool:
 
 
 def _shared(config: dict[str, Any]) -> dict[str, Any]:
-    """The config without what may differ between models that one evaluator serves: betas and seeds."""
+    """The config without what may differ between models that one evaluator serves: betas, targets, seeds."""
+    objective = config["objective"]
     return {
         **config,
-        "objective": {name: value for name, value in config["objective"].items() if name != "betas"},
+        "objective": {n: value for n, value in objective.items() if n != "betas" and "targets" not in n},
         "training": {name: value for name, value in config["training"].items() if not name.endswith("seed")},
     }
 

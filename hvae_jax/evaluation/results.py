@@ -107,7 +107,9 @@ def load(folder: pathlib.Path, is_grid: bool) -> Evaluated:
     config = records.read_json(folder / records.CONFIG_FILE)
     metrics = records.read_json(folder / METRICS_FILE)
     name = folder.name if is_grid else "run"
-    betas = tuple(map(float, config["objective"]["betas"]))
+    evaluation = folder / records.EVALUATION_FILE
+    found = records.read_json(evaluation).get("betas") if evaluation.exists() else None  # asked for by rates
+    betas = tuple(map(float, found or config["objective"]["betas"]))
     return Evaluated(name, folder, betas, int(config["training"]["seed"]), metrics)
 
 
