@@ -198,6 +198,12 @@ def size_of_the_grid() -> list[float]:
     return [len(rows), *values, len({row["seed"] for row in rows})]
 
 
+def cost_of_streaming() -> list[float]:
+    (row,) = read("streaming.json")
+    low, high = min(row["ratios"]), max(row["ratios"])
+    return [row["streamed_cpu_ms_per_image"], row["resident_cpu_ms_per_image"], row["ratio"], low, high]
+
+
 def kept_mib() -> list[float]:
     rows = [row for row in read("memory.json") if row["inference"] == "generalized_top_down"]
     kept = {(row["compute_dtype"], row["remat"]): row["kept_mib"] for row in rows}
@@ -223,6 +229,11 @@ def difference_of_trainings() -> list[float]:
         ),
         (r"best reconstructions spend more nats \((\S+) against (\S+)\)", nats_of_the_best_reconstructions),
         (r"The grid of (\d+) models above \(75 epochs, (\d) × (\d) betas, (\d) seeds\)", size_of_the_grid),
+        (
+            r"took (\S+) ms of CPU time, .* took (\S+) ms, and throughput was (\S+) of that from the "
+            r"devices, between (\S+) and (\S+) from turn",
+            cost_of_streaming,
+        ),
         (r"keeps (\S+) MiB of activations, with `remat` (\S+) MiB, in bfloat16 (\S+) MiB", kept_mib),
         (r"test rates in bfloat16 are within (\S+) % of those", difference_of_bfloat16),
         (r"rates of the layers differed by (\S+) % and (\S+) %", difference_of_trainings),
