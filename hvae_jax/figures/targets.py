@@ -116,7 +116,8 @@ def trade_frontier(
     axes = figure.subplots()
     for index, (name, (shares, distortions, spread)) in enumerate(lines.items()):
         style = {"color": LAYER_COLORS[index], "marker": "os^D"[index % 4], "ms": 4, "capsize": 3}
-        axes.errorbar(shares, distortions, yerr=spread, label=name, **style)
+        # One seed has no spread, and bars of no length would claim that there is none.
+        axes.errorbar(shares, distortions, yerr=spread if spread.any() else None, label=name, **style)
     axes.set_xlabel("share of the total rate in the top layer")
     axes.set_ylabel("test distortion D (nats per image)")
     axes.set_xlim(0.0, 1.0)
