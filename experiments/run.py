@@ -9,6 +9,7 @@ figures/. The same command resumes a run that was stopped, and evaluates one tha
 
 import contextlib
 import functools
+import json
 import pathlib
 from typing import Any
 
@@ -20,17 +21,24 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from experiments import program
-from hvae_jax import experiment, loop, records
+from hvae_jax import experiment, loop, processes, records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.experiment import Experiment
 from hvae_jax.figures import runs as figures
 from hvae_jax.figures import targets as target_figures
+from hvae_jax.stored import Rows
 from hvae_jax.training import Params, TrainState
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "One of experiments/*.py.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/NAME_OF_CONFIG by default.")
 _TENSORBOARD = flags.DEFINE_boolean("tensorboard", False, "Also write TensorBoard events into the folder.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Of one run over several processes: HOST:PORT of process 0, or auto."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many; with --coordinator=HOST:PORT.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, from 0; with --coordinator=HOST:PORT.")
+_START_TIMEOUT = flags.DEFINE_float("start_timeout_s", 120.0, "For all processes to arrive.", lower_bound=1.0)
 flags.mark_flag_as_required("config")
 
 TEMPERATURES = (0.4, 0.7, 1.0)
@@ -43,13 +51,22 @@ def main(arguments: list[str]) -> None:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
     name, config = program.read_config(_CONFIG)
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
+    num_processes = processes.start(
+        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _START_TIMEOUT.value
+    )
     batch_size = config["training"].get("batch_size")
     program.split_cpu_for_batch(
-        batch_size if isinstance(batch_size, int) else 1
+        batch_size // num_processes if isinstance(batch_size, int) else 1
     )  # what it is else, is said below
     built = experiment.from_config(config)
-    folder = records.open_run(workdir, config)
-    tensorboard = records.TensorBoard(folder) if _TENSORBOARD.value else None
+    dataset, is_main = built.dataset, processes.is_main()
+    if num_processes > 1:
+        images = {
+            f"the {s} split": _fingerprint(getattr(dataset, s).images) for s in ("train", "valid", "test")
+        }
+        processes.check_same({"the config": json.dumps(config).encode(), **images})
+    folder = records.open_run(workdir, config) if is_main else workdir
+    tensorboard = records.TensorBoard(folder) if _TENSORBOARD.value and is_main else None
 
     test = rates.SplitEvaluator(built.dataset.test.images, built.preprocess_fn)
     validate = None
@@ -58,7 +75,10 @@ def main(arguments: list[str]) -> None:
         validate = functools.partial(
             valid.map_images, built.terms_fn, key=jax.random.key(built.training.seed)
         )
-    with Progress(built.num_steps) as progress, contextlib.closing(built.make_batches()) as batches:
+    with (
+        Progress(built.num_steps, is_shown=is_main) as progress,
+        contextlib.closing(built.make_batches()) as batches,
+    ):
         state = loop.train(
             folder,
             built.init_state(),
@@ -79,6 +99,8 @@ def main(arguments: list[str]) -> None:
         report = evaluate_targets(built, state, summary)
         evaluation.update(report)
         lines.append(targets.describe_targets(report))
+    if not is_main:
+        return
     records.write_json(folder / records.EVALUATION_FILE, evaluation)
     draw(built, state.eval_params, folder, evaluation)
     print(*lines, f"Everything is in {folder}", sep="\n")
@@ -158,8 +180,9 @@ def draw(built: Experiment, params: Params, folder: pathlib.Path, evaluation: di
 class Progress:
     """A bar with the distortion and every layer's rate; off a terminal, a line per validation pass."""
 
-    def __init__(self, num_steps: int) -> None:
-        self._bar = tqdm(total=num_steps, unit="step", disable=None, dynamic_ncols=True)
+    def __init__(self, num_steps: int, is_shown: bool = True) -> None:
+        is_off = None if is_shown else True
+        self._bar = tqdm(total=num_steps, unit="step", disable=is_off, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":
         return self
@@ -177,6 +200,14 @@ class Progress:
         elif self._bar.disable:
             text = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
             print(f"step {row['step']}/{self._bar.total}  {row['split']}  {text} nats", flush=True)
+
+
+def _fingerprint(images: Rows) -> bytes:
+    """What tells images from others; of those that are streamed, shape and beginning."""
+    return (
+        str(images.shape).encode()
+        + np.asarray(images[:] if isinstance(images, np.ndarray) else images[:16]).tobytes()
+    )
 
 
 def _describe(summary: dict[str, Any]) -> str:

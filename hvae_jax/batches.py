@@ -31,7 +31,7 @@ class Batches(Protocol):
         """The images of the `count` steps from `step` on, as arrays that lead with the local devices.
 
         Their shapes are the same for every count: what is past it is never read. Each device gets its
-        part of every batch: images of consecutive places, devices in order.
+        part of every batch: images of consecutive places, devices in order, those of process 0 first.
         """
         ...
 
@@ -61,7 +61,7 @@ class ResidentBatches:
         Raises:
           RunError: the devices do not divide the batch, or no batch fits into the run.
         """
-        config.check_devices(jax.local_device_count())
+        config.check_devices(jax.device_count())
         self.num_images, self.image_shape = len(images), images.shape[1:]
         self.steps_per_call = min(config.log_every_steps, config.num_steps(len(images)))
         self._batch_size, self._order_seed = config.batch_size, config.order_seed
@@ -113,10 +113,11 @@ def make_interval(step_fn: StepFn) -> Callable[..., tuple[TrainState, StepMetric
 
 
 def split_batches(indices: np.ndarray) -> np.ndarray:
-    """`[K, B]` images of each step → `[D, K, B / D]`, each local device's part."""
+    """`[K, B]` images of each step → `[D, K, B / D]`, the parts of this process's devices."""
     num_steps, batch_size = indices.shape
-    num_devices = jax.local_device_count()
-    return indices.reshape(num_steps, num_devices, batch_size // num_devices).swapaxes(0, 1)
+    num_devices = jax.device_count()
+    parts = indices.reshape(num_steps, num_devices, batch_size // num_devices).swapaxes(0, 1)
+    return parts[devices.local_part()]
 
 
 def batch_indices(seed: int, num_images: int, batch_size: int, start: int, num_steps: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from hvae_jax import processes
 from hvae_jax.errors import RunError
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ class Checkpoints:
         self._folder = folder.absolute()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            options = ocp.CheckpointManagerOptions(max_to_keep=num_kept)
+            options = ocp.CheckpointManagerOptions(max_to_keep=num_kept, **_alone(folder))
             handlers = {_STATE: ocp.StandardCheckpointHandler(), _PROGRESS: ocp.JsonCheckpointHandler()}
             self._manager = ocp.CheckpointManager(self._folder, item_handlers=handlers, options=options)
         except OSError as error:
@@ -154,6 +155,17 @@ class Checkpoints:
             f"checkpoint in {self._folder} cannot be written ({_first_line(error)}); make room or mend "
             "permissions and run the same command again: it resumes from the last complete checkpoint"
         )
+
+
+def _alone(folder: pathlib.Path) -> dict[str, Any]:
+    """Options that keep orbax from waiting for other processes: one alone writes, whole arrays."""
+    if processes.count() == 1:
+        return {}
+    mine = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=mine, active_processes={mine}, barrier_sync_key_prefix=f"{mine}"
+    )
+    return {"multiprocessing_options": alone, "create": False}
 
 
 def _first_line(error: Exception) -> str:

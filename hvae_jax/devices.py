@@ -1,11 +1,48 @@
-"""Arrays over the devices, as pmap wants them: a leading axis with one entry per local device."""
+"""Arrays over the devices, as pmap wants them: a leading axis with one entry per local device.
+
+Devices are numbered process after process; with several processes each holds its own part.
+"""
 
 from typing import Any
 
 import jax
 import numpy as np
 
+from hvae_jax import processes
+from hvae_jax.errors import RunError
+
 DEVICE_AXIS = "devices"
+
+
+def every_device() -> list[Any] | None:
+    """What `jax.pmap(devices=…)` needs to number the devices process after process.
+
+    Raises:
+      RunError: processes differ in their number of devices.
+    """
+    if processes.count() == 1:
+        return None
+    if jax.device_count() != processes.count() * jax.local_device_count():
+        raise RunError(
+            f"{jax.device_count()} devices are not {processes.count()} processes with "
+            f"{jax.local_device_count()} each; give every process as many"
+        )
+    ordered = sorted(jax.devices(), key=lambda device: device.process_index)
+    mine = [device for device in ordered if device.process_index == jax.process_index()]
+    if mine != jax.local_devices():
+        raise RunError("JAX lists this process's devices in two orders; start one process per host")
+    return ordered
+
+
+def local_devices() -> list[Any] | None:
+    """What `jax.pmap(devices=…)` needs to leave out the devices of other processes."""
+    return None if processes.count() == 1 else jax.local_devices()
+
+
+def local_part() -> slice:
+    """Where this process's devices stand among all."""
+    first_device = jax.process_index() * jax.local_device_count()
+    return slice(first_device, first_device + jax.local_device_count())
 
 
 def shard_devices(tree: Any) -> Any:
@@ -26,5 +63,7 @@ def replicate(tree: Any) -> Any:
 
 
 def first(replicated: Any) -> Any:
-    """The first device's copy."""
-    return jax.tree.map(lambda a: a[0], replicated)
+    """The first device's copy, on that device."""
+    # Not a[0], which would be a program of all devices: waiting for each other while those of another
+    # process are awaited can leave a CPU without a free thread.
+    return jax.tree.map(lambda a: a.addressable_data(0)[0], replicated)

@@ -103,7 +103,7 @@ def from_config(config: Mapping[str, Any], num_devices: int | None = None) -> Ex
 
     Args:
       config: groups `data`, `model`, `objective`, `training`, `evaluation`; every field present.
-      num_devices: that share a batch; all local ones by default.
+      num_devices: that share a batch; those of all processes by default.
 
     Raises:
       RunError: a field that is missing, unknown or out of range, or data that is not there.
@@ -117,7 +117,7 @@ def from_config(config: Mapping[str, Any], num_devices: int | None = None) -> Ex
     training_config = build_group("training", TrainingConfig, config)
     evaluation = build_group("evaluation", EvaluationConfig, config)
     objective.check_layers(len(model_config.latent_shapes))
-    training_config.check_devices(jax.local_device_count() if num_devices is None else num_devices)
+    training_config.check_devices(jax.device_count() if num_devices is None else num_devices)
 
     dataset = data.load(data_config)
     model = make_hvae(model_config, dataset.image_shape)

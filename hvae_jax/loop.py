@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hvae_jax import devices, records, training
+from hvae_jax import devices, processes, records, training
 from hvae_jax.batches import Batches
 from hvae_jax.betas import BetaControl
 from hvae_jax.checkpoints import Checkpoints
@@ -34,9 +34,10 @@ def train(
     reports: Sequence[Callable[[dict[str, Any]], None]] = (),
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> TrainState:
-    """Trains over all local devices, resuming from the folder's newest checkpoint where there is one.
+    """Trains over all devices of all processes, from the folder's newest checkpoint where there is one.
 
-    Writes `rates.jsonl` and `checkpoints/` into the folder.
+    Writes `rates.jsonl` and `checkpoints/` into the folder. With several processes, process 0 alone reads
+    and writes there, and calls `reports`.
 
     Args:
       folder: the run folder, see `records.open_run`.
@@ -49,8 +50,9 @@ def train(
       validate: params → the terms of every validation image, as NumPy arrays.
       reports: called with every row of the log as it is written.
       stop_requested: asked after every compiled call, which takes about `CALL_SECONDS` at most (or one
-        step, where that takes longer). Once it says yes, a checkpoint of that very step is written and
-        the loop ends with `Stopped`. The resumed run equals an uninterrupted one, its log included.
+        step, where that takes longer). Once it says yes, on any process, a checkpoint of that very step
+        is written and the loop ends with `Stopped`. The resumed run equals an uninterrupted one, its log
+        included.
 
     Returns:
       the final state, on the host.
@@ -62,20 +64,30 @@ def train(
     """
     num_steps = config.num_steps(batches.num_images)
     interval = training.compile_interval(terms_fn, preprocess_fn, control, config, batches.pick)
-    checkpoints = Checkpoints(folder / records.CHECKPOINTS_FOLDER, config.num_checkpoints)
-    saved: dict[str, Any] = {}
-    if checkpoints.latest_step() is not None:
-        state, saved = checkpoints.restore(state), checkpoints.progress()
-        batches.restore(saved.get("batches", {}))
+    is_main = processes.is_main()
+    checkpoints = (
+        Checkpoints(folder / records.CHECKPOINTS_FOLDER, config.num_checkpoints) if is_main else None
+    )
+    new = state
+
+    def read() -> TrainState:
+        if checkpoints is None or checkpoints.latest_step() is None:
+            return new
+        return checkpoints.restore(new)
+
+    state = processes.from_main(read, new)
+    saved = processes.values_from_main(lambda: checkpoints.progress() if checkpoints else {})
+    batches.restore(saved.get("batches", {}))
     step = int(state.step)
     # Steps past `logged` are done and in the totals, but no row tells of them yet.
     logged, seconds = saved.get("logged", step), saved.get("seconds", 0.0)
     zeros = jax.device_get(training.zero_totals(len(state.beta_state.betas)))
     totals = StepMetrics(**saved["totals"]) if "totals" in saved else zeros
     totals = jax.tree.map(lambda _, total: np.asarray(total, np.float32), zeros, totals)
-    log = records.RateLog(folder, resume_step=logged)
+    log = records.RateLog(folder, resume_step=logged) if is_main else None
     if logged >= num_steps:
-        checkpoints.close()
+        if checkpoints:
+            checkpoints.close()
         return jax.device_get(state)
 
     state, totals = devices.replicate((state, totals))
@@ -94,10 +106,13 @@ def train(
             grad_norm=grad_norm,
             images_per_s=images_per_s,
         )
-        for report in (log.append, *reports):
-            report(row)
+        if log:
+            for report in (log.append, *reports):
+                report(row)
 
     def save() -> None:
+        if checkpoints is None:
+            return
         progress = {"logged": logged, "seconds": seconds, "batches": batches.state()}
         if logged < step:
             progress["totals"] = jax.tree.map(
@@ -113,15 +128,17 @@ def train(
             state, totals, done = interval(state, totals, batches.take(step, count), count)
             done = int(devices.first(done))
             if done < count:
-                checkpoints.wait()
-                raise RunError(_not_finite(step + done + 1, checkpoints.latest_step()))
+                raise RunError(_not_finite(step + done + 1, checkpoints))
             step += count
             elapsed = time.perf_counter() - start
             seconds += elapsed
             calls.took(elapsed, count)
-            if stop_requested():
+            stop, calls.num_steps = processes.agree(stop_requested(), calls.num_steps)
+            if stop:
                 save()
-                checkpoints.close()
+                if checkpoints:
+                    checkpoints.wait()
+                    checkpoints.close()
                 raise Stopped(step)
         sums, betas = jax.device_get(devices.first((totals, state.beta_state.betas)))
         means = StepMetrics(*(total / (end - logged) for total in sums))
@@ -135,8 +152,9 @@ def train(
         logged, seconds, totals = step, 0.0, devices.replicate(zeros)
         if step % config.checkpoint_every_steps == 0 or is_last:
             save()
-    checkpoints.wait()
-    checkpoints.close()
+    if checkpoints:
+        checkpoints.wait()
+        checkpoints.close()
     return jax.device_get(devices.first(state))
 
 
@@ -160,8 +178,14 @@ def split_means(terms: LayerwiseTerms, betas: np.ndarray) -> StepMetrics:
     return StepMetrics(distortion + rates @ betas, distortion, rates, np.nan)
 
 
-def _not_finite(step: int, last_good: int | None) -> str:
-    kept = "no checkpoint was written before it" if last_good is None else f"checkpoint {last_good} is kept"
+def _not_finite(step: int, checkpoints: Checkpoints | None) -> str:
+    kept = "process 0 says which checkpoint is kept"
+    if checkpoints is not None:
+        checkpoints.wait()
+        last_good = checkpoints.latest_step()
+        kept = (
+            "no checkpoint was written before it" if last_good is None else f"checkpoint {last_good} is kept"
+        )
     return (
         f"the loss or its gradient is not finite at step {step}; {kept}. Lower "
         "config.training.learning_rate, set config.training.max_grad_norm, or look for values in the data "

@@ -50,7 +50,7 @@ class StreamedBatches:
         Raises:
           RunError: the devices do not divide the batch, or no batch fits into the run.
         """
-        config.check_devices(jax.local_device_count())
+        config.check_devices(jax.device_count())
         self.num_images, self.image_shape = len(images), images.shape[1:]
         self._images, self._config = images, config
         batch_bytes = images.nbytes // len(images) * config.batch_size

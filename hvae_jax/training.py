@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from hvae_jax.betas import BetaControl, BetaState
-from hvae_jax.devices import DEVICE_AXIS
+from hvae_jax.devices import DEVICE_AXIS, every_device
 from hvae_jax.errors import RunError
 from hvae_jax.gaussian import fold_in
 from hvae_jax.objective import LayerwiseTerms, layerwise_elbo
@@ -323,13 +323,19 @@ def compile_interval(
     config: TrainingConfig,
     pick_fn: PickFn,
 ) -> Callable[..., tuple[TrainState, StepMetrics, jax.Array]]:
-    """`make_interval` over all local devices, which share each batch; the state is donated.
+    """`make_interval` over all devices of all processes, which share each batch; the state is donated.
 
-    Every argument of the result but `num_steps` leads with the devices.
+    Every argument of the result but `num_steps` leads with the devices of this process.
     """
     step_fn = make_train_step(terms_fn, preprocess_fn, control, config, axis_name=DEVICE_AXIS)
     interval = make_interval(step_fn, pick_fn)
-    return jax.pmap(interval, axis_name=DEVICE_AXIS, in_axes=(0, 0, 0, None), donate_argnums=(0, 1))
+    return jax.pmap(
+        interval,
+        axis_name=DEVICE_AXIS,
+        in_axes=(0, 0, 0, None),
+        donate_argnums=(0, 1),
+        devices=every_device(),
+    )
 
 
 def _require(config: TrainingConfig, name: str, ok: bool, allowed: str) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hvae_jax.devices import shard_devices
+from hvae_jax import devices, processes
 from hvae_jax.gaussian import fold_in
 from hvae_jax.objective import LayerwiseTerms, bits_per_dim
 from hvae_jax.stored import Rows, StoredArray
@@ -26,11 +26,11 @@ WORKER_IMAGES = 20_000
 
 
 class SplitEvaluator:
-    """Runs functions of (params, x, keys) over every image of a split, on all local devices.
+    """Runs functions of (params, x, keys) over every image of a split, on all devices of all processes.
 
     The images stay on the devices, unless they are streamed, and each function compiles once, so it can
     be called again and again during training. Every image counts once: the split is padded to whole
-    batches and cut back.
+    batches and cut back. With several processes, all call together, and all get the whole result.
     """
 
     def __init__(self, images: Rows, preprocess_fn: PreprocessFn) -> None:
@@ -38,7 +38,7 @@ class SplitEvaluator:
         self._num_images, self._preprocess_fn = len(images), preprocess_fn
         batch = pick_micro_batch((EVAL_BATCH, *images.shape[1:]))
         self._chunks = _Chunks(images, batch)
-        self._resident = None if isinstance(images, StoredArray) else [shard_devices(self._chunks[0])]
+        self._resident = None if isinstance(images, StoredArray) else [devices.shard_devices(self._chunks[0])]
         is_large = len(images) >= WORKER_IMAGES
         self._num_workers = images.num_workers if isinstance(images, StoredArray) and is_large else 0
         self._compiled: dict[Any, Callable[..., Any]] = {}
@@ -58,14 +58,16 @@ class SplitEvaluator:
         """
         if fn not in self._compiled:
             over_batches = make_over_batches(fn, self._preprocess_fn)
-            self._compiled[fn] = jax.pmap(over_batches, in_axes=(None, 0, 0, None))
+            self._compiled[fn] = jax.pmap(
+                over_batches, in_axes=(None, 0, 0, None), devices=devices.local_devices()
+            )
         key_data, compiled = jax.random.key_data(key), self._compiled[fn]
         with contextlib.ExitStack() as stack:
             chunks = self._resident or stack.enter_context(
                 contextlib.closing(Stream(self._chunks, 0, self._num_workers, num_ahead=1))
             )
             # Fetched one by one: else all chunks of a streamed split would wait on the devices.
-            outs = [jax.device_get(compiled(params, *chunk, key_data)) for chunk in chunks]
+            outs = [processes.gather(compiled(params, *chunk, key_data)) for chunk in chunks]
         return jax.tree.map(lambda *parts: self._join(parts), *outs)
 
     def _join(self, parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -75,19 +77,20 @@ class SplitEvaluator:
 
 
 class _Chunks:
-    """A split by chunks of batches on all local devices: images `[D, K, B, ...]`, their places `[D, K, B]`.
+    """A split by chunks of batches on this process's devices: images `[D, K, B, ...]`, places `[D, K, B]`.
 
     One chunk holds all images, unless they are streamed. Past the end stands the last image again.
     """
 
     def __init__(self, images: Rows, batch: int) -> None:
         self._images = images
-        num_devices = jax.local_device_count()
+        num_devices = jax.device_count()
         most = -(-len(images) // (num_devices * batch))
         if isinstance(images, StoredArray):
             batch_bytes = images.nbytes // len(images) * num_devices * batch
             most = min(most, max(1, CHUNK_BYTES // batch_bytes))
         self._shape = num_devices, most, batch
+        self._part = devices.local_part()  # found here: a worker has no devices
 
     def __len__(self) -> int:
         return -(-len(self._images) // math.prod(self._shape))
@@ -95,7 +98,7 @@ class _Chunks:
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         size = math.prod(self._shape)
         images = self._images[number * size : (number + 1) * size]
-        index = np.minimum(np.arange(size), len(images) - 1).reshape(self._shape)
+        index = np.minimum(np.arange(size), len(images) - 1).reshape(self._shape)[self._part]
         return images[index], (number * size + index).astype(np.int32)
 
 
