@@ -24,8 +24,7 @@ from hvae_jax.errors import RunError
 
 T = TypeVar("T")
 
-# A process that falls silent, its connections left open, is given up after this long. One that ends
-# closes its connections, and the others know at once.
+# A process that falls silent is given up after this long; only the end of process 0 is known at once.
 HEARTBEAT_SECONDS = 30
 # At the end, process 0 draws while the others wait for it.
 _SHUTDOWN_SECONDS = 3600

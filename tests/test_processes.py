@@ -27,7 +27,7 @@ SHORT = (
     "--config.evaluation.num_samples=1",
     "--config.evaluation.num_importance_samples=2",
 )
-# Once its connections are closed, nobody waits for a process: this is for a machine that is busy.
+# Twice `processes.HEARTBEAT_SECONDS`, after which a lost process is given up.
 SOON_S = 60
 
 
@@ -71,7 +71,7 @@ def one(environment, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def two(environment, tmp_path_factory) -> pathlib.Path:
-    """The folder of two processes with two devices each; process 1 sees another, empty disk."""
+    """The folder of two processes with two devices each."""
     folder = tmp_path_factory.mktemp("two") / "run"
     out = ended(*start_two(environment, f"--workdir={folder}"))
     assert "Test split" in out[0]
