@@ -102,7 +102,7 @@ def draw(
     figures.rate_distortion(table, baseline, title, target / "rate_distortion.png")
     if config.has_targets:
         if built.model.num_layers == table["targets_nats"].shape[-1] > 1:
-            target_figures.target_map(table, title, target / "target_map.png")
+            target_figures.target_map(table, title.replace(", test split", ""), target / "target_map.png")
         return
     if built.model.num_layers > 1:
         figures.rate_space(table, title, target / "rate_space.png")
