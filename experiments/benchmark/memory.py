@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
             for remat in (False, True):
                 fields = {"inference": inference, "compute_dtype": dtype, "remat": remat}
                 model = make_hvae(
-                    ModelConfig(**{**cifar.get_config().model.to_dict(), **fields}), IMAGE_SHAPE
+                    ModelConfig(**{**cifar.get_config().to_dict()["model"], **fields}), IMAGE_SHAPE
                 )
                 row: dict[str, Any] = {**fields, "batch_size": options.batch_size}
                 row["kept_mib"] = kept_bytes(model, options.batch_size) / MIB
@@ -72,7 +72,11 @@ def compile_step(model: HVAE, batch_size: int, topology: str) -> jax.stages.Comp
     """The training step, compiled for one device of a TPU topology; the whole batch is one micro-batch."""
     device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
     sharding = jax.sharding.SingleDeviceSharding(device)
-    settings = {**cifar.get_config().training.to_dict(), "batch_size": batch_size, "micro_batch": batch_size}
+    settings = {
+        **cifar.get_config().to_dict()["training"],
+        "batch_size": batch_size,
+        "micro_batch": batch_size,
+    }
     config, control = training.TrainingConfig(**settings), betas.constant()
 
     def init() -> training.TrainState:
