@@ -1,27 +1,30 @@
-"""Train a whole grid of betas, or of target rates, as one program, and evaluate every model at β = 1.
+r"""Train a whole grid of betas, or of target rates, as one program, and evaluate every model at β = 1.
 
     python -m experiments.grid --config=experiments/digits_grid.py
     python -m experiments.grid --config=experiments/cifar_grid.py --dry_run
 
 The folder then holds grid.csv, one row a model, figures/, and in models/ a run folder for every model.
-The same command resumes a grid that was stopped.
+The same command resumes a grid that was stopped. Other launchers train chunks of the models as tasks of
+their own, in processes of this machine or in Slurm:
+
+    python -m experiments.grid --config=experiments/digits_grid.py --launcher=local --tasks=8
+    python -m experiments.grid --config=experiments/cifar_grid.py --launcher=slurm --tasks=21 \
+        --partition=gpu --gpus_per_task=1 --cpus_per_task=8 --time=4:00:00
 """
 
+import dataclasses
 import pathlib
 import sys
 import time
 
 import jax
-import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import program
-from hvae_jax import experiment, grid, grid_run, grid_size, grid_table, records
+from experiments import grid_launch, grid_results, program
+from hvae_jax import experiment, grid, grid_plan, grid_run, grid_size, records, slurm
 from hvae_jax.errors import RunError
-from hvae_jax.experiment import Experiment
-from hvae_jax.figures import grids as figures
-from hvae_jax.figures import targets as target_figures
+from hvae_jax.stopping import StopSignals
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "One of experiments/*_grid.py.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The grid's folder; runs/NAME_OF_CONFIG by default.")
@@ -30,6 +33,27 @@ _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", None, "Devices to split a CPU into; one per core by default.", lower_bound=1
 )
 _BASELINE = flags.DEFINE_string("baseline", None, "Folder of a grid with L = 1, to draw beside this one.")
+_LAUNCHER = flags.DEFINE_enum(
+    "launcher", "here", ["here", "local", "slurm"],
+    "Who trains: this process, several processes of this machine, or tasks of Slurm.",
+)  # fmt: skip
+_TASKS = flags.DEFINE_integer(
+    "tasks", None, "Tasks to divide the grid into, unless config.grid.chunk_size does.", lower_bound=1
+)
+_PARALLEL_TASKS = flags.DEFINE_integer(
+    "parallel_tasks", None, "At most so many at a time; locally by default one per cpus_per_task cores.",
+    lower_bound=1,
+)  # fmt: skip
+_GPUS_PER_TASK = flags.DEFINE_integer("gpus_per_task", 0, "GPUs of each task.", lower_bound=0)
+_CPUS_PER_TASK = flags.DEFINE_integer("cpus_per_task", None, "Cores of each task.", lower_bound=1)
+_PARTITION = flags.DEFINE_string("partition", None, "Slurm's; its default partition by default.")
+_TIME = flags.DEFINE_string("time", None, "Limit of each task as sbatch writes it; a task at it is requeued.")
+_MEM_GIB = flags.DEFINE_float("mem_gib", None, "Memory of each task in Slurm.", lower_bound=0.1)
+_SIGNAL_S = flags.DEFINE_integer(
+    "signal_s", 90, "Seconds before the time limit when a task of Slurm saves and ends.", lower_bound=30
+)
+_SBATCH = flags.DEFINE_multi_string("sbatch", [], "A further option of sbatch, as account=NAME.")
+_SETUP = flags.DEFINE_multi_string("setup", [], "A shell line to run before a task of Slurm.")
 flags.mark_flag_as_required("config")
 
 SECONDS_PER_LINE = 10.0
@@ -40,10 +64,22 @@ def main(arguments: list[str]) -> None:
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
     name, config = program.read_config(_CONFIG)
-    program.split_cpu(_CPU_DEVICES.value or program.num_cores())
+    given = {flag for flag in grid_launch.LAUNCHERS["slurm"] if flags.FLAGS[flag].present}
+    grid_launch.check_flags(_LAUNCHER.value, given)
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
     grid_config, members = grid.read_config(config)
+    baseline = grid_results.load_baseline(_BASELINE.value) if _BASELINE.value else None
+    if _LAUNCHER.value != "here":
+        # The accelerators of this machine, if it has any, are for the tasks.
+        jax.config.update("jax_platforms", "cpu")
+        num_steps = experiment.from_config(members[0].config, num_devices=1).num_steps
+        grid_launch.launch(workdir, config, grid_config, members, task_options(), num_steps, _DRY_RUN.value)
+        return
+    program.split_cpu(_CPU_DEVICES.value or program.num_cores())
     built = experiment.from_config(members[0].config, num_devices=1)
+    plan = grid_plan.read(workdir)
+    if plan is not None:  # tasks began it
+        grid_config = dataclasses.replace(grid_config, chunk_size=plan.chunk_size)
     size = grid_size.choose_size(grid_config, built, members)
     print(describe(size, len(members), built.num_steps), flush=True)
     if _DRY_RUN.value:
@@ -51,28 +87,48 @@ def main(arguments: list[str]) -> None:
         hours = len(members) * built.num_steps / speed / 3600
         print(f"{speed:,.1f} model-steps/s here and now: about {hours:.2f} hours of training")
         return
-    baseline = load_baseline(_BASELINE.value) if _BASELINE.value else None
     folder = records.open_run(workdir, config)
-    with Progress(len(members)) as progress:
-        grid_run.run(folder, built, members, size.chunk_size, progress.report)
-    draw(built, grid_config, baseline, folder)
-    table = grid_table.load(folder)
-    num_diverged = int((table["status"] == grid_table.DIVERGED).sum())
-    print(f"{len(members) - num_diverged} models trained, {num_diverged} diverged. Everything is in {folder}")
+    chunks = None
+    if plan is not None:
+        state = grid_launch.survey(folder, members, plan)
+        if state.alive:
+            tasks = "; ".join(f"chunk {name} is {what}" for name, what in state.alive.items())
+            raise RunError(f"the grid in {folder} is at work: {tasks}; nothing was started")
+        chunks = [[members[number] for number in plan.names[name]] for name in state.unfinished]
+    with Progress(len(members)) as progress, StopSignals(program.stop_now) as signals:
+        grid_run.run(
+            folder,
+            built,
+            members,
+            size.chunk_size,
+            progress.report,
+            chunks=chunks,
+            stop_requested=signals.requested,
+        )
+    grid_results.write(folder, built, grid_config, members, baseline)
+    print(grid_results.describe(folder))
     print(f"The most memory in use was {grid_size.peak_bytes() / grid_size.GIB:.2f} GiB")
 
 
-def load_baseline(folder: str) -> dict[str, np.ndarray]:
-    """The table of a grid with one layer.
-
-    Raises:
-      RunError: no grid, or one of more layers.
-    """
-    baseline = grid_table.load(folder)
-    num_layers = baseline["betas"].shape[-1]
-    if num_layers != 1:
-        raise RunError(f"--baseline={folder} is a grid of {num_layers} layers; give one of a single layer")
-    return baseline
+def task_options() -> grid_launch.Options:
+    """How to start tasks, from the flags."""
+    return grid_launch.Options(
+        launcher=_LAUNCHER.value,
+        num_tasks=_TASKS.value,
+        num_cpu_devices=_CPU_DEVICES.value or _CPUS_PER_TASK.value or 1,
+        baseline=_BASELINE.value,
+        slurm=slurm.Options(
+            time=_TIME.value or "",
+            partition=_PARTITION.value,
+            gpus_per_task=_GPUS_PER_TASK.value,
+            cpus_per_task=_CPUS_PER_TASK.value,
+            mem_gib=_MEM_GIB.value,
+            parallel_tasks=_PARALLEL_TASKS.value,
+            signal_s=_SIGNAL_S.value,
+            extra=tuple(_SBATCH.value),
+            setup=tuple(_SETUP.value),
+        ),
+    )
 
 
 def describe(size: grid_size.Size, num_models: int, num_steps: int) -> str:
@@ -86,28 +142,6 @@ def describe(size: grid_size.Size, num_models: int, num_steps: int) -> str:
         f"Memory: at most about {gib[0]} of {gib[1]} GiB: {gib[2]} for the program, compiling, the "
         f"images and one gradient a device, {size.model_bytes / 2**20:.2f} MiB for each model of a chunk"
     )
-
-
-def draw(
-    built: Experiment, config: grid.GridConfig, baseline: dict[str, np.ndarray] | None, folder: pathlib.Path
-) -> None:
-    """The grid's figures, of the test split."""
-    table = grid_table.load(folder)
-    if not (table["status"] == grid_table.OK).any():
-        return  # no model has numbers to draw
-    target = folder / records.FIGURES_FOLDER
-    target.mkdir(exist_ok=True)
-    model = built.model.config.inference.replace("_", " ")
-    title = f"{built.dataset.name}, {model}, test split, {table['seed'].size} models"
-    figures.rate_distortion(table, baseline, title, target / "rate_distortion.png")
-    if config.has_targets:
-        if built.model.num_layers == table["targets_nats"].shape[-1] > 1:
-            target_figures.target_map(table, title.replace(", test split", ""), target / "target_map.png")
-        return
-    if built.model.num_layers > 1:
-        figures.rate_space(table, title, target / "rate_space.png")
-    if sum(len(values) > 1 for values in config.betas) > 1:
-        figures.rate_maps(table, title, target / "rate_maps.png")
 
 
 class Progress:

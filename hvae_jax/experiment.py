@@ -135,8 +135,7 @@ def from_folder(folder: str | os.PathLike[str]) -> Experiment:
     config = records.read_json(pathlib.Path(folder) / records.CONFIG_FILE)
     if not isinstance(config, dict) or not all(isinstance(group, dict) for group in config.values()):
         raise RunError(f"{pathlib.Path(folder) / records.CONFIG_FILE} is not the config of a run")
-    # JSON has no tuples, and configs no lists.
-    return from_config({name: _with_tuples(group) for name, group in config.items()})
+    return from_config(with_tuples(config))
 
 
 def restore(built: Experiment, folder: str | os.PathLike[str]) -> TrainState:
@@ -155,10 +154,11 @@ def restore(built: Experiment, folder: str | os.PathLike[str]) -> TrainState:
         checkpoints.close()
 
 
-def _with_tuples(value: Any) -> Any:
+def with_tuples(value: Any) -> Any:
+    """A config as it was before it went to JSON, which has no tuples; configs have no lists."""
     if isinstance(value, dict):
-        return {name: _with_tuples(entry) for name, entry in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+        return {name: with_tuples(entry) for name, entry in value.items()}
+    return tuple(map(with_tuples, value)) if isinstance(value, list) else value
 
 
 def build_group(group: str, cls: type[T], config: Mapping[str, Any]) -> T:

@@ -8,6 +8,7 @@ that would train it alone. The folder of a grid:
     figures/
     models/0000, models/0001 …     an ordinary run folder each
     chunks/0000                    what the running chunk needs to resume
+    tasks/                         who is at work on what, see `grid_plan`
 """
 
 import copy
@@ -15,7 +16,7 @@ import dataclasses
 import itertools
 import math
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hvae_jax import experiment
@@ -25,7 +26,7 @@ from hvae_jax.objective_config import ObjectiveConfig
 DATA_ORDERS = ("shared", "per_model")
 # The fields that say which points there are: values per layer, or lists of vectors.
 PRODUCTS, LISTS = ("betas", "targets_nats"), ("points", "target_points")
-MODELS_FOLDER, CHUNKS_FOLDER = "models", "chunks"
+MODELS_FOLDER, CHUNKS_FOLDER, TASKS_FOLDER = "models", "chunks", "tasks"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +171,16 @@ class Member(NamedTuple):
     def folder(self, grid_folder: pathlib.Path) -> pathlib.Path:
         """Its run folder."""
         return grid_folder / MODELS_FOLDER / f"{self.number:04d}"
+
+
+def chunk_name(numbers: Sequence[int]) -> str:
+    """What the chunk of these models is called: after its first."""
+    return f"{numbers[0]:04d}"
+
+
+def lock_file(grid_folder: pathlib.Path, name: str) -> pathlib.Path:
+    """That the process which trains the chunk of that name holds, see `claims`."""
+    return grid_folder / TASKS_FOLDER / f"{name}.lock"
 
 
 def read_config(config: Mapping[str, Any]) -> tuple[GridConfig, list[Member]]:

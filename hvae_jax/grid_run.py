@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hvae_jax import grid_table, packing, records, training
+from hvae_jax import claims, grid_table, packing, records, training
 from hvae_jax.checkpoints import Checkpoints
+from hvae_jax.errors import Stopped
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.experiment import Experiment
-from hvae_jax.grid import CHUNKS_FOLDER, Member
+from hvae_jax.grid import CHUNKS_FOLDER, Member, chunk_name, lock_file
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.packing import Stack, Trainer
 from hvae_jax.training import TrainState
@@ -89,6 +90,8 @@ def run(
     members: Sequence[Member],
     chunk_size: int,
     report: Callable[[Progress], None],
+    chunks: Sequence[Sequence[Member]] | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> None:
     """Trains and evaluates every model that is not complete, and writes the tables.
 
@@ -98,11 +101,16 @@ def run(
       members: all models of the grid.
       chunk_size: models that are trained at a time.
       report: called after every interval.
+      chunks: what is left to do, where that was decided before; else `plan_chunks` decides.
+      stop_requested: asked every second or so of training, see `Trainer.train`.
 
     Raises:
-      RunError: a folder that cannot be written, a checkpoint that is damaged.
+      RunError: a folder that cannot be written, a checkpoint that is damaged, another process at work
+        on the same models.
+      Stopped: as `stop_requested` wished.
     """
-    chunks = plan_chunks(folder, members, chunk_size)
+    if chunks is None:
+        chunks = plan_chunks(folder, members, chunk_size)
     if chunks:
         trainer = make_trainer(built, max(chunk_size, *map(len, chunks)))
         evaluate = make_evaluate(built, trainer)
@@ -114,9 +122,37 @@ def run(
                 left = (trainer.num_steps - last.step) * size + trainer.num_steps * later
                 report(Progress(len(members) - later - size, left, last))
 
-            _run_chunk(folder, built, chunk, trainer, evaluate, report_chunk)
+            _run_chunk(folder, built, chunk, trainer, evaluate, report_chunk, stop_requested)
             grid_table.write(folder, members)
     grid_table.write(folder, members)
+
+
+def run_chunk(
+    folder: pathlib.Path,
+    built: Experiment,
+    members: Sequence[Member],
+    capacity: int,
+    report: Callable[[packing.Progress], None],
+    stop_requested: Callable[[], bool],
+    wait_seconds: float,
+) -> None:
+    """Trains and evaluates the models of one chunk; the tables are another's to write.
+
+    Args:
+      folder: of the grid.
+      built: the experiment that the models share.
+      members: of the chunk.
+      capacity: models that a chunk can have; a program is compiled for so many.
+      report: called after every interval.
+      stop_requested: see `Trainer.train`.
+      wait_seconds: for another process that is at work on the chunk.
+
+    Raises:
+      RunError, Stopped: as `run`.
+    """
+    trainer = make_trainer(built, capacity)
+    evaluate = make_evaluate(built, trainer)
+    _run_chunk(folder, built, members, trainer, evaluate, report, stop_requested, wait_seconds)
 
 
 def _run_chunk(
@@ -126,8 +162,24 @@ def _run_chunk(
     trainer: Trainer,
     evaluate: Evaluate,
     report: Callable[[packing.Progress], None],
+    stop_requested: Callable[[], bool],
+    wait_seconds: float = 0.0,
 ) -> None:
-    chunk_folder = folder / CHUNKS_FOLDER / f"{members[0].number:04d}"
+    name = chunk_name([member.number for member in members])
+    with claims.claim(lock_file(folder, name), f"chunk {name} of {folder}", wait_seconds):
+        _run_claimed_chunk(folder, built, members, trainer, evaluate, report, stop_requested)
+
+
+def _run_claimed_chunk(
+    folder: pathlib.Path,
+    built: Experiment,
+    members: Sequence[Member],
+    trainer: Trainer,
+    evaluate: Evaluate,
+    report: Callable[[packing.Progress], None],
+    stop_requested: Callable[[], bool],
+) -> None:
+    chunk_folder = folder / CHUNKS_FOLDER / chunk_name([member.number for member in members])
     chunk_folder.mkdir(parents=True, exist_ok=True)
     records.write_json(chunk_folder / CHUNK_FILE, [member.number for member in members])
     checkpoints = Checkpoints(chunk_folder / records.CHECKPOINTS_FOLDER, 1)
@@ -136,17 +188,23 @@ def _run_chunk(
         stack = checkpoints.restore(stack)
     folders = [records.open_run(member.folder(folder), member.config) for member in members]
     seeds = np.asarray([member.seed for member in members])
-    stack = trainer.train(
-        stack,
-        [records.RateLog(model_folder, resume_step=int(stack.step)) for model_folder in folders],
-        seeds=seeds,
-        order_seeds=np.asarray([member.order_seed for member in members]),
-        save=checkpoints.save,
-        report=report,
-    )
-    checkpoints.wait()
-    checkpoints.close()
-    grid_table.write_timing(folder, [m.number for m in members], float(stack.seconds) / len(members))
+    try:
+        stack = trainer.train(
+            stack,
+            [records.RateLog(model_folder, resume_step=int(stack.logged)) for model_folder in folders],
+            seeds=seeds,
+            order_seeds=np.asarray([member.order_seed for member in members]),
+            save=checkpoints.save,
+            report=report,
+            stop_requested=stop_requested,
+        )
+        checkpoints.wait()
+    except Stopped:
+        checkpoints.wait()
+        raise
+    finally:
+        checkpoints.close()
+    grid_table.write_timing(folder, members, float(stack.seconds) / len(members))
     evaluations = evaluate(stack, members)
     for i, model_folder in enumerate(folders):
         _save_state(model_folder, packing.entry(stack.states, i))

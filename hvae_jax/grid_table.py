@@ -15,16 +15,18 @@ from hvae_jax.errors import RunError
 from hvae_jax.grid import GridConfig, Member
 
 GRID_FILE, TIMING_FILE = "grid.csv", "timing.csv"
+# In each model's folder: processes that train other models at the same time do not write the same file.
+MODEL_TIMING_FILE = "timing.json"
 SPLITS = ("valid", "test")
 OK, DIVERGED = "ok", "diverged"
 
 
 def write(folder: pathlib.Path, members: Sequence[Member]) -> None:
-    """Writes grid.csv: one row for every model that is complete, from its evaluation.json.
+    """Writes grid.csv: one row for every model that is complete, from its evaluation.json; and timing.csv.
 
     Where targets were asked for, the betas are those found.
 
-    Times are not in it: the table of a grid that was killed and resumed is the same, byte for byte.
+    Times are not in the first: the table of a grid that was killed and resumed is the same, byte for byte.
     """
     num_layers, num_targets = len(members[0].betas), len(members[0].targets)
     columns = ["model", *_numbered("target_{}_nats", num_targets), *_numbered("beta_{}", num_layers)]
@@ -37,14 +39,16 @@ def write(folder: pathlib.Path, members: Sequence[Member]) -> None:
         if file.exists():
             rows.append(_row(member, records.read_json(file)))
     _write_csv(folder / GRID_FILE, columns, rows)
+    files = {member.number: member.folder(folder) / MODEL_TIMING_FILE for member in members}
+    times = {number: records.read_json(file)["wall_s"] for number, file in files.items() if file.exists()}
+    rows = [{"model": number, "wall_s": f"{seconds:.3f}"} for number, seconds in times.items()]
+    _write_csv(folder / TIMING_FILE, ["model", "wall_s"], rows)
 
 
-def write_timing(folder: pathlib.Path, numbers: Sequence[int], seconds_per_model: float) -> None:
-    """Adds to timing.csv what each of these models took; its rows of an earlier try are replaced."""
-    file = folder / TIMING_FILE
-    rows = {row["model"]: row for row in _read_csv(file)} if file.exists() else {}
-    rows.update({str(n): {"model": str(n), "wall_s": f"{seconds_per_model:.3f}"} for n in numbers})
-    _write_csv(file, ["model", "wall_s"], sorted(rows.values(), key=lambda row: int(row["model"])))
+def write_timing(folder: pathlib.Path, members: Sequence[Member], seconds_per_model: float) -> None:
+    """Notes in the models' folders what each took; `write` collects it."""
+    for member in members:
+        records.write_json(member.folder(folder) / MODEL_TIMING_FILE, {"wall_s": seconds_per_model})
 
 
 def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.ndarray]:
@@ -70,7 +74,7 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
     config = records.read_json(folder / records.CONFIG_FILE)
     if "grid" not in config:
         raise RunError(f"{folder} holds a single run, not a grid")
-    grid = experiment.build_group("grid", GridConfig, {"grid": _to_tuples(config["grid"])})
+    grid = experiment.build_group("grid", GridConfig, experiment.with_tuples(config))
     if not (folder / GRID_FILE).exists():
         raise RunError(f"{folder / GRID_FILE} does not exist: no model of the grid is complete")
     rows = {int(row["model"]): row for row in _read_csv(folder / GRID_FILE)}
@@ -150,10 +154,3 @@ def _write_csv(file: pathlib.Path, columns: Sequence[str], rows: Sequence[Mappin
 def _read_csv(file: pathlib.Path) -> list[dict[str, str]]:
     with file.open(newline="") as lines:
         return list(csv.DictReader(lines))
-
-
-def _to_tuples(value: Any) -> Any:
-    """JSON's lists as the tuples that a config has."""
-    if isinstance(value, dict):
-        return {name: _to_tuples(entry) for name, entry in value.items()}
-    return tuple(map(_to_tuples, value)) if isinstance(value, list) else value

@@ -91,7 +91,7 @@ def train(
         return jax.device_get(state)
 
     state, totals = devices.replicate((state, totals))
-    calls = _Calls(batches.steps_per_call)
+    calls = Calls(batches.steps_per_call)
 
     def write(split: str, means: StepMetrics, grad_norm: float | None, images_per_s: float) -> None:
         row = records.rate_row(
@@ -158,7 +158,7 @@ def train(
     return jax.device_get(devices.first(state))
 
 
-class _Calls:
+class Calls:
     """How many steps a compiled call takes, from how long the last one took."""
 
     def __init__(self, limit: int) -> None:

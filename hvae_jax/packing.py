@@ -16,8 +16,9 @@ import numpy as np
 
 from hvae_jax import batches, convolution, devices, loop, records, training
 from hvae_jax.betas import BetaControl
+from hvae_jax.errors import Stopped
 from hvae_jax.evaluation import rates
-from hvae_jax.training import Params, PreprocessFn, TermsFn, TrainingConfig, TrainState
+from hvae_jax.training import Params, PreprocessFn, StepMetrics, TermsFn, TrainingConfig, TrainState
 
 T = TypeVar("T")
 
@@ -32,12 +33,19 @@ class Stack(NamedTuple):
       states: `TrainState` with arrays `[M, ...]`. A failed model's is that before the failing step.
       failed_at: `[M]`, the step whose loss or gradient was not finite; 0 for a model without one.
       seconds: spent on training and validation so far; a scalar.
+      logged: the step of the newest rows of the logs; a scalar, less than `step` where training was
+        stopped within an interval.
+      logged_seconds: `seconds` at that step; a scalar.
+      totals: sums of the metrics over the steps since then, `[M, ...]`.
     """
 
     step: np.ndarray
     states: TrainState
     failed_at: np.ndarray
     seconds: np.ndarray
+    logged: np.ndarray
+    logged_seconds: np.ndarray
+    totals: StepMetrics
 
 
 class Log(Protocol):
@@ -62,7 +70,7 @@ class Progress(NamedTuple):
 def new_stack(states: Sequence[TrainState]) -> Stack:
     """The stack before the first step."""
     stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *states)
-    return Stack(np.zeros((), np.int32), stacked, np.zeros(len(states), np.int32), np.zeros((), np.float64))
+    return _to_host(0, stacked, np.zeros(len(states)), 0.0, 0, 0.0, _zero_totals(stacked))
 
 
 class Evaluator:
@@ -143,18 +151,19 @@ class Trainer:
         num_devices = jax.local_device_count()
         self.capacity = -(-capacity // num_devices) * num_devices
         self.num_steps = config.num_steps(len(images))
+        self._steps_per_call = min(config.log_every_steps, self.num_steps)
         self._terms_fn, self._config = terms_fn, config
         self._num_images, self._num_dims = len(images), math.prod(images.shape[1:])
         self._images = devices.replicate(images)
         self._valid = Evaluator(valid_images, preprocess_fn) if len(valid_images) else None
         step_fn = training.make_train_step(terms_fn, preprocess_fn, control, config)
-        interval = batches.make_interval(step_fn)
+        interval = training.make_interval(step_fn, batches.pick_resident)
 
-        def shared(states: TrainState, images: jax.Array, indices: jax.Array, counts: jax.Array) -> Any:
-            return map_models(lambda model: interval(model[0], images, indices, model[1]), (states, counts))
+        def shared(models: Any, images: jax.Array, indices: jax.Array, counts: jax.Array) -> Any:
+            return map_models(lambda m: interval(*m[0], (images, indices), m[1]), (models, counts))
 
-        def own(states: TrainState, images: jax.Array, indices: jax.Array, counts: jax.Array) -> Any:
-            return map_models(lambda model: interval(model[0], images, *model[1:]), (states, indices, counts))
+        def own(models: Any, images: jax.Array, indices: jax.Array, counts: jax.Array) -> Any:
+            return map_models(lambda m: interval(*m[0], (images, m[1]), m[2]), (models, indices, counts))
 
         # One order for all is sent once a device; an order of its own once a model.
         self._shared = jax.pmap(shared, in_axes=(0, 0, None, 0), donate_argnums=0)
@@ -169,6 +178,7 @@ class Trainer:
         order_seeds: np.ndarray,
         save: Callable[[int, Stack], None],
         report: Callable[[Progress], None],
+        stop_requested: Callable[[], bool] = lambda: False,
     ) -> Stack:
         """Trains a stack to the end.
 
@@ -178,50 +188,73 @@ class Trainer:
           seeds, order_seeds: `[M]`; `seeds` are those of the validation draws.
           save: called with step and stack where the config asks for a checkpoint, and at the end.
           report: called after every interval.
+          stop_requested: asked after every compiled call, which takes about `loop.CALL_SECONDS` at most
+            (or one step of every model, where that takes longer). Once it says yes, `save` is called at
+            that very step and training ends with `Stopped`. It goes on as if it had not been stopped.
 
         Returns:
           the final stack.
+
+        Raises:
+          Stopped: as `stop_requested` wished.
         """
         config, num_models = self._config, len(logs)
-        step, failed_at, seconds = int(stack.step), stack.failed_at.copy(), float(stack.seconds)
-        states = lay_out(stack.states, self.capacity)
-        while step < self.num_steps and not failed_at.all():
-            start = time.perf_counter()
-            count = min(config.log_every_steps, self.num_steps - step)
-            counts = np.where(failed_at == 0, count, 0)
-            states, means, done = self._interval(states, order_seeds, step, counts)
-            means, done, betas = take((means, done, states.beta_state.betas), num_models)
-            failed_at = np.where((failed_at == 0) & (done < counts), step + done + 1, failed_at)
-            step = self.num_steps if failed_at.all() else step + count
-            alive = np.flatnonzero(failed_at == 0).tolist()
-            is_last = step == self.num_steps
-            elapsed = time.perf_counter() - start
+        step, logged, failed_at = int(stack.step), int(stack.logged), stack.failed_at.copy()
+        seconds, logged_seconds = float(stack.seconds), float(stack.logged_seconds)
+        states, totals = lay_out((stack.states, stack.totals), self.capacity)
+        calls = loop.Calls(self._steps_per_call)
 
+        def on_host() -> Stack:
+            arrays = take((states, totals), num_models)
+            return _to_host(step, arrays[0], failed_at, seconds, logged, logged_seconds, arrays[1])
+
+        while logged < self.num_steps:
+            end, model_steps = min(logged + config.log_every_steps, self.num_steps), 0
+            while step < end:
+                start = time.perf_counter()
+                count = min(calls.num_steps, end - step)
+                counts = np.where(failed_at == 0, count, 0)
+                (states, totals), done = self._interval((states, totals), order_seeds, step, counts)
+                done = take(done, num_models)
+                failed_at = np.where((failed_at == 0) & (done < counts), step + done + 1, failed_at)
+                step = self.num_steps if failed_at.all() else step + count
+                model_steps += int(done.sum())
+                elapsed = time.perf_counter() - start
+                seconds += elapsed
+                calls.took(elapsed, count)
+                if stop_requested():
+                    save(step, on_host())
+                    raise Stopped(step)
+            sums, betas = take((totals, states.beta_state.betas), num_models)
+            alive = np.flatnonzero(failed_at == 0).tolist()
+            images_per_s = (end - logged) * config.batch_size / (seconds - logged_seconds)
             for i in alive:
-                means_i = entry(means, i)
-                self._write(logs[i], "train", step, means_i, betas[i], count * config.batch_size / elapsed)
+                means = StepMetrics(*(total[i] / (end - logged) for total in sums))
+                self._write(logs[i], "train", step, means, betas[i], images_per_s)
+            is_last = step == self.num_steps
             if self._valid is not None and (step % config.eval_every_steps == 0 or is_last):
-                valid_start = time.perf_counter()
+                start = time.perf_counter()
                 terms = self._valid.map_images(self._terms_fn, states.eval_params, seeds, num_models)
-                images_per_s = terms.distortion.shape[1] / (time.perf_counter() - valid_start)
+                elapsed = time.perf_counter() - start
+                seconds += elapsed
                 for i in alive:
-                    means_i = loop.split_means(entry(terms, i), betas[i])
-                    self._write(logs[i], "valid", step, means_i, betas[i], images_per_s)
-            elapsed = time.perf_counter() - start
-            seconds += elapsed
+                    means = loop.split_means(entry(terms, i), betas[i])
+                    self._write(logs[i], "valid", step, means, betas[i], terms.distortion.shape[1] / elapsed)
+            interval_seconds, logged, logged_seconds = seconds - logged_seconds, step, seconds
+            totals = lay_out(_zero_totals(stack.states), self.capacity)
             if step % config.checkpoint_every_steps == 0 or is_last:
-                save(step, _to_host(step, states, failed_at, seconds))
-            report(Progress(step, int(done.sum()), elapsed))
-        return _to_host(step, states, failed_at, seconds)
+                save(step, on_host())
+            report(Progress(step, model_steps, interval_seconds))
+        return on_host()
 
     def time_steps(self, stack: Stack, order_seeds: np.ndarray, num_steps: int) -> float:
         """Seconds of `num_steps` steps of a stack, compiled before; nothing is kept."""
         counts = np.full(len(order_seeds), num_steps)
-        states = lay_out(stack.states, self.capacity)
-        states, _, done = self._interval(states, order_seeds, 0, counts)
+        models = lay_out((stack.states, stack.totals), self.capacity)
+        models, done = self._interval(models, order_seeds, 0, counts)
         jax.block_until_ready(done)
         start = time.perf_counter()
-        states, _, done = self._interval(states, order_seeds, 0, counts)
+        models, done = self._interval(models, order_seeds, 0, counts)
         jax.block_until_ready(done)
         return time.perf_counter() - start
 
@@ -230,7 +263,7 @@ class Trainer:
         log: Log,
         split: str,
         step: int,
-        means: training.StepMetrics,
+        means: StepMetrics,
         betas: np.ndarray,
         images_per_s: float,
     ) -> None:
@@ -248,12 +281,12 @@ class Trainer:
         )
         log.append(row)
 
-    def _interval(self, states: TrainState, order_seeds: np.ndarray, step: int, counts: np.ndarray) -> Any:
-        config = self._config
-        length, count = min(config.log_every_steps, self.num_steps), int(counts.max())
+    def _interval(self, models: Any, order_seeds: np.ndarray, step: int, counts: np.ndarray) -> Any:
+        """Models are (states, totals) on the devices; the result is what becomes of them, and `done`."""
+        config, count = self._config, int(counts.max())
         orders = {}
         for seed in np.unique(order_seeds).tolist():
-            indices = np.zeros((length, config.batch_size), np.int32)
+            indices = np.zeros((self._steps_per_call, config.batch_size), np.int32)
             args = seed, self._num_images, config.batch_size, step, count
             indices[:count] = batches.batch_indices(*args)
             orders[seed] = indices
@@ -262,9 +295,12 @@ class Trainer:
         padded[: len(counts)] = counts
         device_counts = lay_out(padded, self.capacity)
         if len(orders) == 1:
-            return self._shared(states, self._images, next(iter(orders.values())), device_counts)
-        indices = np.stack([orders[seed] for seed in order_seeds.tolist()])
-        return self._own(states, self._images, lay_out(indices, self.capacity), device_counts)
+            order = next(iter(orders.values()))
+            *models, done = self._shared(models, self._images, order, device_counts)
+        else:
+            indices = lay_out(np.stack([orders[seed] for seed in order_seeds.tolist()]), self.capacity)
+            *models, done = self._own(models, self._images, indices, device_counts)
+        return tuple(models), done
 
 
 def map_models(fn: Callable[[Any], T], models: Any) -> T:
@@ -301,10 +337,28 @@ def entry(tree: T, model: int) -> T:
     return jax.tree.map(lambda a: a[model], tree)
 
 
-def _to_host(step: int, states: TrainState, failed_at: np.ndarray, seconds: float) -> Stack:
+def _zero_totals(states: TrainState) -> StepMetrics:
+    """Before the first step of an interval, for each of the models."""
+    betas = np.asarray(states.beta_state.betas)
+    zeros = np.zeros(len(betas), np.float32)
+    return StepMetrics(zeros, zeros, np.zeros(betas.shape, np.float32), zeros)
+
+
+def _to_host(
+    step: int,
+    states: TrainState,
+    failed_at: np.ndarray,
+    seconds: float,
+    logged: int,
+    logged_seconds: float,
+    totals: StepMetrics,
+) -> Stack:
     return Stack(
         np.array(step, np.int32),
-        take(states, len(failed_at)),
+        states,
         failed_at.astype(np.int32),
         np.array(seconds, np.float64),
+        np.array(logged, np.int32),
+        np.array(logged_seconds, np.float64),
+        totals,
     )

@@ -209,9 +209,9 @@ def fake_grid(folder, **fields):
         if member is members[-1]:
             content = {"step": 0, "status": "diverged"}
         records.write_json(one / records.EVALUATION_FILE, content)
+    grid_table.write_timing(folder, members[0:3:2], 1.5)
+    grid_table.write_timing(folder, members[1:3], 2.5)
     grid_table.write(folder, members)
-    grid_table.write_timing(folder, [0, 2], 1.5)
-    grid_table.write_timing(folder, [1, 2], 2.5)
     return described, members
 
 
@@ -342,12 +342,19 @@ def finished(environment, tmp_path_factory) -> pathlib.Path:
 
 
 def test_a_grid_leaves_everything_it_promises(finished):
-    names = {"config.json", "versions.json", "grid.csv", "timing.csv", "figures", "models", "chunks"}
+    names = {"config.json", "versions.json", "grid.csv", "timing.csv", "figures", "models", "chunks", "tasks"}
     assert {entry.name for entry in finished.iterdir()} == names
     assert list((finished / "chunks").iterdir()) == []
     assert sorted(entry.name for entry in (finished / "models").iterdir()) == ["0000", "0001", "0002", "0003"]
     for model in (finished / "models").iterdir():
-        wanted = {"config.json", "versions.json", "rates.jsonl", "checkpoints", "evaluation.json"}
+        wanted = {
+            "config.json",
+            "versions.json",
+            "rates.jsonl",
+            "checkpoints",
+            "evaluation.json",
+            "timing.json",
+        }
         assert {entry.name for entry in model.iterdir()} == wanted
         assert records.load(model)["step"].tolist() == [20, 40, 59]
         assert records.load(model, "valid")["step"].tolist() == [20, 40, 59]

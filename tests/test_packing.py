@@ -1,6 +1,7 @@
 """Packed models against the same models trained alone."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from linear_gaussian import identity
 
 from hvae_jax import batches, betas, convolution, loop, packing, records, training
+from hvae_jax.errors import Stopped
 from hvae_jax.evaluation import rates
 
 CONFIG = linear_gaussian.training_config(
@@ -35,7 +37,7 @@ def configs(models):
     return [dataclasses.replace(CONFIG, seed=seed, order_seed=order_seed) for _, seed, order_seed in models]
 
 
-def train_packed(folder, models, saved, stop_at=None, stack=None):
+def train_packed(folder, models, saved, stop_at=None, stack=None, stop_requested=lambda: False):
     """The final stack and the progress that was reported; `saved` gets what was saved, by step."""
     states = [init_state(model[0], config) for model, config in zip(models, configs(models), strict=True)]
     trainer = packing.Trainer(
@@ -60,11 +62,12 @@ def train_packed(folder, models, saved, stop_at=None, stack=None):
 
     end = trainer.train(
         start,
-        [records.RateLog(one, resume_step=int(start.step)) for one in folders],
+        [records.RateLog(one, resume_step=int(start.logged)) for one in folders],
         seeds=np.array([seed for _, seed, _ in models]),
         order_seeds=np.array([order_seed for _, _, order_seed in models]),
         save=saved.__setitem__,
         report=report,
+        stop_requested=stop_requested,
     )
     return end, reported
 
@@ -180,6 +183,24 @@ def test_a_stack_resumed_from_what_it_saved_is_the_same_bit_for_bit(packed, tmp_
     for i in range(len(MODELS)):
         log, wanted = records.load(tmp_path / str(i)), records.load(folder / str(i))
         np.testing.assert_array_equal(log["loss_nats"], wanted["loss_nats"])
+
+
+def test_a_stack_stopped_within_an_interval_goes_on_as_if_it_had_not_been(packed, tmp_path):
+    folder, whole = packed
+    stack = None
+    for at_call in (2, 3):  # the first call is of one step
+        asked, saved = iter([False] * (at_call - 1) + [True]), {}
+        with pytest.raises(Stopped) as stopped:
+            train_packed(tmp_path, MODELS, saved, stack=stack, stop_requested=lambda asked=asked: next(asked))
+        stack = saved[stopped.value.step]
+        assert int(stack.logged) < int(stack.step) == stopped.value.step
+    resumed, _ = train_packed(tmp_path, MODELS, {}, stack=stack)
+    for a, b in zip(jax.tree.leaves(whole.states), jax.tree.leaves(resumed.states), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for split, i in itertools.product(("train", "valid"), range(len(MODELS))):
+        log, wanted = (records.load(one / str(i), split) for one in (tmp_path, folder))
+        for name in ("step", "loss_nats", "rates_nats", "grad_norm"):
+            np.testing.assert_array_equal(log[name], wanted[name])
 
 
 def test_packed_evaluation_draws_what_a_single_one_draws():

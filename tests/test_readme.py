@@ -20,7 +20,7 @@ RESULTS = ROOT / "experiments" / "results"
 README = (ROOT / "README.md").read_text()
 # A number as the README prints it. Digits that belong to a name, as in β_1, z_2 or 32×32, are none.
 NUMBER = re.compile(r"(?<![\w.×,-])\d[\d,]*(?:\.\d+)?(?![\w×])")
-WITHOUT_RESULTS = {("config", "what", "data"), ("file", "what"), ("field", "what")}
+WITHOUT_RESULTS = {("config", "what", "data"), ("file", "what"), ("field", "what"), ("flag", "what")}
 WITHOUT_RESULTS.add(("application", "measured", "bound"))
 INFERENCE = {"GHVAE": "generalized_top_down", "ladder": "ladder"}
 

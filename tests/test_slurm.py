@@ -1,0 +1,110 @@
+"""A grid as tasks of a real Slurm of one node, which the test starts; `.ci/run` installs it where it can."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import numpy as np
+import pytest
+import slurm_node
+import task_grid
+
+from hvae_jax import records
+
+
+@pytest.fixture(scope="module")
+def node():
+    """The environment in which Slurm's commands work."""
+    reason = slurm_node.missing()
+    if reason:
+        pytest.skip(
+            f"{reason}; a grid on Slurm was not tested. As root on Debian: apt-get install slurm-wlm munge"
+        )
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="slurm-"))  # pytest's folders are too deep for sockets
+    try:
+        with slurm_node.start(folder) as environment:
+            yield environment
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def queue(environment):
+    command = ["squeue", "--noheader", "--array", "--format=%i %T"]
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    return dict(line.split() for line in out.splitlines())
+
+
+def test_a_grid_with_preempted_requeued_and_killed_tasks_ends_in_the_same_table(node, tmp_path):
+    environment = {**node, **task_grid.make_environment(tmp_path / "compiled")}
+    environment = {**environment, "PATH": node["PATH"], "SLURM_CONF": node["SLURM_CONF"]}
+    grid = task_grid.make_arguments(tmp_path)
+    folder, alone = tmp_path / "slurm", tmp_path / "alone"
+    on_slurm = (*grid, f"--workdir={folder}", "--launcher=slurm", "--tasks=4", "--time=30")
+
+    out, _ = task_grid.finish(task_grid.start(environment, *on_slurm, "--cpus_per_task=1"))
+    assert f"4 models of {task_grid.NUM_STEPS} steps in 4 chunks of at most 1: 0 complete" in out
+    assert "Submitted job 1 with 4 tasks" in out
+    assert queue(environment).keys() == {"1_0", "1_1", "1_2", "1_3"}
+
+    def log_of(job: str) -> str:
+        file = folder / "tasks" / "slurm" / f"{job}_0_log.out"
+        return file.read_text() if file.exists() else ""
+
+    # One is told that its time ends, Slurm takes back another, a third dies.
+    task_grid.wait_for(lambda: task_grid.is_training(folder, 0), "the first task trains")
+    with subprocess.Popen(["scancel", "--signal=USR1", "1_0"], env=environment) as scancel:
+        task_grid.wait_for(lambda: task_grid.is_training(folder, 1), "the second task trains")
+        subprocess.run(["scontrol", "requeue", "1_1"], env=environment, check=True)
+        task_grid.wait_for(lambda: "asked to stop" in log_of("1_0"), "the first task stops")
+        scancel.kill()  # which goes on to signal a job that is being requeued
+    again = task_grid.start(environment, *on_slurm)
+    task_grid.wait_for(lambda: task_grid.is_training(folder, 2), "the third task trains")
+    os.kill(task_grid.pid_of_task(folder, "0002"), signal.SIGKILL)
+
+    out, _ = task_grid.finish(again)
+    assert "chunk 0000 is " in out
+    assert "it is not started twice" in out
+    assert "Nothing was started" in out
+    task_grid.wait_for(lambda: not queue(environment), "all tasks end")
+    assert not (folder / "grid.csv").exists()
+
+    out, err = task_grid.finish(task_grid.start(environment, *on_slurm))
+    assert "3 complete, 0 at work or queued, 1 to start" in out
+    log = folder / "tasks" / "slurm" / "1_2_0_log.err"
+    assert f"chunk 0002 did not finish: it ended without a word; its log is {log}" in err
+    assert log.exists()
+    alone_process = task_grid.start(environment, *grid, f"--workdir={alone}", "--config.grid.chunk_size=0")
+    task_grid.wait_for(lambda: not queue(environment), "the task that died ends")
+    task_grid.finish(alone_process)
+
+    for i in range(4):
+        print(log_of(f"1_{i}"))  # for the record
+    for i in (0, 1):
+        assert "asked to stop; saved at step" in log_of(f"1_{i}")
+        assert log_of(f"1_{i}").count(f"job 1_{i} on") == 2, "requeued once"
+        record = records.read_json(folder / "tasks" / f"000{i}.json")
+        assert 0 < record["step"] < task_grid.NUM_STEPS, "went on from there"
+        assert record["idle_starts"] == 0
+    assert (folder / "grid.csv").read_bytes() == (alone / "grid.csv").read_bytes()
+    assert sorted(file.name for file in (folder / "figures").iterdir()) == sorted(
+        file.name for file in (alone / "figures").iterdir()
+    )
+    for model in range(4):
+        log, wanted = (records.load(one / "models" / f"{model:04d}") for one in (folder, alone))
+        for name in ("step", "loss_nats", "rates_nats", "grad_norm"):
+            np.testing.assert_array_equal(log[name], wanted[name])
+
+
+def test_what_slurm_refuses_is_one_line(node, tmp_path):
+    environment = {**task_grid.make_environment(tmp_path / "compiled"), **node, "JAX_PLATFORMS": "cpu"}
+    grid = (*task_grid.make_arguments(tmp_path), f"--workdir={tmp_path / 'grid'}", "--launcher=slurm")
+    start = time.monotonic()
+    process = task_grid.start(environment, *grid, "--tasks=2", "--time=30", "--partition=absent")
+    _, err = task_grid.finish(process, status=1)
+    assert "error: Slurm did not take the tasks: " in err
+    assert "invalid partition specified: absent" in err
+    assert time.monotonic() - start < task_grid.DEADLINE_SECONDS
