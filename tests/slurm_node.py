@@ -59,7 +59,8 @@ def start(folder: pathlib.Path, num_cpus: int = 2) -> Iterator[dict[str, str]]:
         _wait_for(lambda: "idle" in _node_state(environment), folder, "slurmctld", "slurmd")
         yield environment
     finally:
-        subprocess.run(["scancel", "--quiet", "--user=root"], env=environment, timeout=10, check=False)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # interrupted by Ctrl-C, the daemon may be gone
+            subprocess.run(["scancel", "--quiet", "--user=root"], env=environment, timeout=10, check=False)
         for daemon in reversed(daemons):
             _stop(daemon)
         _stop_left_over(folder)
