@@ -9,6 +9,7 @@ import pytest
 
 from experiments.benchmark import __main__ as program
 from experiments.benchmark import cases, measure, tables
+from experiments.benchmark import devices as device_scaling
 from hvae_jax import experiment
 from hvae_jax.errors import RunError
 
@@ -135,3 +136,17 @@ def test_missing_pytorch_is_one_line_with_the_command():
     assert "Traceback" not in result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert 'pip install -e ".[benchmark]"' in line
+
+
+def test_efficiency_over_devices_by_hand():
+    of_one = [0.4, 0.8, 0.4]
+    strong = device_scaling.make_row("strong", 2, 2, [0.2, 0.4, 0.1], of_one)
+    assert strong["batch_size"] == 256
+    assert strong["efficiency"] == pytest.approx(0.5)  # twice as fast on four devices
+    assert strong["step_ms"] == pytest.approx(200.0)
+    weak = device_scaling.make_row("weak", 1, 2, [0.5, 1.0, 0.8], of_one)
+    assert weak["batch_size"] == 128
+    assert weak["efficiency"] == pytest.approx(0.8)
+    assert weak["images_per_s"] == pytest.approx(128 / 0.8)
+    line = device_scaling.format_rows([strong, weak]).splitlines()[1]
+    assert line.split() == ["strong", "2", "×", "2", "256", "200.0", "1280", "50%"]

@@ -18,7 +18,7 @@ import numpy as np
 
 from experiments import program
 from experiments.benchmark import serving
-from hvae_jax import devices, experiment, grid, grid_run, training
+from hvae_jax import devices, experiment, grid, grid_run, processes, training
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates
 
@@ -69,8 +69,18 @@ class Contender:
         Raises:
           RunError: it failed, or ended.
         """
-        try:
+        self.send(method, *arguments)
+        return self.receive()
+
+    def send(self, method: str, *arguments: Any) -> None:
+        """Asks without waiting, so that several can be at work; `receive` has the answer."""
+        # A worker that has ended says so when it is to answer.
+        with contextlib.suppress(OSError):
             self._pipe.send((method, arguments))
+
+    def receive(self) -> float:
+        """The answer to the oldest `send` that has none; errors are those of `ask`."""
+        try:
             kind, answer = self._pipe.recv()
         except (EOFError, OSError) as error:
             last = (self._errors.read_text().strip().splitlines() or ["it left no message"])[-1]
@@ -87,10 +97,19 @@ def main() -> None:
 
 
 class NetworkWorker:
-    """Trains and evaluates as `loop.train` does, without its log; every answer is in seconds."""
+    """Trains and evaluates as `loop.train` does, without its log; every answer is in seconds.
+
+    `spec` holds the config, and may hold `num_devices` to split the CPU into and `process`, the arguments
+    of `processes.start`.
+    """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
-        program.split_cpu_for_batch(spec["config"]["training"]["batch_size"])
+        if "num_devices" in spec:
+            program.split_cpu(spec["num_devices"])
+        else:
+            program.split_cpu_for_batch(spec["config"]["training"]["batch_size"])
+        if "process" in spec:
+            processes.start(**spec["process"])
         built = experiment.from_config(spec["config"])
         config, images = built.training, built.dataset.train.images
         self._built, self._config, self._num_images = built, config, len(images)
