@@ -161,6 +161,20 @@ def benchmark(table: Table) -> Expected:
         yield [None, *([scale * column[names[label]]] for column in columns)]
 
 
+def scaling_devices(table: Table) -> Expected:
+    rows = read("scaling_devices.json")
+    assert len(table) - 1 == len(rows)
+    for row in rows:
+        yield [
+            None,
+            [row["processes"], row["devices_per_process"]],
+            [row["batch_size"]],
+            [row["step_ms"]],
+            [row["images_per_s"]],
+            [100 * row["efficiency"]],
+        ]
+
+
 # The first cells of a table's first row → where its numbers come from.
 ORIGINS: dict[tuple[str, ...], Callable[[Table], Expected]] = {
     ("β", "0.1"): digits_betas,
@@ -168,6 +182,7 @@ ORIGINS: dict[tuple[str, ...], Callable[[Table], Expected]] = {
     ("inference", "β_1, β_2"): fashion_reference,
     ("data", "control"): targets,
     ("", "32×32 reference, batch 256"): benchmark,
+    ("scaling", "processes × devices"): scaling_devices,
 }
 
 
