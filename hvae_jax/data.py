@@ -20,7 +20,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.datasets import load_digits
 
 from hvae_jax import prepared, stored
 from hvae_jax.prepared import RecordImages, data_error
@@ -205,6 +204,8 @@ def _make_split(name: str, split: str, images: np.ndarray, labels: np.ndarray | 
 
 
 def _read_digits(_: DataConfig) -> dict[str, Split]:
+    from sklearn.datasets import load_digits  # a second and 75 MiB that no other data set needs
+
     images, labels = load_digits(return_X_y=True)
     images = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     # scikit-learn ships no split: this one belongs to the data set, so its seed is fixed.
