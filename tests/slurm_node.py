@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "srun")
 START_SECONDS = 30.0
@@ -26,8 +26,8 @@ def missing() -> str | None:
 
 
 @contextlib.contextmanager
-def start(folder: pathlib.Path, num_cpus: int = 2) -> Iterator[dict[str, str]]:
-    """Starts the daemons, yields the environment in which Slurm's commands reach them, and stops them.
+def start(folder: pathlib.Path, outer: Mapping[str, str], num_cpus: int = 2) -> Iterator[dict[str, str]]:
+    """Starts the daemons, yields `outer` with what Slurm's commands need to reach them, and stops them.
 
     Everything they write is in `folder`; its path must be short, since sockets are in it.
     """
@@ -37,7 +37,7 @@ def start(folder: pathlib.Path, num_cpus: int = 2) -> Iterator[dict[str, str]]:
     for private in (folder, key):
         private.chmod(0o700)
     _write_config(folder, num_cpus)
-    environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+    environment = {**outer, "SLURM_CONF": str(folder / "slurm.conf")}
     environment["PATH"] += os.pathsep + "/usr/sbin"
     for name in list(environment):  # of a job that we may be in ourselves
         if name.startswith("SLURM_") and name != "SLURM_CONF":

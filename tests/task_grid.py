@@ -1,6 +1,5 @@
 """A grid of four small models for tests that train it as tasks, and how its programs are started."""
 
-import os
 import pathlib
 import subprocess
 import sys
@@ -29,12 +28,6 @@ def make_arguments(folder: pathlib.Path) -> list[str]:
         "--config.training.eval_every_steps=1000",
         "--config.training.checkpoint_every_steps=1000000",
     ]
-
-
-def make_environment(cache: pathlib.Path) -> dict[str, str]:
-    """One compile cache for all processes, and quick compiles."""
-    quick = "--xla_backend_optimization_level=0"
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick}
 
 
 def start(environment: dict[str, str], *arguments: str) -> subprocess.Popen:

@@ -1,6 +1,5 @@
 """Which models a grid has, how many fit, its tables and figures; and the program as a user runs it."""
 
-import os
 import pathlib
 import signal
 import subprocess
@@ -310,14 +309,6 @@ def test_a_table_of_targets_has_what_was_asked_for_found_and_reached(tmp_path, n
 
 
 # The program
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory) -> dict[str, str]:
-    """One compile cache for the processes of this file, and quick compiles."""
-    cache = str(tmp_path_factory.mktemp("compiled"))
-    quick = "--xla_backend_optimization_level=0"
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick}
 
 
 def start(environment, program, *arguments) -> subprocess.Popen:

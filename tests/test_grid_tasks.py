@@ -223,8 +223,7 @@ def test_slots_have_gpus_of_their_own(monkeypatch):
         local_tasks.make_slots(None, 1, 1)
 
 
-def test_local_tasks_one_of_which_dies_end_in_the_table_of_one_process(tmp_path):
-    environment = task_grid.make_environment(tmp_path / "compiled")
+def test_local_tasks_one_of_which_dies_end_in_the_table_of_one_process(environment, tmp_path):
     arguments = task_grid.make_arguments(tmp_path)
     alone, folder = tmp_path / "alone", tmp_path / "local"
     task_grid.finish(task_grid.start(environment, *arguments, f"--workdir={alone}"))
@@ -311,9 +310,9 @@ def test_flags_of_another_launcher_are_refused(launcher, given, message):
         grid_launch.check_flags(launcher, given)
 
 
-def test_a_wrong_flag_is_one_line_and_touches_nothing(tmp_path):
+def test_a_wrong_flag_is_one_line_and_touches_nothing(environment, tmp_path):
     arguments = "--config=experiments/digits_grid.py", f"--workdir={tmp_path / 'grid'}", "--partition=gpu"
-    process = task_grid.start(task_grid.make_environment(tmp_path), *arguments)
+    process = task_grid.start(environment, *arguments)
     _, err = task_grid.finish(process, status=1)
     assert "error: --partition needs --launcher=slurm" in err
     assert not (tmp_path / "grid").exists()

@@ -1,6 +1,5 @@
 """One run over several processes, as a user starts them."""
 
-import os
 import pathlib
 import shutil
 import signal
@@ -29,13 +28,6 @@ SHORT = (
 )
 # Twice `processes.HEARTBEAT_SECONDS`, after which a lost process is given up.
 SOON_S = 60
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory) -> dict[str, str]:
-    cache = str(tmp_path_factory.mktemp("compiled"))
-    quick = "--xla_backend_optimization_level=0"
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick}
 
 
 def start(environment, num_devices: int, *arguments: str) -> subprocess.Popen:

@@ -1,7 +1,6 @@
 """The program as a user runs it, in processes of its own."""
 
 import json
-import os
 import pathlib
 import shutil
 import signal
@@ -22,14 +21,6 @@ SHORT = (
     "--config.training.eval_every_steps=40",
     "--config.training.checkpoint_every_steps=20",
 )
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory) -> dict[str, str]:
-    """One compile cache for the processes of this file, and quiet backends."""
-    cache = str(tmp_path_factory.mktemp("compiled"))
-    quick = "--xla_backend_optimization_level=0"  # most of these tests' time is compilation
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick}
 
 
 def start(environment, *arguments: str, limit: str = "true") -> subprocess.Popen:

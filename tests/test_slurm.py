@@ -17,8 +17,8 @@ from hvae_jax import records
 
 
 @pytest.fixture(scope="module")
-def node():
-    """The environment in which Slurm's commands work."""
+def node(environment):
+    """The environment in which Slurm's commands and the programs of this project work."""
     reason = slurm_node.missing()
     if reason:
         pytest.skip(
@@ -26,29 +26,27 @@ def node():
         )
     folder = pathlib.Path(tempfile.mkdtemp(prefix="slurm-"))  # pytest's folders are too deep for sockets
     try:
-        with slurm_node.start(folder) as environment:
-            yield environment
+        with slurm_node.start(folder, environment) as node:
+            yield node
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def queue(environment):
+def queue(node):
     command = ["squeue", "--noheader", "--array", "--format=%i %T"]
-    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(command, env=node, capture_output=True, text=True, check=True).stdout
     return dict(line.split() for line in out.splitlines())
 
 
 def test_a_grid_with_preempted_requeued_and_killed_tasks_ends_in_the_same_table(node, tmp_path):
-    environment = {**node, **task_grid.make_environment(tmp_path / "compiled")}
-    environment = {**environment, "PATH": node["PATH"], "SLURM_CONF": node["SLURM_CONF"]}
     grid = task_grid.make_arguments(tmp_path)
     folder, alone = tmp_path / "slurm", tmp_path / "alone"
     on_slurm = (*grid, f"--workdir={folder}", "--launcher=slurm", "--tasks=4", "--time=30")
 
-    out, _ = task_grid.finish(task_grid.start(environment, *on_slurm, "--cpus_per_task=1"))
+    out, _ = task_grid.finish(task_grid.start(node, *on_slurm, "--cpus_per_task=1"))
     assert f"4 models of {task_grid.NUM_STEPS} steps in 4 chunks of at most 1: 0 complete" in out
     assert "Submitted job 1 with 4 tasks" in out
-    assert queue(environment).keys() == {"1_0", "1_1", "1_2", "1_3"}
+    assert queue(node).keys() == {"1_0", "1_1", "1_2", "1_3"}
 
     def log_of(job: str) -> str:
         file = folder / "tasks" / "slurm" / f"{job}_0_log.out"
@@ -56,12 +54,12 @@ def test_a_grid_with_preempted_requeued_and_killed_tasks_ends_in_the_same_table(
 
     # One is told that its time ends, Slurm takes back another, a third dies.
     task_grid.wait_for(lambda: task_grid.is_training(folder, 0), "the first task trains")
-    with subprocess.Popen(["scancel", "--signal=USR1", "1_0"], env=environment) as scancel:
+    with subprocess.Popen(["scancel", "--signal=USR1", "1_0"], env=node) as scancel:
         task_grid.wait_for(lambda: task_grid.is_training(folder, 1), "the second task trains")
-        subprocess.run(["scontrol", "requeue", "1_1"], env=environment, check=True)
+        subprocess.run(["scontrol", "requeue", "1_1"], env=node, check=True)
         task_grid.wait_for(lambda: "asked to stop" in log_of("1_0"), "the first task stops")
         scancel.kill()  # which goes on to signal a job that is being requeued
-    again = task_grid.start(environment, *on_slurm)
+    again = task_grid.start(node, *on_slurm)
     task_grid.wait_for(lambda: task_grid.is_training(folder, 2), "the third task trains")
     os.kill(task_grid.pid_of_task(folder, "0002"), signal.SIGKILL)
 
@@ -69,16 +67,16 @@ def test_a_grid_with_preempted_requeued_and_killed_tasks_ends_in_the_same_table(
     assert "chunk 0000 is " in out
     assert "it is not started twice" in out
     assert "Nothing was started" in out
-    task_grid.wait_for(lambda: not queue(environment), "all tasks end")
+    task_grid.wait_for(lambda: not queue(node), "all tasks end")
     assert not (folder / "grid.csv").exists()
 
-    out, err = task_grid.finish(task_grid.start(environment, *on_slurm))
+    out, err = task_grid.finish(task_grid.start(node, *on_slurm))
     assert "3 complete, 0 at work or queued, 1 to start" in out
     log = folder / "tasks" / "slurm" / "1_2_0_log.err"
     assert f"chunk 0002 did not finish: it ended without a word; its log is {log}" in err
     assert log.exists()
-    alone_process = task_grid.start(environment, *grid, f"--workdir={alone}", "--config.grid.chunk_size=0")
-    task_grid.wait_for(lambda: not queue(environment), "the task that died ends")
+    alone_process = task_grid.start(node, *grid, f"--workdir={alone}", "--config.grid.chunk_size=0")
+    task_grid.wait_for(lambda: not queue(node), "the task that died ends")
     task_grid.finish(alone_process)
 
     for i in range(4):
@@ -100,10 +98,9 @@ def test_a_grid_with_preempted_requeued_and_killed_tasks_ends_in_the_same_table(
 
 
 def test_what_slurm_refuses_is_one_line(node, tmp_path):
-    environment = {**task_grid.make_environment(tmp_path / "compiled"), **node, "JAX_PLATFORMS": "cpu"}
     grid = (*task_grid.make_arguments(tmp_path), f"--workdir={tmp_path / 'grid'}", "--launcher=slurm")
     start = time.monotonic()
-    process = task_grid.start(environment, *grid, "--tasks=2", "--time=30", "--partition=absent")
+    process = task_grid.start(node, *grid, "--tasks=2", "--time=30", "--partition=absent")
     _, err = task_grid.finish(process, status=1)
     assert "error: Slurm did not take the tasks: " in err
     assert "invalid partition specified: absent" in err

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from experiments.benchmark.cases import SCALING
 from experiments.benchmark.measure import NUM_IMAGES, Measurements
@@ -129,6 +130,8 @@ def draw_scaling(rows: Sequence[Mapping[str, Any]], file: str) -> None:
                 axes.set_xscale("log", base=2)
             axes.set_xticks(list(values), [str(value) for value in values])
             axes.minorticks_off()
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         panels[1, column].set_xlabel(axis)
     panels[0, 0].set_ylabel("training step (ms)")
     panels[1, 0].set_ylabel("peak memory (MiB)")
