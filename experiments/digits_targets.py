@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
             # and the test rates would differ from those that the control sees.
             "data": {"binarize": "sample"},
             "objective": {"control": "target_rates", "targets_nats": (12.0, 6.0)},
-            "training": {"learning_rate_decay_fraction": 0.7},
+            "training": {"learning_rate_decay_fraction": 0.9},
             # Few images: with 10 passes, the noise of the evaluation alone is 0.2 % of a rate of one nat.
             "evaluation": {"num_samples": 30},
         }

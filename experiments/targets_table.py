@@ -4,10 +4,11 @@
     python -m experiments.targets_table --config=experiments/digits_targets.py --sweep=frontier --out=FILE
 
 The sweep `table` asks for eight target vectors per number of layers; `frontier` moves a fixed total rate
-from one layer to the other, and draws what that does to the distortion beside FILE. The control
-`found_betas` trains anew, from another seed, with the betas that `target_rates` found, held fixed. The
-models of one setting (targets × seeds) train side by side, so they share one compiled step: that is what
-targets in the state are for. Rows already in the file are not computed again.
+from one layer to the other, and draws what that does to the distortion beside FILE. The controls
+`found_betas` and `found_betas_same_seed` train anew, from another seed or the same, with the betas that
+`target_rates` found, held fixed. The models of one setting (targets × seeds) train side by side, so they
+share one compiled step: that is what targets in the state are for. Rows already in the file are not
+computed again.
 """
 
 import itertools
@@ -27,12 +28,15 @@ from hvae_jax.evaluation import rates, targets
 from hvae_jax.figures import targets as figures
 from hvae_jax.grid import Member
 
+# Controls that train anew with betas that were found.
+REFITS = ("found_betas", "found_betas_same_seed")
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "One of experiments/*.py.", lock_config=True)
 _OUT = flags.DEFINE_string("out", None, "JSON file to write or to continue.", required=True)
 _SWEEP = flags.DEFINE_enum("sweep", "table", ["table", "frontier"], "Which targets to ask for.")
 _INFERENCE = flags.DEFINE_list("inference", ["generalized_top_down", "ladder"], "Inference models.")
 _LAYERS = flags.DEFINE_list("layers", ["2", "3"], "Numbers of layers; the frontier has 2.")
-_CONTROLS = flags.DEFINE_list("controls", ["target_rates", "pi", "found_betas"], "In this order.")
+_CONTROLS = flags.DEFINE_list("controls", ["target_rates", "pi", *REFITS], "In this order.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Of parameters, data order and noise.")
 _SCALE = flags.DEFINE_float("scale", 1.0, "Factor of all targets, for data with more to tell.")
 _FIRST = flags.DEFINE_integer("first", 0, "Only the first so many target vectors; 0 is all of them.")
@@ -49,7 +53,7 @@ FRONTIER = {2: tuple((FRONTIER_TOTAL * (1 - top), FRONTIER_TOTAL * top) for top 
 REFIT_SEED = 1000
 SETTLED_WITHIN = 0.02
 # How near the rates of a model have to be, by its control; on the test split two standard errors more.
-WITHIN = {"target_rates": targets.TOLERANCE, "pi": targets.TOLERANCE, "found_betas": 0.03}
+WITHIN = {"target_rates": targets.TOLERANCE, "pi": targets.TOLERANCE, **dict.fromkeys(REFITS, 0.03)}
 
 
 def main(arguments: list[str]) -> None:
@@ -101,8 +105,8 @@ def make_model(
       config: of any of the models; targets, seed and layers are set here.
       setting: inference, number of layers, control.
       wanted: targets, nats.
-      seed: of its row; a model that is trained anew has another.
-      found: rows of `target_rates`, whose betas the control "found_betas" takes.
+      seed: of its row; a model of the control "found_betas" has another.
+      found: rows of `target_rates`, whose betas the controls REFITS take.
 
     Raises:
       RunError: it takes betas that are not there.
@@ -112,13 +116,13 @@ def make_model(
     shapes = (first, *((2 * top[0],),) * (num_layers - 2), top)
     objective = {**config["objective"], "betas": (1.0,) * num_layers, "targets_nats": wanted}
     own_seed = seed
-    if control == "found_betas":
+    if control in REFITS:
         asked = {**setting, "control": "target_rates", "seed": seed, "targets_nats": list(wanted)}
         rows = [row for row in found if asked.items() <= row.items()]
         if not rows:
-            raise RunError("--controls=found_betas needs the rows of target_rates; name it first")
+            raise RunError(f"--controls={control} needs the rows of target_rates; name it first")
         objective.update(betas=tuple(rows[0]["betas"]), control="constant", targets_nats=())
-        own_seed += REFIT_SEED
+        own_seed += REFIT_SEED if control == "found_betas" else 0
     else:
         objective["control"] = control
     groups = {
@@ -194,7 +198,7 @@ def settled_at(steps: np.ndarray, measured: np.ndarray, wanted: tuple[float, ...
 def describe(rows: list[dict[str, Any]]) -> str:
     """One line per setting: how many runs have every layer near its target, errors, time to settle."""
     header = ("inference", "L", "control", "runs", "within", "train", "test", "worst", "median", "settled")
-    lines = ["{:<21} {}  {:<12} {:>4}  {:>6}  {:>5}  {:>4}  {:>7}  {:>7}  {}".format(*header)]
+    lines = ["{:<21} {}  {:<21} {:>4}  {:>6}  {:>5}  {:>4}  {:>7}  {:>7}  {}".format(*header)]
     settings = dict.fromkeys((r["inference"], r["num_layers"], r["control"]) for r in rows)
     for inference, num_layers, control in settings:
         setting = {"inference": inference, "num_layers": num_layers, "control": control}
@@ -208,7 +212,7 @@ def describe(rows: list[dict[str, Any]]) -> str:
         settled = f"{len(steps)}/{len(own)}" + (f", median step {np.median(steps):.0f}" if steps else "")
         at_bound = sum(any("bound" in status for status in r.get("target_status", ())) for r in own)
         lines.append(
-            f"{inference:<21} {num_layers}  {control:<12} {len(own):>4}  {100 * within:4.0f} %"
+            f"{inference:<21} {num_layers}  {control:<21} {len(own):>4}  {100 * within:4.0f} %"
             f"  {(train < within).all(1).sum():>5}  {(test < within + slack).all(1).sum():>4}"
             f"  {100 * train.max():5.2f} %  {100 * np.median(train):5.2f} %  {settled}"
             + (f"; {at_bound} with a beta at its bound" if at_bound else "")

@@ -118,6 +118,16 @@ def test_betas_leave_a_bound_as_soon_as_the_rate_answers():
     assert seen[2099] > 0.15
 
 
+@pytest.mark.parametrize("make", [betas.target_rates, betas.pi_rates])
+def test_targets_bounds_and_betas_of_other_lengths_are_refused(make):
+    with pytest.raises(ValueError, match=r"got 1 targets, 2 lower, 2 upper"):
+        make((3.0,), *BOUNDS)
+    with pytest.raises(ValueError, match=r"need one entry per layer each, got 3 betas, 2"):
+        make((3.0, 3.0), *BOUNDS).init(jnp.ones(3))
+    with pytest.raises(ValueError, match="3 betas, 2 lower, 2 upper"):
+        betas.target_distortion(80.0, *BOUNDS).init(jnp.ones(3))
+
+
 def test_targets_live_in_the_state():
     control = betas.target_rates((1.0, 1.0), *BOUNDS)
     other = betas.target_rates((30.0, 5.0), *BOUNDS)

@@ -23,14 +23,17 @@ def test_a_model_is_the_configs_with_its_layers_targets_and_seed(module):
     model.member.objective.check_layers(3)
 
 
-def test_a_model_trained_anew_has_the_betas_found_and_another_seed():
+@pytest.mark.parametrize(
+    ("control", "step"), [("found_betas", targets_table.REFIT_SEED), ("found_betas_same_seed", 0)]
+)
+def test_a_model_trained_anew_has_the_betas_found_and_the_seed_it_should(control, step):
     config = digits_targets.get_config().to_dict()
-    anew = {**SETTING, "control": "found_betas"}
+    anew = {**SETTING, "control": control}
     with pytest.raises(RunError, match="needs the rows of target_rates"):
         targets_table.make_model(config, anew, WANTED, 5, [])
     rows = [{**SETTING, "seed": seed, "targets_nats": list(WANTED), "betas": [seed, 2, 3]} for seed in (4, 5)]
     model = targets_table.make_model(config, anew, WANTED, 5, rows)
-    assert (model.seed, model.member.seed) == (5, 5 + targets_table.REFIT_SEED)
+    assert (model.seed, model.member.seed) == (5, 5 + step)
     assert (model.member.betas, model.member.targets) == ((5, 2, 3), ())
     assert model.member.objective.control == "constant"
 

@@ -94,7 +94,10 @@ def target_map(table: Mapping[str, np.ndarray], title: str, file: PathLike) -> N
         axes.set_ylabel(f"rate $R_{high + 1}$ of $z_{high + 1}$ (nats per image)")
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
-    panels[0, 0].legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False, fontsize=9)
+    legend = panels[0, 0].legend(
+        loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False, fontsize=9
+    )
+    legend.legend_handles[1].set_color(GUIDE_COLOR)  # type: ignore[union-attr]  # no one model's colour
     if dots is not None:
         figure.colorbar(dots, ax=panels, label="test distortion D (nats per image)", shrink=0.9)
     figure.suptitle(title)
