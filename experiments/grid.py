@@ -22,9 +22,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import grid_launch, grid_results, program
-from hvae_jax import experiment, grid, grid_plan, grid_run, grid_size, records, slurm
+from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
-from hvae_jax.stopping import StopSignals
+from hvae_jax.grid import members as grid_members
+from hvae_jax.grid import plan as grid_plan
+from hvae_jax.grid import run as grid_run
+from hvae_jax.grid import size as grid_size
+from hvae_jax.grid import slurm
+from hvae_jax.grid.stopping import StopSignals
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "One of experiments/*_grid.py.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The grid's folder; runs/NAME_OF_CONFIG by default.")
@@ -67,7 +72,7 @@ def main(arguments: list[str]) -> None:
     given = {flag for flag in grid_launch.LAUNCHERS["slurm"] if flags.FLAGS[flag].present}
     grid_launch.check_flags(_LAUNCHER.value, given)
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
-    grid_config, members = grid.read_config(config)
+    grid_config, members = grid_members.read_config(config)
     baseline = grid_results.load_baseline(_BASELINE.value) if _BASELINE.value else None
     if _LAUNCHER.value != "here":
         # The accelerators of this machine, if it has any, are for the tasks.

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hvae_jax import grid_table, records
+from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.experiment import Experiment
 from hvae_jax.figures import grids as figures
 from hvae_jax.figures import targets as target_figures
-from hvae_jax.grid import GridConfig, Member
+from hvae_jax.grid import table as grid_table
+from hvae_jax.grid.members import GridConfig, Member
 
 
 def write(

@@ -21,10 +21,15 @@ from collections.abc import Callable
 import jax
 
 from experiments import grid_results, program
-from hvae_jax import claims, experiment, grid, grid_plan, grid_run, grid_size, packing, records, slurm
+from hvae_jax import experiment, packing, records
 from hvae_jax.errors import RunError, Stopped
-from hvae_jax.grid_plan import TaskRecord
-from hvae_jax.stopping import StopSignals
+from hvae_jax.grid import claims, slurm
+from hvae_jax.grid import members as grid_members
+from hvae_jax.grid import plan as grid_plan
+from hvae_jax.grid import run as grid_run
+from hvae_jax.grid import size as grid_size
+from hvae_jax.grid.plan import TaskRecord
+from hvae_jax.grid.stopping import StopSignals
 
 STOPPED_STATUS = os.EX_TEMPFAIL
 # A task that takes over from one that died may find its lock held for a while, on network file systems.
@@ -88,7 +93,7 @@ def _train(folder: pathlib.Path, name: str, stop_requested: Callable[[], bool]) 
         )
     program.split_cpu(plan.num_cpu_devices)
     config = experiment.with_tuples(records.read_json(folder / records.CONFIG_FILE))
-    grid_config, members = grid.read_config(config)
+    grid_config, members = grid_members.read_config(config)
     chunk = [members[number] for number in plan.names[name]]
     if not all(grid_plan.is_complete(folder, member) for member in chunk):
         if plan.gpus_per_task and jax.default_backend() == "cpu":
@@ -117,13 +122,16 @@ def _train(folder: pathlib.Path, name: str, stop_requested: Callable[[], bool]) 
 
 
 def merge(
-    folder: pathlib.Path, plan: grid_plan.Plan, config: grid.GridConfig, members: list[grid.Member]
+    folder: pathlib.Path,
+    plan: grid_plan.Plan,
+    config: grid_members.GridConfig,
+    members: list[grid_members.Member],
 ) -> bool:
     """Writes the grid's table and figures if its last model is complete; whether it is."""
     if grid_plan.unfinished(folder, members, plan):
         return False
     # Two tasks may both see the last model complete: one of them writes, the other has nothing to add.
-    lock = folder / grid.TASKS_FOLDER / grid_plan.MERGE_LOCK
+    lock = folder / grid_members.TASKS_FOLDER / grid_plan.MERGE_LOCK
     try:
         with claims.claim(lock, f"the table of {folder}"):
             built = experiment.from_config(members[0].config, num_devices=1)

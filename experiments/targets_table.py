@@ -22,11 +22,12 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import program
-from hvae_jax import experiment, grid_run, packing, records
+from hvae_jax import experiment, packing, records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.figures import targets as figures
-from hvae_jax.grid import Member
+from hvae_jax.grid import run as grid_run
+from hvae_jax.grid.members import Member
 
 # Controls that train anew with betas that were found.
 REFITS = ("found_betas", "found_betas_same_seed")

@@ -19,10 +19,14 @@ from experiments import (
     fashion_grid,
     svhn_grid,
 )
-from hvae_jax import experiment, grid, grid_run, grid_size, grid_table, records
+from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
 from hvae_jax.figures import grids as figures
 from hvae_jax.figures import targets as target_figures
+from hvae_jax.grid import members as grid_members
+from hvae_jax.grid import run as grid_run
+from hvae_jax.grid import size as grid_size
+from hvae_jax.grid import table as grid_table
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Four models of 59 steps.
@@ -48,7 +52,7 @@ def config_with(**fields):
 
 
 def test_a_grid_is_the_product_of_the_betas_and_the_seeds_in_order():
-    config, members = grid.read_config(config_with(betas=((0.1, 1), (2.0, 3.0, 4.0)), seeds=(7, 8)))
+    config, members = grid_members.read_config(config_with(betas=((0.1, 1), (2.0, 3.0, 4.0)), seeds=(7, 8)))
     assert config.shape == (2, 3, 2)
     assert [member.number for member in members] == list(range(12))
     assert [(*m.betas, m.seed) for m in members[:3]] == [(0.1, 2.0, 7), (0.1, 2.0, 8), (0.1, 3.0, 7)]
@@ -57,7 +61,7 @@ def test_a_grid_is_the_product_of_the_betas_and_the_seeds_in_order():
 
 
 def test_a_models_config_is_the_single_runs_with_its_betas_and_seed():
-    _, members = grid.read_config(
+    _, members = grid_members.read_config(
         config_with(points=((0.5, 2.0),), betas=(), data_order="per_model", seeds=(3,))
     )
     wanted = digits.get_config().to_dict()
@@ -67,7 +71,7 @@ def test_a_models_config_is_the_single_runs_with_its_betas_and_seed():
 
 
 def test_the_grid_of_targets_is_whole():
-    described, members = grid.read_config(digits_targets_grid.get_config().to_dict())
+    described, members = grid_members.read_config(digits_targets_grid.get_config().to_dict())
     assert len(members) == np.prod(described.shape) == 16
 
 
@@ -75,7 +79,7 @@ def test_the_grid_of_targets_is_whole():
 def test_every_grid_config_is_whole(module):
     config = module.get_config()
     assert config.is_locked
-    described, members = grid.read_config(config.to_dict())
+    described, members = grid_members.read_config(config.to_dict())
     assert len(members) == np.prod(described.shape)
     assert any(member.betas == (1.0, 1.0) for member in members)
 
@@ -88,7 +92,9 @@ def targets_config_with(objective=None, **fields):
 
 
 def test_a_grid_over_targets_asks_each_model_for_its_own():
-    config, members = grid.read_config(targets_config_with(targets_nats=((1, 2.0), (3.0,)), seeds=(7, 8)))
+    config, members = grid_members.read_config(
+        targets_config_with(targets_nats=((1, 2.0), (3.0,)), seeds=(7, 8))
+    )
     assert config.shape == (2, 1, 2)
     assert [(*m.targets, m.seed) for m in members] == [(1, 3, 7), (1, 3, 8), (2, 3, 7), (2, 3, 8)]
     wanted = digits_targets.get_config().to_dict()
@@ -100,26 +106,26 @@ def test_a_grid_over_targets_asks_each_model_for_its_own():
 def test_a_grid_over_targets_replaces_targets_in_another_unit_and_knows_single_targets():
     bits = {"targets_nats": (), "targets_bits": (3.0, 4.0)}
     points = {"targets_nats": (), "target_points": ((1.0, 2.0), (3.0, 4.0))}
-    _, members = grid.read_config(targets_config_with(bits, **points))
+    _, members = grid_members.read_config(targets_config_with(bits, **points))
     assert [member.objective.resolve_targets(64) for member in members] == [(1.0, 2.0), (3.0, 4.0)]
     total = {"target_shares": (0.25, 0.75)}
-    _, members = grid.read_config(targets_config_with(total, targets_nats=((4.0, 8.0),)))
+    _, members = grid_members.read_config(targets_config_with(total, targets_nats=((4.0, 8.0),)))
     assert [member.objective.resolve_targets(64) for member in members] == [(1.0, 3.0), (2.0, 6.0)]
 
 
 def test_a_grid_over_targets_of_another_number_of_layers_is_refused():
     with pytest.raises(RunError, match=r"targets_nats=.* is over 1 layers but the model has 2"):
-        grid.read_config(targets_config_with(targets_nats=((4.0, 8.0),)))
+        grid_members.read_config(targets_config_with(targets_nats=((4.0, 8.0),)))
 
 
 def test_models_of_a_stack_aim_at_their_own_targets():
-    _, members = grid.read_config(targets_config_with(targets_nats=((1.0, 2.0), (3.0,))))
+    _, members = grid_members.read_config(targets_config_with(targets_nats=((1.0, 2.0), (3.0,))))
     stack = grid_run.init_stack(experiment.from_config(members[0].config), members)
     np.testing.assert_array_equal(stack.states.beta_state.memory.targets, [[1.0, 3.0], [2.0, 3.0]])
 
 
 def test_the_published_grid_is_21_by_21():
-    described, _ = grid.read_config(cifar_grid.get_config().to_dict())
+    described, _ = grid_members.read_config(cifar_grid.get_config().to_dict())
     assert described.shape == (21, 21, 1)
     np.testing.assert_allclose(described.betas[0], 10.0 ** np.linspace(-1, 1, 21), rtol=1e-3)
 
@@ -146,12 +152,12 @@ def test_the_published_grid_is_21_by_21():
 )
 def test_a_grid_field_out_of_range_is_named(fields, message):
     with pytest.raises(RunError, match=message):
-        grid.read_config(config_with(**fields))
+        grid_members.read_config(config_with(**fields))
 
 
 def test_a_config_without_a_grid_is_refused():
     with pytest.raises(RunError, match=r"no group grid; train a single model with experiments\.run"):
-        grid.read_config(digits.get_config().to_dict())
+        grid_members.read_config(digits.get_config().to_dict())
 
 
 # Their size
@@ -159,7 +165,7 @@ def test_a_config_without_a_grid_is_refused():
 
 @pytest.fixture(scope="module")
 def built():
-    _, members = grid.read_config(config_with())
+    _, members = grid_members.read_config(config_with())
     return experiment.from_config(members[0].config), members
 
 
@@ -167,14 +173,16 @@ def test_the_chunk_is_what_memory_holds(built):
     built, members = built
     state = jax.eval_shape(built.init_state)
     state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    roomy = grid_size.choose_size(grid.read_config(config_with())[0], built, members)
+    roomy = grid_size.choose_size(grid_members.read_config(config_with())[0], built, members)
     assert roomy.chunk_size == grid_size.CPU_MODELS_PER_DEVICE
     assert roomy.model_bytes == grid_size.STATE_COPIES * state_bytes
     memory_gib = (roomy.fixed_bytes + 10.5 * roomy.model_bytes) / grid_size.GIB
-    tight = grid_size.choose_size(grid.read_config(config_with(memory_gib=memory_gib))[0], built, members)
+    tight = grid_size.choose_size(
+        grid_members.read_config(config_with(memory_gib=memory_gib))[0], built, members
+    )
     assert 8 <= tight.chunk_size <= 11  # the process itself grows a little between the two
     assert tight.peak_bytes <= tight.budget_bytes
-    given = grid_size.choose_size(grid.read_config(config_with(chunk_size=100))[0], built, members)
+    given = grid_size.choose_size(grid_members.read_config(config_with(chunk_size=100))[0], built, members)
     assert given.chunk_size == 100
 
 
@@ -182,7 +190,7 @@ def test_too_little_memory_is_said_before_anything_starts(built):
     built, members = built
     for fields in ({"memory_gib": 0.001}, {"memory_gib": 0.001, "chunk_size": 5}):
         with pytest.raises(RunError, match=r"config\.grid\.memory_gib=0\.001 allows 0\.00 GiB"):
-            grid_size.choose_size(grid.read_config(config_with(**fields))[0], built, members)
+            grid_size.choose_size(grid_members.read_config(config_with(**fields))[0], built, members)
 
 
 # Its tables and figures
@@ -192,7 +200,7 @@ def fake_grid(folder, **fields):
     """A finished grid whose numbers are simple functions of the betas; its last model diverged."""
     config = config_with(**fields)
     config["model"]["latent_shapes"] = ((2, 2, 16), (8,), (4,))[: len(fields["betas"])]
-    described, members = grid.read_config(config)
+    described, members = grid_members.read_config(config)
     records.open_run(folder, config)
     for member in members:
         one = member.folder(folder)
@@ -273,7 +281,7 @@ def test_a_table_of_targets_has_what_was_asked_for_found_and_reached(tmp_path, n
     targets = ((1.0, 2.0),) + ((3.0,),) * (num_layers - 1)
     config = targets_config_with({"betas": (1.0,) * num_layers}, targets_nats=targets, seeds=(0, 4))
     config["model"]["latent_shapes"] = ((2, 2, 16), (8,), (4,))[:num_layers]
-    _, members = grid.read_config(config)
+    _, members = grid_members.read_config(config)
     records.open_run(tmp_path, config)
     for member in members[:-1]:
         one = member.folder(tmp_path)

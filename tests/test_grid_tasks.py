@@ -11,9 +11,12 @@ import pytest
 import task_grid
 
 from experiments import digits_grid, grid_launch
-from hvae_jax import claims, grid, grid_plan, local_tasks, records, slurm
+from hvae_jax import records
 from hvae_jax.errors import RunError
-from hvae_jax.stopping import StopSignals
+from hvae_jax.grid import claims, local_tasks, slurm
+from hvae_jax.grid import members as grid_members
+from hvae_jax.grid import plan as grid_plan
+from hvae_jax.grid.stopping import StopSignals
 
 ASKED = slurm.Options(
     time="4:00:00",
@@ -32,7 +35,7 @@ ASKED = slurm.Options(
 def members():
     config = digits_grid.get_config().to_dict()
     config["grid"].update(betas=((0.1, 1.0, 10.0), (1.0,)), seeds=(0, 1))
-    return grid.read_config(config)[1]
+    return grid_members.read_config(config)[1]
 
 
 def complete(folder, members):
@@ -77,14 +80,14 @@ def test_a_plan_is_read_as_it_was_written_and_knows_what_is_left(tmp_path, membe
 
 def test_another_division_of_a_grid_that_was_begun_is_refused(tmp_path, members):
     grid_plan.write(tmp_path, make_plan(tmp_path, members, num_tasks=3))
-    config, _ = grid.read_config(digits_grid.get_config().to_dict())
+    config, _ = grid_members.read_config(digits_grid.get_config().to_dict())
     options = grid_launch.Options("slurm", 2, 1, None, ASKED)
     with pytest.raises(RunError, match=r"--tasks=2 would make chunks of 3 .* divided into 3 of at most 2"):
         grid_launch.launch(tmp_path, {}, config, members, options, num_steps=1, dry_run=True)
 
 
 def test_a_dry_run_tells_what_would_be_submitted(tmp_path, members, capsys):
-    config, _ = grid.read_config(digits_grid.get_config().to_dict())
+    config, _ = grid_members.read_config(digits_grid.get_config().to_dict())
     options = grid_launch.Options("slurm", 3, 1, None, ASKED)
     grid_launch.launch(tmp_path / "grid", {}, config, members, options, num_steps=7, dry_run=True)
     out = capsys.readouterr().out
@@ -105,7 +108,7 @@ def test_a_survey_knows_who_is_at_work_and_what_failed(tmp_path, members, monkey
     grid_plan.add_jobs(tmp_path, {f"{i:04d}": grid_plan.Job("slurm", f"7_{i}", f"log{i}") for i in range(5)})
     monkeypatch.setattr(slurm, "queue", lambda: {"7_1": "PENDING", "8_0": "RUNNING"})
     grid_plan.TaskRecord(tmp_path, "0002").fail("no such data")
-    with claims.claim(grid.lock_file(tmp_path, "0003"), "chunk 0003"):
+    with claims.claim(grid_members.lock_file(tmp_path, "0003"), "chunk 0003"):
         state = grid_launch.survey(tmp_path, members, plan)
     assert state.unfinished == ["0001", "0002", "0003", "0004", "0005"]
     assert state.alive == {"0001": "pending as job 7_1", "0003": "running"}

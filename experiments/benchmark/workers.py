@@ -18,9 +18,11 @@ import numpy as np
 
 from experiments import program
 from experiments.benchmark import serving
-from hvae_jax import devices, experiment, grid, grid_run, processes, training
+from hvae_jax import devices, experiment, processes, training
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates
+from hvae_jax.grid import members as grid_members
+from hvae_jax.grid import run as grid_run
 
 
 class Contender:
@@ -192,7 +194,7 @@ class GridWorker:
         built = experiment.from_config(config, num_devices=1)
         self._num_models = 2 * jax.local_device_count()
         members = [
-            grid.Member(number, {**config, "training": {**config["training"], "seed": number}})
+            grid_members.Member(number, {**config, "training": {**config["training"], "seed": number}})
             for number in range(self._num_models)
         ]
         self._trainer = grid_run.make_trainer(built, self._num_models)

@@ -15,7 +15,7 @@ from flax import linen as nn
 from hvae_jax import gaussian, likelihoods
 from hvae_jax.errors import RunError
 from hvae_jax.gaussian import Gaussian
-from hvae_jax.models import blocks
+from hvae_jax.models import blocks, networks
 from hvae_jax.objective import LayerwiseTerms
 
 INFERENCE = ("generalized_top_down", "ladder")
@@ -150,21 +150,21 @@ class HVAE(nn.Module):
         config = self.config
         stages = blocks.make_stages(self.image_shape[0], config.num_stages)
         shapes = config.latent_shapes
-        depths = [_depth(stages, shape) for shape in shapes]
+        depths = [networks.depth(stages, shape) for shape in shapes]
         inner = range(len(shapes) - 1)
         # Rematerialised, a network's gradient keeps its inputs alone. Typed as what it is without.
         wrap: Any = nn.remat if config.remat else lambda network: network
-        self.prior = [wrap(Prior)(shapes[i], stages, depths[i], config.channels) for i in inner]
+        self.prior = [wrap(networks.Prior)(shapes[i], stages, depths[i], config.channels) for i in inner]
         if config.inference == "ladder":
             # Layer l leaves the shared pass one stage before its own side, the top layer at its side.
             self.bottom_up = [wrap(blocks.Down)((stage,), config.channels) for stage in stages[: max(depths)]]
             own = [stages[depths[i] - 1 : depths[i]] for i in inner]
-            self.posterior = [wrap(Proposal)(shapes[i], own[i], config.channels) for i in inner] + [
-                wrap(Proposal)(shapes[-1], (), config.channels)
+            self.posterior = [wrap(networks.Proposal)(shapes[i], own[i], config.channels) for i in inner] + [
+                wrap(networks.Proposal)(shapes[-1], (), config.channels)
             ]
         else:
             self.posterior = [
-                wrap(Posterior)(shape, stages, depth, config.channels)
+                wrap(networks.Posterior)(shape, stages, depth, config.channels)
                 for shape, depth in zip(shapes, depths, strict=True)
             ]
         likelihood = likelihoods.make_likelihood(
@@ -175,7 +175,7 @@ class HVAE(nn.Module):
             start = math.log(config.likelihood_std)
             self.log_std = self.param("log_std", lambda _: jnp.asarray(start, jnp.float32))
         is_mixture = config.likelihood == "logistic_mixture"
-        self.decoder = wrap(Decoder)(stages[: depths[0]], config.channels, num_outputs, is_mixture)
+        self.decoder = wrap(networks.Decoder)(stages[: depths[0]], config.channels, num_outputs, is_mixture)
 
     def __call__(self, x: jax.Array, key: jax.Array) -> LayerwiseTerms:
         """D and R_1 … R_L of each image, with one posterior draw per image.
@@ -316,7 +316,7 @@ class HVAE(nn.Module):
         if self.config.inference != "ladder":
             return network(features[0], list(map(self._cast, higher)))
         side = self.config.latent_shapes[index]
-        depth = _depth(blocks.make_stages(self.image_shape[0], self.config.num_stages), side)
+        depth = networks.depth(blocks.make_stages(self.image_shape[0], self.config.num_stages), side)
         if p is None:  # the top layer's posterior is what the bottom-up pass says
             return blocks.with_softplus_std(network(features[depth]))
         proposal = blocks.with_softplus_var(network(features[depth - 1]))
@@ -337,90 +337,6 @@ class HVAE(nn.Module):
         return likelihoods.make_likelihood(
             self.config.likelihood, std=std, num_components=self.config.num_mixture_components
         )
-
-
-class Prior(nn.Module):
-    """p(z_l | z_{>l}) for a layer below the top.
-
-    The smallest maps and vectors come from a small dense network of all higher latents, as published;
-    larger maps from convolutions, since a dense network would dwarf the rest of the model.
-    """
-
-    shape: tuple[int, ...]
-    stages: tuple[blocks.Stage, ...]
-    depth: int
-    channels: int
-
-    @nn.compact
-    def __call__(self, higher: list[jax.Array]) -> Gaussian:
-        if self.depth == len(self.stages):
-            flat = jnp.concatenate([blocks.flatten(z) for z in higher], axis=-1)
-            return blocks.with_softplus_std(blocks.DenseHead(self.shape)(flat))
-        lifted = [blocks.Lift(self.stages, self.channels, self.shape[0])(z) for z in higher]
-        h = blocks.Conv(self.channels, blocks.HEAD_KERNEL_SIZE, 1, 1)(jnp.concatenate(lifted, axis=-1))
-        return blocks.with_softplus_std(blocks.Head(self.shape)(nn.relu(h)))
-
-
-class Posterior(nn.Module):
-    """q(z_l | z_{>l}, x) as a network of its own (generalised top-down).
-
-    x comes down to the side before the layer's own, the higher latents come up to it, one more
-    convolution reads both.
-    """
-
-    shape: tuple[int, ...]
-    stages: tuple[blocks.Stage, ...]
-    depth: int
-    channels: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, higher: list[jax.Array]) -> Gaussian:
-        last = self.stages[self.depth - 1]
-        h = blocks.Down(self.stages[: self.depth - 1], self.channels)(x)
-        lifted = [blocks.Lift(self.stages, self.channels, last.side_in)(z) for z in higher]
-        h = blocks.Down((last,), self.channels)(jnp.concatenate([*lifted, h], axis=-1))
-        return blocks.with_softplus_std(blocks.Head(self.shape)(h))
-
-
-class Proposal(nn.Module):
-    """What a ladder's bottom-up features propose for one layer: two arrays, mean first."""
-
-    shape: tuple[int, ...]
-    stages: tuple[blocks.Stage, ...]
-    channels: int
-
-    @nn.compact
-    def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return blocks.Head(self.shape)(blocks.Down(self.stages, self.channels)(features))
-
-
-class Decoder(nn.Module):
-    """p(x|z_1): z_1 back through `stages`; no ReLU after the last. Returns the likelihood's outputs."""
-
-    stages: tuple[blocks.Stage, ...]
-    channels: int
-    num_outputs: int
-    is_mixture: bool
-
-    @nn.compact
-    def __call__(self, z_1: jax.Array) -> jax.Array:
-        stages, h = self.stages, z_1
-        if h.ndim == 2:
-            # As published, a vector enters one stage up; with a single stage there is no such place.
-            stages = stages[:-1] or stages
-            side = stages[-1].side_out
-            h = nn.relu(blocks.Dense(side * side * self.channels)(h)).reshape(-1, side, side, self.channels)
-        h = blocks.Up(stages[1:], self.channels)(h)
-        first = stages[0]
-        size, stride, padding = blocks.KERNEL_SIZE, first.stride, first.padding
-        if not self.is_mixture:
-            return blocks.ConvTranspose(self.num_outputs, size, stride, padding)(h)
-        # A mixture has many outputs per pixel: a wide last map and a kernel-3 convolution, as published.
-        h = nn.relu(blocks.ConvTranspose(MIXTURE_CHANNELS, size, stride, padding)(h))
-        return blocks.Conv(self.num_outputs, blocks.HEAD_KERNEL_SIZE, 1, 1)(h)
-
-
-MIXTURE_CHANNELS = 128
 
 
 def make_hvae(config: ModelConfig, image_shape: tuple[int, int, int]) -> HVAE:
@@ -456,20 +372,13 @@ def make_hvae(config: ModelConfig, image_shape: tuple[int, int, int]) -> HVAE:
                 f"config.model.latent_shapes: layer {layer} is {shape}, but images of side {height} pass "
                 f"through the sides {sides} (config.model.num_stages={config.num_stages}); use one of these"
             )
-    depths = [_depth(stages, shape) for shape in config.latent_shapes]
+    depths = [networks.depth(stages, shape) for shape in config.latent_shapes]
     if depths != sorted(depths):
         raise RunError(
             f"config.model.latent_shapes={config.latent_shapes}: sides must not grow towards the top layer, "
             "the last entry (a vector counts as the smallest side)"
         )
     return HVAE((height, width, channels), config)
-
-
-def _depth(stages: tuple[blocks.Stage, ...], shape: tuple[int, ...]) -> int:
-    """How many stages lie between the image and a latent of this shape."""
-    if len(shape) == 1:
-        return len(stages)
-    return [stage.side_out for stage in stages].index(shape[0]) + 1
 
 
 def _is_integer(value: object) -> bool:

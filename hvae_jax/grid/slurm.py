@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from hvae_jax.errors import RunError
-from hvae_jax.grid_plan import Job
+from hvae_jax.grid.plan import Job
 
 QUEUE_SECONDS = 60.0
 

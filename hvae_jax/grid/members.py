@@ -8,7 +8,7 @@ that would train it alone. The folder of a grid:
     figures/
     models/0000, models/0001 …     an ordinary run folder each
     chunks/0000                    what the running chunk needs to resume
-    tasks/                         who is at work on what, see `grid_plan`
+    tasks/                         who is at work on what, see `plan`
 """
 
 import copy

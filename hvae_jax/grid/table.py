@@ -12,7 +12,7 @@ import numpy as np
 
 from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
-from hvae_jax.grid import GridConfig, Member
+from hvae_jax.grid.members import GridConfig, Member
 
 GRID_FILE, TIMING_FILE = "grid.csv", "timing.csv"
 # In each model's folder: processes that train other models at the same time do not write the same file.

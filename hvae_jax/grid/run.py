@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hvae_jax import claims, grid_table, packing, records, training
+from hvae_jax import packing, records, training
 from hvae_jax.checkpoints import Checkpoints
 from hvae_jax.errors import Stopped
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.experiment import Experiment
-from hvae_jax.grid import CHUNKS_FOLDER, Member, chunk_name, lock_file
+from hvae_jax.grid import claims
+from hvae_jax.grid import table as grid_table
+from hvae_jax.grid.members import CHUNKS_FOLDER, Member, chunk_name, lock_file
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.packing import Stack, Trainer
 from hvae_jax.training import TrainState
@@ -167,32 +169,38 @@ def _run_chunk(
 ) -> None:
     name = chunk_name([member.number for member in members])
     with claims.claim(lock_file(folder, name), f"chunk {name} of {folder}", wait_seconds):
-        _run_claimed_chunk(folder, built, members, trainer, evaluate, report, stop_requested)
+        stack = _train_chunk(folder, built, members, trainer, report, stop_requested)
+        grid_table.write_timing(folder, members, float(stack.seconds) / len(members))
+        for i, (member, evaluation) in enumerate(zip(members, evaluate(stack, members), strict=True)):
+            _save_state(member.folder(folder), packing.entry(stack.states, i))
+            # Last: it says that the model is complete.
+            records.write_json(member.folder(folder) / records.EVALUATION_FILE, evaluation)
+        shutil.rmtree(folder / CHUNKS_FOLDER / name)
 
 
-def _run_claimed_chunk(
+def _train_chunk(
     folder: pathlib.Path,
     built: Experiment,
     members: Sequence[Member],
     trainer: Trainer,
-    evaluate: Evaluate,
     report: Callable[[packing.Progress], None],
     stop_requested: Callable[[], bool],
-) -> None:
-    chunk_folder = folder / CHUNKS_FOLDER / chunk_name([member.number for member in members])
+) -> Stack:
+    """The models after their last step, from the newest checkpoint on."""
+    numbers = [member.number for member in members]
+    chunk_folder = folder / CHUNKS_FOLDER / chunk_name(numbers)
     chunk_folder.mkdir(parents=True, exist_ok=True)
-    records.write_json(chunk_folder / CHUNK_FILE, [member.number for member in members])
+    records.write_json(chunk_folder / CHUNK_FILE, numbers)
     checkpoints = Checkpoints(chunk_folder / records.CHECKPOINTS_FOLDER, 1)
     stack = init_stack(built, members)
     if checkpoints.latest_step() is not None:
         stack = checkpoints.restore(stack)
     folders = [records.open_run(member.folder(folder), member.config) for member in members]
-    seeds = np.asarray([member.seed for member in members])
     try:
         stack = trainer.train(
             stack,
             [records.RateLog(model_folder, resume_step=int(stack.logged)) for model_folder in folders],
-            seeds=seeds,
+            seeds=np.asarray([member.seed for member in members]),
             order_seeds=np.asarray([member.order_seed for member in members]),
             save=checkpoints.save,
             report=report,
@@ -204,12 +212,7 @@ def _run_claimed_chunk(
         raise
     finally:
         checkpoints.close()
-    grid_table.write_timing(folder, members, float(stack.seconds) / len(members))
-    evaluations = evaluate(stack, members)
-    for i, model_folder in enumerate(folders):
-        _save_state(model_folder, packing.entry(stack.states, i))
-        records.write_json(model_folder / records.EVALUATION_FILE, evaluations[i])  # last: it is complete
-    shutil.rmtree(chunk_folder)
+    return stack
 
 
 def make_evaluate(built: Experiment, trainer: Trainer) -> Evaluate:

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from hvae_jax import grid_run, training
+from hvae_jax import training
 from hvae_jax.errors import RunError
 from hvae_jax.experiment import Experiment
-from hvae_jax.grid import GridConfig, Member
+from hvae_jax.grid import run as grid_run
+from hvae_jax.grid.members import GridConfig, Member
 from hvae_jax.training import Params
 
 GIB = 2**30

@@ -13,9 +13,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hvae_jax import claims, grid_run, records
+from hvae_jax import records
 from hvae_jax.errors import RunError
-from hvae_jax.grid import TASKS_FOLDER, Member, chunk_name, lock_file
+from hvae_jax.grid import claims
+from hvae_jax.grid import run as grid_run
+from hvae_jax.grid.members import TASKS_FOLDER, Member, chunk_name, lock_file
 
 PLAN_FILE, JOBS_FILE, LAUNCH_LOCK, MERGE_LOCK = "plan.json", "jobs.json", "launch.lock", "merge.lock"
 # A task that was stopped so often without a further checkpoint is not started again by itself.
