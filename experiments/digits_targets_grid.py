@@ -14,16 +14,8 @@ TARGETS = (5.0, 10.0, 15.0, 20.0)
 
 
 def get_config() -> ConfigDict:
-    """The digits run that asks for rates, for half as long, and which rates."""
+    """The digits run that asks for rates, and which rates."""
     config = digits_targets.get_config().unlock()
-    config.update(
-        {
-            "training": {"num_epochs": 75.0},
-            "grid": {
-                **cifar_grid.get_config().to_dict()["grid"],
-                "betas": (),
-                "targets_nats": (TARGETS, TARGETS),
-            },
-        }
-    )
+    grid = {**cifar_grid.get_config().to_dict()["grid"], "betas": (), "targets_nats": (TARGETS, TARGETS)}
+    config.update({"grid": grid})
     return config.lock()

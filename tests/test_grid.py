@@ -17,6 +17,7 @@ from experiments import (
     digits_targets,
     digits_targets_grid,
     fashion_grid,
+    fashion_targets_grid,
     svhn_grid,
 )
 from hvae_jax import experiment, records
@@ -70,8 +71,9 @@ def test_a_models_config_is_the_single_runs_with_its_betas_and_seed():
     assert [member.config for member in members] == [wanted]
 
 
-def test_the_grid_of_targets_is_whole():
-    described, members = grid_members.read_config(digits_targets_grid.get_config().to_dict())
+@pytest.mark.parametrize("module", [digits_targets_grid, fashion_targets_grid])
+def test_the_grids_of_targets_are_whole(module):
+    described, members = grid_members.read_config(module.get_config().to_dict())
     assert len(members) == np.prod(described.shape) == 16
 
 
