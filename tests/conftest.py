@@ -1,6 +1,7 @@
 """What all tests share: JAX's strictness, and a maker of small model configs."""
 
 import os
+import pathlib
 from collections.abc import Callable
 
 import jax
@@ -8,9 +9,29 @@ import pytest
 
 from hvae_jax.models.hvae import ModelConfig
 
+# Few tests that start programs and wait for them: first, so that the short ones fill what time is left.
+LONG = {f"test_{name}.py" for name in ("processes", "slurm", "grid_tasks", "run", "grid", "targets_run")}
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: programs that tests start often wait for each other."""
+    return min(4, (os.cpu_count() or 1) + 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files before short ones, each in its own order."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder of this run of the tests, the same for all of its workers."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
 
 @pytest.fixture(scope="session", autouse=True)
-def strict_jax(tmp_path_factory: pytest.TempPathFactory) -> None:
+def strict_jax(shared_folder: pathlib.Path) -> None:
     """Silent broadcasting between ranks is an error; matrix products are float32 on every device.
 
     Session-wide, so that it is in force before any module-scoped fixture runs.
@@ -18,20 +39,17 @@ def strict_jax(tmp_path_factory: pytest.TempPathFactory) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_default_matmul_precision", "highest")
     # What one test compiled, another need not.
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_compilation_cache_dir", str(shared_folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def environment(shared_folder: pathlib.Path) -> dict[str, str]:
     """Of the programs that tests start: one compile cache for all, and quick compiles."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # that of all workers
     return {
         **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled_programs"),
+        "JAX_COMPILATION_CACHE_DIR": str(shared_folder / "compiled"),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",  # most of these tests' time is compilation
     }

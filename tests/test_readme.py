@@ -64,22 +64,30 @@ def digits_betas(table: Table) -> Expected:
 
 
 def digits_guidance(table: Table) -> Expected:
-    """Best betas, score ± error; then rivals: score ± error, and betas where they were chosen."""
     applications = read("digits_guidance.json")["applications"]
     for row in table[1:]:
-        entry = applications[row[0].partition(",")[0]]
-        scores = {
-            name: [entry[name]["test"], entry[name]["test_standard_error"]]
-            for name in ("best", "equal_betas", "unit_betas", "baseline")
-        }
-        yield [
-            None,
-            entry["best"]["betas"],
-            scores["best"],
-            [*scores["equal_betas"], entry["equal_betas"]["betas"][0]],
-            scores["unit_betas"],
-            [*scores["baseline"], *entry["baseline"]["betas"]],
-        ]
+        yield [None, *guidance_cells(applications[row[0].partition(",")[0]])]
+
+
+def fashion_guidance(table: Table) -> Expected:
+    for model, application, *_ in table[1:]:
+        applications = read(f"fashion_{INFERENCE[model]}_guidance.json")["applications"]
+        yield [None, None, *guidance_cells(applications[application.partition(",")[0]])]
+
+
+def guidance_cells(entry: dict[str, Any]) -> list[list[float]]:
+    """Best betas, score ± error; then rivals: score ± error, and betas where they were chosen."""
+    scores = {
+        name: [entry[name]["test"], entry[name]["test_standard_error"]]
+        for name in ("best", "equal_betas", "unit_betas", "baseline")
+    }
+    return [
+        entry["best"]["betas"],
+        scores["best"],
+        [*scores["equal_betas"], entry["equal_betas"]["betas"][0]],
+        scores["unit_betas"],
+        [*scores["baseline"], *entry["baseline"]["betas"]],
+    ]
 
 
 def fashion_reference(table: Table) -> Expected:
@@ -183,6 +191,7 @@ def scaling_devices(table: Table) -> Expected:
 ORIGINS: dict[tuple[str, ...], Callable[[Table], Expected]] = {
     ("β", "0.1"): digits_betas,
     ("application", "best betas"): digits_guidance,
+    ("model", "application"): fashion_guidance,
     ("inference", "β_1, β_2"): fashion_reference,
     ("data", "control"): targets,
     ("", "32×32 reference, batch 256"): benchmark,
