@@ -61,7 +61,7 @@ def draw(
     target = folder / records.FIGURES_FOLDER
     target.mkdir(exist_ok=True)
     model = built.model.config.inference.replace("_", " ")
-    title = f"{built.dataset.name}, {model}, test split, {table['seed'].size} models"
+    title = f"{built.dataset.title}, {model}, test split, {table['seed'].size} models"
     figures.rate_distortion(table, baseline, title, target / "rate_distortion.png")
     if config.has_targets:
         if built.model.num_layers == table["targets_nats"].shape[-1] > 1:

@@ -144,7 +144,7 @@ def draw(built: Experiment, params: Params, folder: pathlib.Path, evaluation: di
     control = built.objective.control
     betas = ", ".join(f"{beta:.3g}" for beta in evaluation.get("betas", built.objective.betas))
     betas = f"betas ({betas})" if control == "constant" else f"{control.replace('_', ' ')}: betas ({betas})"
-    title = f"{built.dataset.name}, {model.config.inference.replace('_', ' ')}, {betas}"
+    title = f"{built.dataset.title}, {model.config.inference.replace('_', ' ')}, {betas}"
 
     train_log = records.load(folder)
     valid_log = records.load(folder, "valid") if len(built.dataset.valid.images) else None

@@ -60,6 +60,12 @@ class Dataset(NamedTuple):
         return height, width, channels
 
     @property
+    def title(self) -> str:
+        """The name as figures say it: of a folder or file its own name alone, without the way there."""
+        kind, _, rest = self.name.partition(":")
+        return Path(rest).stem if kind in ("idx", "npz") else rest or kind
+
+    @property
     def num_classes(self) -> int:
         """The largest training label + 1."""
         return int(np.asarray(self.train.labels).max()) + 1

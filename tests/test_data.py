@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from hvae_jax.data import BINARIZE, TFDS_NAMES, DataConfig, Split, load, make_preprocess
+from hvae_jax.data import BINARIZE, TFDS_NAMES, DataConfig, Dataset, Split, load, make_preprocess
 from hvae_jax.errors import RunError
 
 IDX_FILES = {
@@ -642,3 +642,18 @@ def test_sample_belongs_to_an_image_and_its_key() -> None:
 def test_preprocess_names_what_is_allowed() -> None:
     message = error_of(lambda: make_preprocess("threshold"))
     assert re.fullmatch(r"config\.data\.binarize='threshold': must be one of none, round, sample", message)
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("digits", "digits"),
+        ("cifar10", "cifar10"),
+        ("idx:/some/where/fashion-mnist", "fashion-mnist"),
+        ("npz:~/images.npz", "images"),
+        ("tfds:imagenet_resized/64x64", "imagenet_resized/64x64"),
+    ],
+)
+def test_a_figures_title_has_no_path(name, title):
+    split = Split(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int64))
+    assert Dataset(name, split, split, split).title == title
