@@ -13,6 +13,7 @@ from hvae_jax.models.hvae import ModelConfig
 LONG = {f"test_{name}.py" for name in ("processes", "slurm", "grid_tasks", "run", "grid", "targets_run")}
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One more than cores: programs that tests start often wait for each other."""
     return min(4, (os.cpu_count() or 1) + 1)
