@@ -1,7 +1,6 @@
 """A streamed run as a user starts it, in processes of its own: killed, resumed, and nothing left behind."""
 
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -66,6 +65,12 @@ def children(pid: int) -> list[int]:
     return [int(child) for file in listed for child in file.read_text().split()]
 
 
+def shared_memory(pids: list[int]) -> set[pathlib.Path]:
+    """Segments that the processes have open, whose files outlive them unless somebody removes these."""
+    links = (link for pid in pids for link in pathlib.Path(f"/proc/{pid}/fd").glob("*"))
+    return {file for file in (link.resolve() for link in links) if file.parent == pathlib.Path("/dev/shm")}
+
+
 def assert_all_end(pids: list[int]) -> None:
     deadline = time.monotonic() + 30
     while any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids):
@@ -81,15 +86,15 @@ def test_a_streamed_run_that_is_killed_ends_as_one_that_is_not_and_not_streamed(
     finish(kept)
 
     streamed = where, "--config.data.streaming=always", f"--workdir={tmp_path / 'streamed'}"
-    shared = set(os.listdir("/dev/shm"))
     process = start(environment, *streamed)
     wait_for_rows(tmp_path / "streamed", 3, process)
     started = children(process.pid)
     assert started
+    segments = shared_memory([process.pid, *started])
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert_all_end(started)
-    assert set(os.listdir("/dev/shm")) <= shared
+    assert not [file for file in segments if file.exists()]
 
     process = start(environment, *streamed)
     wait_for_rows(tmp_path / "streamed", 4, process)
