@@ -334,6 +334,20 @@ def fashion_map() -> list[float]:
     return [len(errors), 100 * errors.max()]
 
 
+def digits_map() -> list[float]:
+    errors = errors_of_a_map("digits_targets_grid.csv")
+    return [len(errors), 100 * errors.max()]
+
+
+def frontier() -> list[float]:
+    """The range of D up to 6 nats in z_2, and the end of the line."""
+    rows = {
+        round(row["targets_nats"][1]): row["test_distortion_nats"] for row in read("digits_frontier.json")
+    }
+    near = [distortion for rate, distortion in rows.items() if rate <= 6]
+    return [min(near), max(near), 6, rows[max(rows)], max(rows)]
+
+
 def speed_of_the_study() -> list[float]:
     study = read("fashion_study.json")
     speed = study["model_steps_per_s_undisturbed"]
@@ -406,6 +420,11 @@ def difference_of_trainings() -> list[float]:
             speed_of_the_study,
         ),
         (r"All (\d+) models have both rates within (\S+) % of what they were asked for", fashion_map),
+        (r"Its (\d+) models come within (\S+) % in both layers", digits_map),
+        (
+            r"D is (\S+) to (\S+) nats with up to (\d+) nats in z_2, and rises .* to (\S+) with (\d+) \(rows",
+            frontier,
+        ),
         (r"reconstructs better \((\S+) nats, against (\S+)\)", nats_of_the_studys_best_reconstructions),
         (r"The grid of (\d+) models above \(75 epochs, (\d) × (\d) betas, (\d) seeds\)", size_of_the_grid),
         (
