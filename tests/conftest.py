@@ -1,4 +1,4 @@
-"""What all tests share: JAX's strictness, and a maker of small model configs."""
+"""What all tests share: their order, JAX's strictness, a compile cache, a maker of small model configs."""
 
 import os
 import pathlib

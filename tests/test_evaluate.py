@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import small_grid
@@ -20,15 +21,19 @@ QUICK = ("--num_draws=2", "--num_samples=300", "--max_fit_images=120", "--max_sc
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 
 
-def evaluate(*arguments: str) -> subprocess.CompletedProcess:
-    # Most of the time is compilation.
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    command = [sys.executable, "-m", "experiments.evaluate", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+@pytest.fixture(scope="module")
+def evaluate(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess]:
+    """The evaluation program with these arguments, run to its end."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "experiments.evaluate", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory) -> pathlib.Path:
+def grid(evaluate, tmp_path_factory) -> pathlib.Path:
     """An evaluated grid of three models of three layers, and one that diverged."""
     folder = tmp_path_factory.mktemp("grids") / "small"
     data = small_grid.write_data(folder.parent)
@@ -64,7 +69,9 @@ def test_everything_that_is_promised_is_there(grid):
     assert float(rows[1][name]) == metrics[name]
 
 
-def test_a_resumed_evaluation_does_what_is_missing_and_a_broken_bound_ends_with_status_1(grid, tmp_path):
+def test_a_resumed_evaluation_does_what_is_missing_and_a_broken_bound_ends_with_status_1(
+    evaluate, grid, tmp_path
+):
     shutil.copytree(grid, tmp_path / "grid")
     files = [tmp_path / "grid" / "models" / f"{number:04d}" / "metrics.json" for number in range(3)]
     metrics = records.read_json(files[2])
@@ -87,14 +94,14 @@ def test_a_resumed_evaluation_does_what_is_missing_and_a_broken_bound_ends_with_
     assert {tuple(entry["unit_betas"]["seeds"]) for entry in entries} == {(1, 7)}
 
 
-def test_a_folder_without_a_run_is_one_line(tmp_path):
+def test_a_folder_without_a_run_is_one_line(evaluate, tmp_path):
     result = evaluate(f"--workdir={tmp_path}")
     assert result.returncode == 1
     assert "holds neither a run (config.json) nor a grid (models/)" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_repeats_with_the_seeds_of_the_grid_are_one_line(grid):
+def test_repeats_with_the_seeds_of_the_grid_are_one_line(evaluate, grid):
     result = evaluate(f"--workdir={grid}", f"--repeats={grid}")
     assert result.returncode == 1
     assert "has betas [0.1, 1.0, 1.0] and seed 0, as a run of --workdir has" in result.stderr

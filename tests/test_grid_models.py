@@ -1,0 +1,312 @@
+"""Which models a grid has, how many fit at a time, what is left to do, its table and figures."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import (
+    cifar_grid,
+    digits,
+    digits_grid,
+    digits_targets,
+    digits_targets_grid,
+    fashion_grid,
+    fashion_targets_grid,
+    svhn_grid,
+)
+from hvae_jax import experiment, records
+from hvae_jax.errors import RunError
+from hvae_jax.figures import grids as figures
+from hvae_jax.figures import targets as target_figures
+from hvae_jax.grid import members as grid_members
+from hvae_jax.grid import run as grid_run
+from hvae_jax.grid import size as grid_size
+from hvae_jax.grid import table as grid_table
+
+
+def config_with(**fields):
+    config = digits_grid.get_config().to_dict()
+    config["grid"].update(fields)
+    return config
+
+
+# The models
+
+
+def test_a_grid_is_the_product_of_the_betas_and_the_seeds_in_order():
+    config, members = grid_members.read_config(config_with(betas=((0.1, 1), (2.0, 3.0, 4.0)), seeds=(7, 8)))
+    assert config.shape == (2, 3, 2)
+    assert [member.number for member in members] == list(range(12))
+    assert [(*m.betas, m.seed) for m in members[:3]] == [(0.1, 2.0, 7), (0.1, 2.0, 8), (0.1, 3.0, 7)]
+    assert (*members[11].betas, members[11].seed) == (1.0, 4.0, 8)
+    assert {m.order_seed for m in members} == {0}
+
+
+def test_a_models_config_is_the_single_runs_with_its_betas_and_seed():
+    _, members = grid_members.read_config(
+        config_with(points=((0.5, 2.0),), betas=(), data_order="per_model", seeds=(3,))
+    )
+    wanted = digits.get_config().to_dict()
+    wanted["objective"]["betas"] = (0.5, 2.0)
+    wanted["training"].update(seed=3, order_seed=3, num_epochs=75.0)
+    assert [member.config for member in members] == [wanted]
+
+
+@pytest.mark.parametrize("module", [digits_targets_grid, fashion_targets_grid])
+def test_the_grids_of_targets_are_whole(module):
+    described, members = grid_members.read_config(module.get_config().to_dict())
+    assert len(members) == np.prod(described.shape) == 16
+
+
+@pytest.mark.parametrize("module", [digits_grid, fashion_grid, svhn_grid, cifar_grid])
+def test_every_grid_config_is_whole(module):
+    config = module.get_config()
+    assert config.is_locked
+    described, members = grid_members.read_config(config.to_dict())
+    assert len(members) == np.prod(described.shape)
+    assert any(member.betas == (1.0, 1.0) for member in members)
+
+
+def targets_config_with(objective=None, **fields):
+    config = digits_targets_grid.get_config().to_dict()
+    config["grid"].update(fields)
+    config["objective"].update(objective or {})
+    return config
+
+
+def test_a_grid_over_targets_asks_each_model_for_its_own():
+    config, members = grid_members.read_config(
+        targets_config_with(targets_nats=((1, 2.0), (3.0,)), seeds=(7, 8))
+    )
+    assert config.shape == (2, 1, 2)
+    assert [(*m.targets, m.seed) for m in members] == [(1, 3, 7), (1, 3, 8), (2, 3, 7), (2, 3, 8)]
+    wanted = digits_targets.get_config().to_dict()
+    wanted["objective"]["targets_nats"] = (2.0, 3.0)
+    wanted["training"].update(seed=8)
+    assert members[-1].config == wanted
+
+
+def test_a_grid_over_targets_replaces_targets_in_another_unit_and_knows_single_targets():
+    bits = {"targets_nats": (), "targets_bits": (3.0, 4.0)}
+    points = {"targets_nats": (), "target_points": ((1.0, 2.0), (3.0, 4.0))}
+    _, members = grid_members.read_config(targets_config_with(bits, **points))
+    assert [member.objective.resolve_targets(64) for member in members] == [(1.0, 2.0), (3.0, 4.0)]
+    total = {"target_shares": (0.25, 0.75)}
+    _, members = grid_members.read_config(targets_config_with(total, targets_nats=((4.0, 8.0),)))
+    assert [member.objective.resolve_targets(64) for member in members] == [(1.0, 3.0), (2.0, 6.0)]
+
+
+def test_a_grid_over_targets_of_another_number_of_layers_is_refused():
+    with pytest.raises(RunError, match=r"targets_nats=.* is over 1 layers but the model has 2"):
+        grid_members.read_config(targets_config_with(targets_nats=((4.0, 8.0),)))
+
+
+def test_models_of_a_stack_aim_at_their_own_targets():
+    _, members = grid_members.read_config(targets_config_with(targets_nats=((1.0, 2.0), (3.0,))))
+    stack = grid_run.init_stack(experiment.from_config(members[0].config), members)
+    np.testing.assert_array_equal(stack.states.beta_state.memory.targets, [[1.0, 3.0], [2.0, 3.0]])
+
+
+def test_the_published_grid_is_21_by_21():
+    described, _ = grid_members.read_config(cifar_grid.get_config().to_dict())
+    assert described.shape == (21, 21, 1)
+    np.testing.assert_allclose(described.betas[0], 10.0 ** np.linspace(-1, 1, 21), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"betas": ()}, "config.grid has no points: give one of config.grid.betas, targets_nats, points"),
+        ({"points": ((1.0, 1.0),)}, r"and config.grid.points=\(\(1.0, 1.0\),\): give one of"),
+        ({"betas": (), "targets_nats": ((1.0,), (0.0,))}, "tuple of tuples of targets, finite and positive"),
+        ({"betas": (), "targets_nats": ((1.0,), (2.0,))}, "needs a control that solves for the betas"),
+        ({"betas": (0.1, 1.0)}, r"config.grid.betas=\(0.1, 1.0\) must be a tuple of tuples"),
+        ({"betas": ((0.1, -1.0), (1.0,))}, "must be a tuple of tuples of betas, finite and not negative"),
+        ({"betas": ((1.0,),)}, r"config.grid.betas=\(\(1.0,\),\) is over 1 layers but the model has 2"),
+        ({"betas": (), "points": ((1.0, 1.0, 1.0),)}, "is over 3 layers but the model has 2"),
+        ({"betas": ((1.0, 1.0), (1.0,))}, r"\(layer 1\) holds 1.0 more than once"),
+        ({"seeds": (0, 0)}, r"config.grid.seeds=\(0, 0\) holds 0 more than once"),
+        ({"seeds": ()}, r"config.grid.seeds=\(\) must be a tuple of integers"),
+        ({"data_order": "random"}, "config.grid.data_order='random' is unknown"),
+        ({"chunk_size": -1}, "config.grid.chunk_size=-1"),
+        ({"memory_gib": float("nan")}, "config.grid.memory_gib=nan"),
+        ({"beta": 1}, "config.grid.beta is not a field"),
+    ],
+)
+def test_a_grid_field_out_of_range_is_named(fields, message):
+    with pytest.raises(RunError, match=message):
+        grid_members.read_config(config_with(**fields))
+
+
+def test_a_config_without_a_grid_is_refused():
+    with pytest.raises(RunError, match=r"no group grid; train a single model with experiments\.run"):
+        grid_members.read_config(digits.get_config().to_dict())
+
+
+# Their size
+
+
+@pytest.fixture(scope="module")
+def built():
+    _, members = grid_members.read_config(config_with())
+    return experiment.from_config(members[0].config), members
+
+
+def test_the_chunk_is_what_memory_holds(built):
+    built, members = built
+    state = jax.eval_shape(built.init_state)
+    state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    roomy = grid_size.choose_size(grid_members.read_config(config_with())[0], built, members)
+    assert roomy.chunk_size == grid_size.CPU_MODELS_PER_DEVICE
+    assert roomy.model_bytes == grid_size.STATE_COPIES * state_bytes
+    memory_gib = (roomy.fixed_bytes + 10.5 * roomy.model_bytes) / grid_size.GIB
+    tight = grid_size.choose_size(
+        grid_members.read_config(config_with(memory_gib=memory_gib))[0], built, members
+    )
+    assert 8 <= tight.chunk_size <= 11  # the process itself grows a little between the two
+    assert tight.peak_bytes <= tight.budget_bytes
+    given = grid_size.choose_size(grid_members.read_config(config_with(chunk_size=100))[0], built, members)
+    assert given.chunk_size == 100
+
+
+def test_too_little_memory_is_said_before_anything_starts(built):
+    built, members = built
+    for fields in ({"memory_gib": 0.001}, {"memory_gib": 0.001, "chunk_size": 5}):
+        with pytest.raises(RunError, match=r"config\.grid\.memory_gib=0\.001 allows 0\.00 GiB"):
+            grid_size.choose_size(grid_members.read_config(config_with(**fields))[0], built, members)
+
+
+# Its tables and figures
+
+
+def fake_grid(folder, **fields):
+    """A finished grid whose numbers are simple functions of the betas; its last model diverged."""
+    config = config_with(**fields)
+    config["model"]["latent_shapes"] = ((2, 2, 16), (8,), (4,))[: len(fields["betas"])]
+    described, members = grid_members.read_config(config)
+    records.open_run(folder, config)
+    for member in members:
+        one = member.folder(folder)
+        one.mkdir(parents=True)
+        rates = [1.0 / (1.0 + beta) + 0.01 * member.seed for beta in member.betas]
+        summary = {
+            "distortion_nats": sum(member.betas),
+            "rates_nats": rates,
+            "negative_elbo_nats": sum(member.betas) + sum(rates),
+            "bits_per_dim": 0.5,
+        }
+        content = {"step": 1, "status": "ok", "valid": summary, "test": summary}
+        if member is members[-1]:
+            content = {"step": 0, "status": "diverged"}
+        records.write_json(one / records.EVALUATION_FILE, content)
+    grid_table.write_timing(folder, members[0:3:2], 1.5)
+    grid_table.write_timing(folder, members[1:3], 2.5)
+    grid_table.write(folder, members)
+    return described, members
+
+
+def test_a_table_loads_as_arrays_over_the_grid(tmp_path):
+    first, second = (0.1, 1.0, 10.0), (0.5, 1.0)
+    fake_grid(tmp_path, betas=(first, second), seeds=(0, 4))
+    table = grid_table.load(tmp_path)
+    for name in ("model", "seed", "status", "distortion_nats", "elbo_nats", "bits_per_dim", "wall_s"):
+        assert table[name].shape == (3, 2, 2), name
+    assert table["betas"].shape == table["rates_nats"].shape == (3, 2, 2, 2)
+    for i, beta_1 in enumerate(first):
+        for j, beta_2 in enumerate(second):
+            assert table["betas"][i, j].tolist() == [[beta_1, beta_2]] * 2
+            assert table["distortion_nats"][i, j, 0] == beta_1 + beta_2
+            assert table["rates_nats"][i, j, 0].tolist() == [1 / (1 + beta_1), 1 / (1 + beta_2)]
+    assert table["seed"][1, 1].tolist() == [0, 4]
+    assert table["status"].ravel().tolist() == ["ok"] * 11 + ["diverged"]
+    assert np.isnan(table["elbo_nats"]).sum() == np.isnan(table["elbo_nats"][-1, -1, -1]) == 1
+    np.testing.assert_allclose(table["wall_s"].ravel()[:4], [1.5, 2.5, 2.5, np.nan])
+
+
+def test_the_table_has_the_promised_columns(tmp_path):
+    fake_grid(tmp_path, betas=((0.5, 1.0), (1.0,)), seeds=(0,))
+    lines = (tmp_path / "grid.csv").read_text().splitlines()
+    metrics = ("distortion_nats", "rate_1_nats", "rate_2_nats", "elbo_nats", "bits_per_dim")
+    assert lines[0].split(",") == [
+        *("model", "beta_1", "beta_2", "seed", "status"),
+        *(f"valid_{name}" for name in metrics),
+        *(f"test_{name}" for name in metrics),
+    ]
+    assert lines[2] == "1,1.0,1.0,0,diverged" + 10 * ","
+
+
+def test_loading_what_is_no_grid_is_one_line(tmp_path):
+    with pytest.raises(RunError, match=r"config\.json does not exist"):
+        grid_table.load(tmp_path)
+    records.open_run(tmp_path, digits.get_config().to_dict())
+    with pytest.raises(RunError, match="holds a single run, not a grid"):
+        grid_table.load(tmp_path)
+    with pytest.raises(RunError, match="a grid has the splits"):
+        grid_table.load(tmp_path, "train")
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_figures_of_any_number_of_layers(tmp_path, num_layers):
+    betas = ((0.1, 1.0, 10.0),) * num_layers
+    fake_grid(tmp_path, betas=betas, seeds=(0, 1))
+    table = grid_table.load(tmp_path)
+    drawn = {"rate_distortion.png": lambda file: figures.rate_distortion(table, table, "title", file)}
+    if num_layers > 1:
+        drawn["rate_space.png"] = lambda file: figures.rate_space(table, "title", file)
+        drawn["rate_maps.png"] = lambda file: figures.rate_maps(table, "title", file)
+    for name, draw in drawn.items():
+        draw(tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("num_layers", [2, 3])
+def test_a_table_of_targets_has_what_was_asked_for_found_and_reached(tmp_path, num_layers):
+    targets = ((1.0, 2.0),) + ((3.0,),) * (num_layers - 1)
+    config = targets_config_with({"betas": (1.0,) * num_layers}, targets_nats=targets, seeds=(0, 4))
+    config["model"]["latent_shapes"] = ((2, 2, 16), (8,), (4,))[:num_layers]
+    _, members = grid_members.read_config(config)
+    records.open_run(tmp_path, config)
+    for member in members[:-1]:
+        one = member.folder(tmp_path)
+        one.mkdir(parents=True)
+        summary = {
+            "distortion_nats": 5.0,
+            "rates_nats": [1.1 * target for target in member.targets],
+            "negative_elbo_nats": 9.0,
+            "bits_per_dim": 0.5,
+        }
+        found = {
+            "betas": [0.5 + member.seed] * num_layers,
+            "target_status": ["reached"] * num_layers,
+            "train_rates_nats": [1.01 * target for target in member.targets],
+        }
+        content = {"step": 1, "status": "ok", "valid": summary, "test": summary, **found}
+        records.write_json(one / records.EVALUATION_FILE, content)
+    grid_table.write(tmp_path, members)
+    assert "target_1_status" in (tmp_path / "grid.csv").read_text()
+    table = grid_table.load(tmp_path)
+    shape = (2, *(1,) * (num_layers - 1), 2, num_layers)
+    for name in ("targets_nats", "betas", "rates_nats", "train_rates_nats"):
+        assert table[name].shape == shape, name
+    asked = table["targets_nats"]
+    assert asked.reshape(-1, num_layers)[-1].tolist() == [2.0] + [3.0] * (num_layers - 1)
+    is_there = np.isfinite(table["train_rates_nats"])
+    assert is_there.sum() == 3 * num_layers
+    np.testing.assert_allclose(table["train_rates_nats"][is_there], 1.01 * asked[is_there])
+    assert table["betas"].reshape(-1, num_layers)[1].tolist() == [4.5] * num_layers
+    target_figures.target_map(table, "title", tmp_path / "map.png")
+    figures.rate_distortion(table, None, "title", tmp_path / "plane.png")
+    assert min((tmp_path / name).stat().st_size for name in ("map.png", "plane.png")) > 10_000
+
+
+def test_plans_go_on_with_chunks_that_were_begun(tmp_path):
+    _, members = fake_grid(tmp_path, betas=((0.1, 1.0, 10.0), (1.0,)), seeds=(0, 1))
+    for number in (1, 2, 3, 5):
+        (members[number].folder(tmp_path) / "evaluation.json").unlink()
+    for name, numbers in (("0000", [0, 4]), ("0002", [2, 3])):
+        (tmp_path / "chunks" / name).mkdir(parents=True)
+        records.write_json(tmp_path / "chunks" / name / "models.json", numbers)
+    (tmp_path / "chunks" / "0003").mkdir()
+    chunks = grid_run.plan_chunks(tmp_path, members, 1)
+    assert [[member.number for member in chunk] for chunk in chunks] == [[2, 3], [1], [5]]
+    assert sorted(entry.name for entry in (tmp_path / "chunks").iterdir()) == ["0002"]
