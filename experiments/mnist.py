@@ -43,6 +43,7 @@ def get_config() -> ConfigDict:
                 "target_kinds": (),
                 "target_shares": (),
                 "beta_bounds": (1e-3, 1e3),
+                "pi_gains": (0.01, 1e-4),  # of control="pi"
             },
             "training": {
                 "seed": 0,

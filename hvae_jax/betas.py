@@ -24,8 +24,8 @@ MIN_PACE = 0.2
 # Below this share of its learning rate a model hardly answers any more, and betas come to rest with it:
 # summing up an error that they can no longer mend would only carry them off.
 FADING_SCALE = 0.002
-# The gains of the published ControlVAE, per nat and training step.
-PI_PROPORTIONAL_GAIN, PI_INTEGRAL_GAIN = 0.01, 1e-4
+# The gains of the published ControlVAE: of the error's sigmoid, and of the error in nats, each step.
+PI_GAINS = (0.01, 1e-4)
 
 
 class BetaState(NamedTuple):
@@ -305,8 +305,9 @@ def pi_rates(
     lower: Sequence[float],
     upper: Sequence[float],
     learning_rate_scale: Callable[[jax.Array], jax.Array] = constant_scale,
+    gains: tuple[float, float] = PI_GAINS,
 ) -> BetaControl:
-    """A PI controller per layer with the gains of ControlVAE: the baseline for `target_rates`.
+    """A PI controller per layer in the manner of ControlVAE: the baseline for `target_rates`.
 
     β = K_p / (1 + exp(e)) − K_i Σ e + lower with e = target − R in nats, clipped to its bounds; the sum
     pauses while β is at a bound and e pushes it further. Source: Shao et al., ControlVAE, 2020,
@@ -315,15 +316,17 @@ def pi_rates(
 
     Args:
       targets, lower, upper: as in `target_rates`.
-      learning_rate_scale: handed on; the published gains are constant.
+      learning_rate_scale: handed on; the gains are constant, as published.
+      gains: (K_p, K_i), the published ones unless given.
 
     Raises:
       ValueError: as in `target_rates`.
     """
     _check_lengths(targets=targets, lower=lower, upper=upper)
+    proportional_gain, integral_gain = gains
 
     def output(memory: PIMemory, errors: jax.Array) -> jax.Array:
-        return PI_PROPORTIONAL_GAIN * jax.nn.sigmoid(-errors) + memory.integral + memory.lower
+        return proportional_gain * jax.nn.sigmoid(-errors) + memory.integral + memory.lower
 
     def init(betas: jax.Array) -> BetaState:
         betas = jnp.asarray(betas, jnp.float32)
@@ -337,7 +340,7 @@ def pi_rates(
         del distortion
         memory: PIMemory = state.memory
         errors = memory.targets - rates
-        moved = memory._replace(integral=memory.integral - PI_INTEGRAL_GAIN * errors)
+        moved = memory._replace(integral=memory.integral - integral_gain * errors)
         betas = output(moved, errors)
         is_stuck = ((betas < memory.lower) & (errors > 0)) | ((betas > memory.upper) & (errors < 0))
         moved = moved._replace(integral=jnp.where(is_stuck, memory.integral, moved.integral))

@@ -32,6 +32,7 @@ class ObjectiveConfig:
         target is not looked at, give 0). Empty: all equal.
       target_shares: per layer, sum 1: how a total rate is split. Empty: targets are per layer.
       beta_bounds: (smallest, largest) beta that a control may choose.
+      pi_gains: (K_p, K_i) of the control "pi"; others do not look at them.
     """
 
     betas: tuple[float, ...]
@@ -43,6 +44,7 @@ class ObjectiveConfig:
     target_kinds: tuple[str, ...]
     target_shares: tuple[float, ...]
     beta_bounds: tuple[float, float]
+    pi_gains: tuple[float, float]
 
     def __post_init__(self) -> None:
         self._check_betas()
@@ -52,6 +54,8 @@ class ObjectiveConfig:
             self._refuse("control", f"is unknown; choose one of {CONTROLS}")
         if not _are_numbers(self.beta_bounds, 2) or not 0.0 < self.beta_bounds[0] < self.beta_bounds[1]:
             self._refuse("beta_bounds", "must be two numbers, 0 < smallest < largest")
+        if not _are_numbers(self.pi_gains, 2) or not (self.pi_gains[0] >= 0.0 and self.pi_gains[1] > 0.0):
+            self._refuse("pi_gains", "must be two numbers (K_p, K_i), K_p at least 0 and K_i positive")
         given = [name for name in self._target_fields() if getattr(self, name)]
         if self.control == "constant":
             for name in (*given, *(n for n in ("target_kinds", "target_shares") if getattr(self, n))):
@@ -128,7 +132,7 @@ class ObjectiveConfig:
         if self.control == "target_distortion":
             control = controls.target_distortion(targets[0], *bounds, decay)
         elif self.control == "pi":
-            control = controls.pi_rates(targets, *bounds, decay)
+            control = controls.pi_rates(targets, *bounds, decay, self.pi_gains)
         else:
             control = controls.target_rates(targets, *bounds, decay)
         return controls.linear_warmup(warmup, control)

@@ -152,15 +152,17 @@ def test_a_warm_up_scales_what_a_control_finds_and_the_control_rests_until_it_is
     np.testing.assert_allclose(found[-1], (2.0, 2 / 3), rtol=1e-3)
 
 
-def test_pi_follows_the_published_rule():
+@pytest.mark.parametrize("gains", [(0.01, 1e-4), (0.2, 0.003)])
+def test_pi_follows_the_published_rule(gains):
     targets, lower, upper = (3.0, 30.0), (0.0, 0.0), (1.0, 1.0)
-    control = betas.pi_rates(targets, lower, upper)
+    published = gains == betas.PI_GAINS
+    control = betas.pi_rates(targets, lower, upper, **({} if published else {"gains": gains}))
     state, sums = control.init(jnp.ones(2)), np.zeros(2)
     for rates in ((5.0, 5.0), (4.0, 6.0), (3.5, 9.0), (6.0, 40.0), (3.0, 40.0)):
         state = control.update(state, jnp.zeros(()), jnp.asarray(rates))
         errors = np.subtract(targets, rates)
-        sums_next = sums - 1e-4 * errors
-        wanted = 0.01 / (1 + np.exp(errors)) + sums_next
+        sums_next = sums - gains[1] * errors
+        wanted = gains[0] / (1 + np.exp(errors)) + sums_next
         sums = np.where((wanted < 0) & (errors > 0), sums, sums_next)
         np.testing.assert_allclose(state.betas, np.clip(wanted, 0, 1), rtol=1e-5, atol=1e-9)
 

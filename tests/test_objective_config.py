@@ -2,6 +2,7 @@
 
 import math
 
+import jax.numpy as jnp
 import pytest
 
 from experiments import mnist
@@ -46,6 +47,13 @@ def test_a_distortion_moves_all_betas_to_their_bounds_together():
     assert config.bounds() == (pytest.approx((1e-3, 4e-3)), pytest.approx((250.0, 1e3)))
 
 
+def test_pi_has_the_gains_of_its_config():
+    config = with_targets(control="pi", pi_gains=(0.0, 0.5), beta_bounds=(0.25, 1e3))
+    control = config.make_control(100, 784, 0.0)
+    state = control.update(control.init(jnp.ones(2)), jnp.zeros(()), jnp.array([22.0, 11.0]))
+    assert state.betas.tolist() == [1.25, 1.75]  # each nat too many raises beta by half
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -77,6 +85,8 @@ def test_a_distortion_moves_all_betas_to_their_bounds_together():
             r"target_kinds=.* has no effect with control='target_distortion'",
         ),
         ({"beta_bounds": (0.0, 1.0)}, r"beta_bounds=\(0\.0, 1\.0\) must be two numbers"),
+        ({"pi_gains": (0.01,)}, r"pi_gains=\(0\.01,\) must be two numbers"),
+        ({"pi_gains": (0.01, 0.0)}, r"pi_gains=\(0\.01, 0\.0\) must be two numbers .* K_i positive"),
         ({"beta_bounds": (2.0, 3.0)}, r"beta_1=1\.0, where the control starts, must lie in .*beta_bounds"),
         ({"warmup_fraction": "no"}, r"warmup_fraction='no' must lie in"),
     ],
