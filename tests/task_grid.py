@@ -27,6 +27,8 @@ def make_arguments(folder: pathlib.Path) -> list[str]:
         "--config.training.log_every_steps=100",
         "--config.training.eval_every_steps=1000",
         "--config.training.checkpoint_every_steps=1000000",
+        "--config.evaluation.num_samples=2",
+        "--config.evaluation.num_importance_samples=2",
     ]
 
 

@@ -1,7 +1,6 @@
 """The notebook, run from top to bottom, and as it was committed."""
 
 import itertools
-import os
 import pathlib
 from typing import Any
 
@@ -30,7 +29,7 @@ def list_files() -> set[pathlib.Path]:
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory) -> Any:
+def executed(environment, tmp_path_factory) -> Any:
     """Run with a fiftieth of the training, in the folder where it lies."""
     scratch = str(tmp_path_factory.mktemp("notebook"))
     notebook: Any = nbformat.read(NOTEBOOK, as_version=4)
@@ -38,9 +37,8 @@ def executed(tmp_path_factory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "TMPDIR"):
             patch.setenv(name, scratch)
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ.get("JAX_COMPILATION_CACHE_DIR", scratch))
-        patch.setenv("JAX_PLATFORMS", "cpu")
-        patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # most of its time is compilation
+        for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PLATFORMS", "XLA_FLAGS"):
+            patch.setenv(name, environment[name])
         patch.setenv("HVAE_JAX_NOTEBOOK_AMOUNT", "0.02")
         NotebookClient(
             notebook,

@@ -20,6 +20,8 @@ SHORT = (
     "--config.training.log_every_steps=20",
     "--config.training.eval_every_steps=40",
     "--config.training.checkpoint_every_steps=20",
+    "--config.evaluation.num_samples=2",
+    "--config.evaluation.num_importance_samples=10",
 )
 
 

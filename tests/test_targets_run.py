@@ -1,6 +1,5 @@
 """A run that asks for rates, as a user starts it."""
 
-import os
 import pathlib
 import subprocess
 import sys
@@ -19,17 +18,17 @@ ARGUMENTS = [
     "--config.training.log_every_steps=50",
     "--config.objective.targets_nats=(2.0,200.0)",
     "--config.objective.beta_bounds=(0.3,10.0)",
+    "--config.evaluation.num_samples=5",
     "--config.evaluation.num_importance_samples=2",
 ]
 
 
-def run(program: str, arguments: list[str]) -> str:
+def run(environment: dict[str, str], program: str, arguments: list[str]) -> str:
     """The output of a program that ends well."""
-    quick = "--xla_backend_optimization_level=0"  # most of these tests' time is compilation
     process = subprocess.run(
         [sys.executable, "-m", f"experiments.{program}", *arguments],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=240,
@@ -39,10 +38,11 @@ def run(program: str, arguments: list[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[pathlib.Path, str]:
+def finished(environment, tmp_path_factory) -> tuple[pathlib.Path, str]:
     """The folder and the output of a short run."""
     folder = tmp_path_factory.mktemp("runs") / "targets"
-    return folder, run("run", ["--config=experiments/digits_targets.py", f"--workdir={folder}", *ARGUMENTS])
+    arguments = ["--config=experiments/digits_targets.py", f"--workdir={folder}", *ARGUMENTS]
+    return folder, run(environment, "run", arguments)
 
 
 def test_evaluation_sets_the_targets_beside_the_rates_of_every_split(finished):
@@ -70,7 +70,7 @@ def test_a_target_out_of_reach_is_reported_and_the_model_is_whole(finished):
     assert np.isfinite(evaluation["test"]["negative_elbo_nats"])
 
 
-def test_a_model_of_a_grid_over_targets_is_reported_as_its_run_is(finished, tmp_path):
+def test_a_model_of_a_grid_over_targets_is_reported_as_its_run_is(environment, finished, tmp_path):
     arguments = [
         "--config=experiments/digits_targets_grid.py",
         f"--workdir={tmp_path}",
@@ -78,7 +78,7 @@ def test_a_model_of_a_grid_over_targets_is_reported_as_its_run_is(finished, tmp_
         "--config.grid.targets_nats=((2.0,),(200.0,))",
         *(argument for argument in ARGUMENTS if "targets_nats" not in argument),
     ]
-    run("grid", arguments)
+    run(environment, "grid", arguments)
     evaluation = records.read_json(tmp_path / "models" / "0000" / "evaluation.json")
     wanted = records.read_json(finished[0] / "evaluation.json")
     for name in (name for name in wanted if name not in ("test", "step", "target_status")):
