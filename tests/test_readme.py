@@ -112,7 +112,7 @@ def targets(table: Table) -> Expected:
     files = {"digits": "digits_targets.json", "Fashion-MNIST": "fashion_targets.json"}
     names = {
         "target rates": "target_rates",
-        "PI": "pi",
+        "PI, tuned": "pi",
         "betas found, another seed": "found_betas",
         "betas found, same seed": "found_betas_same_seed",
     }
