@@ -12,7 +12,7 @@ from experiments import digits
 
 
 def get_config() -> ConfigDict:
-    """The digits run, twice as long, with targets and a learning rate that comes to rest, as then rates do."""
+    """The digits run, twice as long, with targets and a learning rate that comes to rest, and so do rates."""
     config = digits.get_config().unlock()
     config.update(
         {
