@@ -29,7 +29,7 @@ from hvae_jax.grid import plan as grid_plan
 from hvae_jax.grid import run as grid_run
 from hvae_jax.grid import size as grid_size
 from hvae_jax.grid import slurm
-from hvae_jax.grid.stopping import StopSignals
+from hvae_jax.stopping import StopSignals
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "One of experiments/*_grid.py.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The grid's folder; runs/NAME_OF_CONFIG by default.")

@@ -21,15 +21,15 @@ from collections.abc import Callable
 import jax
 
 from experiments import grid_results, program
-from hvae_jax import experiment, packing, records
+from hvae_jax import claims, experiment, packing, records
 from hvae_jax.errors import RunError, Stopped
-from hvae_jax.grid import claims, slurm
 from hvae_jax.grid import members as grid_members
 from hvae_jax.grid import plan as grid_plan
 from hvae_jax.grid import run as grid_run
 from hvae_jax.grid import size as grid_size
+from hvae_jax.grid import slurm
 from hvae_jax.grid.plan import TaskRecord
-from hvae_jax.grid.stopping import StopSignals
+from hvae_jax.stopping import StopSignals
 
 STOPPED_STATUS = os.EX_TEMPFAIL
 # A task that takes over from one that died may find its lock held for a while, on network file systems.

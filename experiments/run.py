@@ -27,6 +27,7 @@ from hvae_jax.evaluation import rates, targets
 from hvae_jax.experiment import Experiment
 from hvae_jax.figures import runs as figures
 from hvae_jax.figures import targets as target_figures
+from hvae_jax.keys import make_key
 from hvae_jax.stored import Rows
 from hvae_jax.training import Params, TrainState
 
@@ -72,9 +73,7 @@ def main(arguments: list[str]) -> None:
     validate = None
     if len(built.dataset.valid.images):
         valid = rates.SplitEvaluator(built.dataset.valid.images, built.preprocess_fn)
-        validate = functools.partial(
-            valid.map_images, built.terms_fn, key=jax.random.key(built.training.seed)
-        )
+        validate = functools.partial(valid.map_images, built.terms_fn, key=make_key(built.training.seed))
     with (
         Progress(built.num_steps, is_shown=is_main) as progress,
         contextlib.closing(built.make_batches()) as batches,
@@ -108,7 +107,7 @@ def main(arguments: list[str]) -> None:
 
 def evaluate(built: Experiment, params: Params, test: rates.SplitEvaluator) -> dict[str, Any]:
     """The whole test split at β = 1, and the importance-weighted bound."""
-    key = jax.random.key(built.training.seed)
+    key = make_key(built.training.seed)
     num_samples, num_importance = built.evaluation.num_samples, built.evaluation.num_importance_samples
     terms = test.map_images(rates.make_repeated_terms(built.terms_fn, num_samples), params, key)
     bound_fn = rates.make_importance_bound(built.log_weight_fn, num_importance)
@@ -153,7 +152,7 @@ def draw(built: Experiment, params: Params, folder: pathlib.Path, evaluation: di
     if "targets_nats" in evaluation:
         target_figures.way_to_targets(train_log, evaluation["targets_nats"], title, target / "targets.png")
 
-    key = jax.random.key(built.training.seed)
+    key = make_key(built.training.seed)
     stored = built.dataset.test.images[:NUM_PICTURES]
     x = built.preprocess_fn(jax.random.split(key, len(stored)), jnp.asarray(stored))
     rows = {"test image": np.asarray(x)}

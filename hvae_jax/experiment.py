@@ -19,6 +19,7 @@ from hvae_jax.checkpoints import Checkpoints
 from hvae_jax.data import DataConfig, Dataset
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation.rates import LogWeightFn
+from hvae_jax.keys import make_key
 from hvae_jax.models.hvae import HVAE, ModelConfig, make_hvae
 from hvae_jax.objective_config import ObjectiveConfig
 from hvae_jax.streaming import make_batches
@@ -90,7 +91,7 @@ class Experiment(NamedTuple):
     def init_params(self, seed: int) -> Params:
         """Fresh parameters of the model."""
         x = jnp.zeros((1, *self.dataset.image_shape))
-        return jax.jit(lambda key: self.model.init(key, x, key))(jax.random.key(seed))
+        return jax.jit(lambda key: self.model.init(key, x, key))(make_key(seed))
 
     def init_state(self) -> TrainState:
         """The training state before the first step."""

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hvae_jax.keys import per_image_keys
+
 LOG_2PI = 1.8378770664093453
 
 
@@ -28,37 +30,6 @@ class Gaussian(NamedTuple):
 def standard(like: Gaussian) -> Gaussian:
     """N(0, I) with the shape and dtype of `like`."""
     return Gaussian(jnp.zeros_like(like.mean), jnp.ones_like(like.std))
-
-
-def per_image_keys(key: jax.Array, num_images: int) -> jax.Array:
-    """One key per image: noise then belongs to an image, not to the batch it shares.
-
-    Splitting a batch over devices or micro-batches therefore leaves every draw as it was.
-
-    Args:
-      key: a typed key (`jax.random.key`), or `[B]` of them, which is returned as it is.
-      num_images: B.
-
-    Returns:
-      `[B]` typed keys.
-
-    Raises:
-      ValueError: an array of keys whose shape is not `[B]`.
-    """
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if key.shape == (num_images,):
-            return key
-        if key.shape == ():
-            return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_images))
-    raise ValueError(
-        f"key must be one typed key (jax.random.key) or [{num_images}] of them, "
-        f"got {key.dtype}{list(key.shape)}"
-    )
-
-
-def fold_in(keys: jax.Array, data: int) -> jax.Array:
-    """`jax.random.fold_in` of one integer into each of `[B]` keys."""
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 
 
 def sample(key: jax.Array, p: Gaussian, temperature: jax.Array | float = 1.0) -> jax.Array:

@@ -11,7 +11,8 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from hvae_jax.gaussian import LOG_2PI, per_image_keys
+from hvae_jax.gaussian import LOG_2PI
+from hvae_jax.keys import per_image_keys
 
 LIKELIHOODS = ("bernoulli", "gaussian_fixed_std", "gaussian_learned_std", "logistic_mixture")
 

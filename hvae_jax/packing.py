@@ -18,6 +18,7 @@ from hvae_jax import batches, convolution, devices, loop, records, training
 from hvae_jax.betas import BetaControl
 from hvae_jax.errors import Stopped
 from hvae_jax.evaluation import rates
+from hvae_jax.keys import make_key, to_data
 from hvae_jax.training import Params, PreprocessFn, StepMetrics, TermsFn, TrainingConfig, TrainState
 
 T = TypeVar("T")
@@ -117,8 +118,8 @@ class Evaluator:
 
             self._compiled[fn] = jax.pmap(over_models)
         capacity = math.prod(jax.tree.leaves(params)[0].shape[:2])
-        keys = [functools.reduce(jax.random.fold_in, folds, jax.random.key(int(seed))) for seed in seeds]
-        keys = np.stack([jax.random.key_data(key) for key in keys])
+        keys = [functools.reduce(jax.random.fold_in, folds, make_key(int(seed))) for seed in seeds]
+        keys = np.stack([to_data(key) for key in keys])
         out = self._compiled[fn](params, self._images, self._index, lay_out(keys, capacity))
         out = take(out, num_models)
         return jax.tree.map(lambda a: a.reshape(a.shape[0], -1, *a.shape[3:])[:, : self._num_images], out)

@@ -18,7 +18,7 @@ import optax
 from hvae_jax.betas import BetaControl, BetaState
 from hvae_jax.devices import DEVICE_AXIS, every_device
 from hvae_jax.errors import RunError
-from hvae_jax.gaussian import fold_in
+from hvae_jax.keys import fold_in, from_data, make_key, to_data
 from hvae_jax.objective import LayerwiseTerms, layerwise_elbo
 
 Params = Any
@@ -184,7 +184,7 @@ def init_state(
     """The state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        key=jax.random.key_data(jax.random.key(config.seed)),
+        key=to_data(make_key(config.seed)),
         params=params,
         opt_state=config.make_optimizer().init(params),
         ema_params=params if config.ema_decay else {},
@@ -239,7 +239,7 @@ def make_train_step(
         place = jnp.arange(per_device)
         if axis_name is not None:
             place = place + per_device * jax.lax.axis_index(axis_name)
-        step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        step_key = jax.random.fold_in(from_data(state.key), state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, place)
         grads, (loss, distortion, rates) = mean_grads(state.params, state.beta_state.betas, images, keys)
         if axis_name is not None:

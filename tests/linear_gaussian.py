@@ -14,6 +14,7 @@ from scipy import stats
 
 from hvae_jax import gaussian
 from hvae_jax.gaussian import Gaussian
+from hvae_jax.keys import fold_in, per_image_keys
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.training import TrainingConfig
 
@@ -50,12 +51,12 @@ def init_params() -> dict[str, jax.Array]:
 
 def terms_fn(params: Any, x: jax.Array, key: jax.Array) -> LayerwiseTerms:
     """x `[B, 1]`: what a user's own hand-written model looks like."""
-    keys = gaussian.per_image_keys(key, len(x))
+    keys = per_image_keys(key, len(x))
     q_2 = Gaussian(params["m"] * x, jnp.exp(params["log_std_2"]) * jnp.ones_like(x))
-    z_2 = gaussian.sample(gaussian.fold_in(keys, 2), q_2)
+    z_2 = gaussian.sample(fold_in(keys, 2), q_2)
     mean_1 = params["from_z_2"] * z_2 + params["from_x"] * x
     q_1 = Gaussian(mean_1, jnp.exp(params["log_std_1"]) * jnp.ones_like(x))
-    z_1 = gaussian.sample(gaussian.fold_in(keys, 1), q_1)
+    z_1 = gaussian.sample(fold_in(keys, 1), q_1)
     p_1 = Gaussian(A * z_2, S * jnp.ones_like(x))
     rates = [gaussian.kl_divergence(q_1, p_1), gaussian.kl_divergence(q_2, gaussian.standard(q_2))]
     log_likelihood = gaussian.log_prob(Gaussian(B * z_1, SIGMA * jnp.ones_like(x)), x)

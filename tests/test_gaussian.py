@@ -8,6 +8,7 @@ import scipy.stats
 
 from hvae_jax import gaussian
 from hvae_jax.gaussian import Gaussian
+from hvae_jax.keys import fold_in, per_image_keys
 
 
 def make_gaussian(seed: int, shape: tuple[int, ...] = (4, 2, 3)) -> Gaussian:
@@ -137,7 +138,7 @@ def test_sample_is_reparameterised():
 
 def test_draws_do_not_depend_on_the_rest_of_the_batch():
     p = make_gaussian(0, (6, 2, 3))
-    keys = gaussian.per_image_keys(jax.random.key(6), 6)
+    keys = per_image_keys(jax.random.key(6), 6)
     whole = np.asarray(gaussian.sample(keys, p))
     parts = [
         gaussian.sample(keys[part], Gaussian(p.mean[part], p.std[part])) for part in (slice(2), slice(2, 6))
@@ -149,8 +150,8 @@ def test_draws_do_not_depend_on_the_rest_of_the_batch():
 
 
 def test_fold_in_gives_new_keys():
-    keys = gaussian.per_image_keys(jax.random.key(0), 3)
-    data = [jax.random.key_data(k) for k in (keys, gaussian.fold_in(keys, 0), gaussian.fold_in(keys, 1))]
+    keys = per_image_keys(jax.random.key(0), 3)
+    data = [jax.random.key_data(k) for k in (keys, fold_in(keys, 0), fold_in(keys, 1))]
     assert len(np.unique(np.concatenate(data), axis=0)) == 9
 
 
@@ -158,7 +159,7 @@ def test_fold_in_gives_new_keys():
 def test_wrong_key_shapes_raise(shape: tuple[int, ...]):
     keys = jax.random.split(jax.random.key(0), shape)
     with pytest.raises(ValueError, match=r"\[4\]"):
-        gaussian.per_image_keys(keys, 4)
+        per_image_keys(keys, 4)
     with pytest.raises(ValueError, match=r"\[4\]"):
         gaussian.sample(keys, make_gaussian(0))
 

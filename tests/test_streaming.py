@@ -15,7 +15,7 @@ from hvae_jax import betas, data, loop, records, streaming, training
 from hvae_jax.data import DataConfig
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates
-from hvae_jax.gaussian import fold_in
+from hvae_jax.keys import fold_in
 from hvae_jax.stored import HostArray, Rows, StoredArray
 
 NUM_TRAIN, NUM_TEST, SIDE = 200, 70, 8

@@ -15,6 +15,7 @@ from hvae_jax.checkpoints import Checkpoints
 from hvae_jax.errors import RunError, Stopped
 from hvae_jax.evaluation import rates
 from hvae_jax.gaussian import LOG_2PI
+from hvae_jax.keys import fold_in
 from hvae_jax.objective import LayerwiseTerms
 
 CONFIG = linear_gaussian.training_config()
@@ -78,8 +79,8 @@ def test_importance_bound_lies_between_the_elbo_and_log_p():
         from hvae_jax.gaussian import Gaussian
 
         one = jnp.ones_like(x)
-        z_2 = gaussian.sample(gaussian.fold_in(keys, 2), Gaussian(0 * x, one))
-        z_1 = gaussian.sample(gaussian.fold_in(keys, 1), Gaussian(0 * x, one))
+        z_2 = gaussian.sample(fold_in(keys, 2), Gaussian(0 * x, one))
+        z_1 = gaussian.sample(fold_in(keys, 1), Gaussian(0 * x, one))
         return (
             gaussian.log_prob(Gaussian(linear_gaussian.B * z_1, linear_gaussian.SIGMA * one), x)
             + gaussian.log_prob(Gaussian(linear_gaussian.A * z_2, linear_gaussian.S * one), z_1)

@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments import cifar, digits, mnist
 from hvae_jax.errors import RunError
+from hvae_jax.keys import make_key
 from hvae_jax.models import blocks
 from hvae_jax.models.hvae import ModelConfig, make_hvae
 
@@ -103,8 +104,8 @@ def verify(case: Case) -> str:
     x = np.random.default_rng(0).random((8, *case.image_shape), np.float32).round(1)
     if config["data"]["binarize"] == "round":
         x = x.round()
-    key = jax.random.key(1)
-    params: Any = jax.jit(model.init)(jax.random.key(0), x, key)
+    key = make_key(1)
+    params: Any = jax.jit(model.init)(make_key(0), x, key)
     codes: Any = model.apply(params, x, key, method="encode")
     noises = [np.asarray((code.sample - code.mean) / code.std) for code in codes]
 

@@ -19,6 +19,7 @@ from jax.experimental import topologies
 from experiments import cifar, program
 from hvae_jax import betas, data, records, training
 from hvae_jax.errors import RunError
+from hvae_jax.keys import make_key
 from hvae_jax.models.hvae import COMPUTE_DTYPES, HVAE, INFERENCE, ModelConfig, make_hvae
 
 IMAGE_SHAPE = (32, 32, 3)
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> None:
 def kept_bytes(model: HVAE, batch_size: int) -> int:
     """What the forward pass over a batch keeps for the gradient with respect to the parameters."""
     x = jax.ShapeDtypeStruct((batch_size, *IMAGE_SHAPE), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: make_key(0))
 
     def loss(params: Any, x: jax.Array, key: jax.Array) -> jax.Array:
         terms: Any = model.apply(params, x, key)
@@ -80,7 +81,7 @@ def compile_step(model: HVAE, batch_size: int, topology: str) -> jax.stages.Comp
     config, control = training.TrainingConfig(**settings), betas.constant()
 
     def init() -> training.TrainState:
-        key, x = jax.random.key(0), jnp.zeros((1, *IMAGE_SHAPE))
+        key, x = make_key(0), jnp.zeros((1, *IMAGE_SHAPE))
         return training.init_state(model.init(key, x, key), (1.0, 1.0), control, config)
 
     def placed(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -11,7 +11,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -19,6 +18,7 @@ from experiments import program
 from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates
+from hvae_jax.keys import make_key
 from hvae_jax.models.hvae import COMPUTE_DTYPES
 
 
@@ -50,7 +50,7 @@ def compare(folder: pathlib.Path, num_samples: int) -> dict[str, Any]:
     for dtype in COMPUTE_DTYPES:
         model = built.model.clone(config=dataclasses.replace(built.model.config, compute_dtype=dtype))
         repeated = rates.make_repeated_terms(model.apply, num_samples)
-        terms = evaluator.map_images(repeated, state.eval_params, jax.random.key(0))
+        terms = evaluator.map_images(repeated, state.eval_params, make_key(0))
         row[dtype] = rates.summarize(terms, built.num_dims)
     a, b = (np.asarray(row[dtype]["rates_nats"]) for dtype in COMPUTE_DTYPES)
     row["relative_rate_differences"] = (np.abs(b - a) / a).tolist()

@@ -23,6 +23,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates
 from hvae_jax.grid import members as grid_members
 from hvae_jax.grid import run as grid_run
+from hvae_jax.keys import make_key
 
 
 class Contender:
@@ -162,7 +163,7 @@ class NetworkWorker:
             self._terms_fn = self._built.terms_fn
         params = jax.tree.map(lambda a: a[0], self._state).eval_params
         start = time.perf_counter()
-        self._evaluator.map_images(self._terms_fn, params, jax.random.key(0))
+        self._evaluator.map_images(self._terms_fn, params, make_key(0))
         return time.perf_counter() - start
 
     def gflop(self) -> float:
@@ -175,7 +176,7 @@ class NetworkWorker:
             return terms.distortion.sum() + terms.rates.sum()
 
         arguments = jax.eval_shape(built.init_state).params, jax.ShapeDtypeStruct(shape, np.float32)
-        cost = jax.jit(jax.grad(total)).lower(*arguments, jax.random.key(0)).cost_analysis()
+        cost = jax.jit(jax.grad(total)).lower(*arguments, make_key(0)).cost_analysis()
         if cost is None:
             raise ValueError("XLA does not count operations here")
         return cost["flops"] / 1e9
@@ -215,7 +216,7 @@ class GemmWorker:
 
     def gemm(self, size: int, count: int) -> float:
         """Seconds for `count` products of two `[size, size]` matrices."""
-        a, b = (jax.random.uniform(jax.random.key(i), (size, size)) for i in range(2))
+        a, b = (jax.random.uniform(make_key(i), (size, size)) for i in range(2))
         self._product(a, b).block_until_ready()
         start = time.perf_counter()
         for _ in range(count):

@@ -18,7 +18,7 @@ from hvae_jax.data import Dataset
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import generation, information, rates, reconstruction, representation
 from hvae_jax.evaluation.classifier import Classifier
-from hvae_jax.gaussian import fold_in
+from hvae_jax.keys import fold_in, make_key
 from hvae_jax.models.hvae import HVAE
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.training import Params, PreprocessFn
@@ -113,13 +113,13 @@ class ModelEvaluator:
         self._split = rates.SplitEvaluator(np.concatenate([p[0] for p in parts.values()]), preprocess_fn)
         train = rates.SplitEvaluator(dataset.train.images, preprocess_fn)
         # As the models see them, for the memorisation check.
-        self._train_pixels: Any = train.map_images(lambda _, x, __: x, (), jax.random.key(0))
+        self._train_pixels: Any = train.map_images(lambda _, x, __: x, (), make_key(0))
         self._measure_fn = self._make_measure_fn()
         self._sample_fn = jax.jit(self._sample)
 
     def evaluate(self, params: Params, seed: int) -> Evaluation:
         """All applications, validation and test; the draws depend on `seed`."""
-        key = jax.random.key(seed)
+        key = make_key(seed)
         measured = self._measure(params, jax.random.fold_in(key, 0))
         num_dims = math.prod(self._model.image_shape)
         layers, pictures = self._represent(measured)

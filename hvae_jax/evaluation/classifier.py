@@ -18,7 +18,7 @@ from hvae_jax.checkpoints import Checkpoints
 from hvae_jax.data import Dataset, Split
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation.rates import SplitEvaluator
-from hvae_jax.gaussian import fold_in
+from hvae_jax.keys import fold_in, make_key
 from hvae_jax.models.classifier import ConvNet, ResNet18, make_classifier
 from hvae_jax.training import Params, PreprocessFn
 
@@ -148,7 +148,7 @@ def _train(
     num_steps = steps_per_epoch * training.num_epochs
     schedule = optax.cosine_decay_schedule(training.learning_rate, num_steps)
     tx = optax.adamw(schedule, weight_decay=training.weight_decay)
-    key = jax.random.key(training.seed)
+    key = make_key(training.seed)
 
     def init() -> tuple[Params, optax.OptState]:
         params = network.init(key, jnp.zeros((1, *split.images.shape[1:])))
@@ -203,6 +203,6 @@ def _measure(
     for name, split in (("valid", dataset.valid), ("test", dataset.test)):
         for view, fn in views.items():
             if len(split.images):
-                labels = SplitEvaluator(split.images, fn).map_images(predict, params, jax.random.key(0))
+                labels = SplitEvaluator(split.images, fn).map_images(predict, params, make_key(0))
                 found[f"{view}{name}_accuracy"] = float(np.mean(labels == split.labels))
     return found

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hvae_jax import devices, processes
-from hvae_jax.gaussian import fold_in
+from hvae_jax.keys import EVALUATION, fold_in, from_data, to_data
 from hvae_jax.objective import LayerwiseTerms, bits_per_dim
 from hvae_jax.stored import Rows, StoredArray
 from hvae_jax.streaming import Stream
@@ -61,7 +61,7 @@ class SplitEvaluator:
             self._compiled[fn] = jax.pmap(
                 over_batches, in_axes=(None, 0, 0, None), devices=devices.local_devices()
             )
-        key_data, compiled = jax.random.key_data(key), self._compiled[fn]
+        key_data, compiled = to_data(key), self._compiled[fn]
         with contextlib.ExitStack() as stack:
             chunks = self._resident or stack.enter_context(
                 contextlib.closing(Stream(self._chunks, 0, self._num_workers, num_ahead=1))
@@ -112,7 +112,8 @@ def make_over_batches(
     """
 
     def over_batches(params: Params, images: jax.Array, index: jax.Array, key_data: jax.Array) -> Any:
-        key = jax.random.wrap_key_data(key_data)
+        # What judges a model shares no noise with what trained it.
+        key = jax.random.fold_in(from_data(key_data), EVALUATION)
 
         def one_batch(batch: tuple[jax.Array, jax.Array]) -> Any:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch[1])

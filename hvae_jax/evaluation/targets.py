@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from hvae_jax.evaluation.rates import SplitEvaluator
+from hvae_jax.keys import make_key
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.objective_config import ObjectiveConfig
 from hvae_jax.training import Params, TermsFn
@@ -23,7 +24,7 @@ def fresh_terms(
     evaluator: SplitEvaluator, terms_fn: TermsFn, params: Params, seed: int, num_passes: int
 ) -> LayerwiseTerms:
     """`mean_terms` of one model over every image of a split."""
-    key = jax.random.fold_in(jax.random.key(seed), FRESH_KEY)
+    key = jax.random.fold_in(make_key(seed), FRESH_KEY)
     return mean_terms(
         lambda number: evaluator.map_images(terms_fn, params, jax.random.fold_in(key, number)), num_passes
     )

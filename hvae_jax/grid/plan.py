@@ -13,9 +13,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hvae_jax import records
+from hvae_jax import claims, records
 from hvae_jax.errors import RunError
-from hvae_jax.grid import claims
 from hvae_jax.grid import run as grid_run
 from hvae_jax.grid.members import TASKS_FOLDER, Member, chunk_name, lock_file
 

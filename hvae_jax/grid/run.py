@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hvae_jax import packing, records, training
+from hvae_jax import claims, packing, records, training
 from hvae_jax.checkpoints import Checkpoints
 from hvae_jax.errors import Stopped
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.experiment import Experiment
-from hvae_jax.grid import claims
 from hvae_jax.grid import table as grid_table
 from hvae_jax.grid.members import CHUNKS_FOLDER, Member, chunk_name, lock_file
 from hvae_jax.objective import LayerwiseTerms

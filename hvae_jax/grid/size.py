@@ -15,6 +15,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.experiment import Experiment
 from hvae_jax.grid import run as grid_run
 from hvae_jax.grid.members import GridConfig, Member
+from hvae_jax.keys import make_key
 from hvae_jax.training import Params
 
 GIB = 2**30
@@ -122,7 +123,7 @@ def _working_bytes(built: Experiment, params: Params) -> int:
         (built.training.batch_size, *image_shape)
     )
     x = jax.ShapeDtypeStruct((num_images, *image_shape), np.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: make_key(0))
 
     def total(params: Params, x: jax.Array, key: jax.Array) -> jax.Array:
         terms = built.terms_fn(params, x, key)

@@ -15,6 +15,7 @@ from flax import linen as nn
 from hvae_jax import gaussian, likelihoods
 from hvae_jax.errors import RunError
 from hvae_jax.gaussian import Gaussian
+from hvae_jax.keys import fold_in, per_image_keys
 from hvae_jax.models import blocks, networks
 from hvae_jax.objective import LayerwiseTerms
 
@@ -273,25 +274,25 @@ class HVAE(nn.Module):
                 f"temperature must be one number or [{self.num_layers}], got {temperature.shape}"
             )
         temperature = jnp.broadcast_to(temperature, (self.num_layers,))
-        keys = gaussian.per_image_keys(key, num)
+        keys = per_image_keys(key, num)
         latents: list[jax.Array] = []
         for index in reversed(range(self.num_layers)):
             p = self._prior(index, latents)
             if p is None:
                 shape = (num, *self.config.latent_shapes[index])
                 p = Gaussian(jnp.zeros(shape), jnp.ones(shape))
-            latents.insert(0, gaussian.sample(gaussian.fold_in(keys, index), p, temperature[index]))
+            latents.insert(0, gaussian.sample(fold_in(keys, index), p, temperature[index]))
         return self.decode(latents[0])
 
     def _infer(self, x: jax.Array, key: jax.Array, temperature: float = 1.0) -> list[Layer]:
-        keys = gaussian.per_image_keys(key, x.shape[0])
+        keys = per_image_keys(key, x.shape[0])
         features = self._features(x)
         layers: list[Layer] = []
         for index in reversed(range(self.num_layers)):
             higher = [layer.z for layer in layers]
             p = self._prior(index, higher)
             q = self._posterior(index, features, higher, p)
-            z = gaussian.sample(gaussian.fold_in(keys, index), q, temperature)
+            z = gaussian.sample(fold_in(keys, index), q, temperature)
             layers.insert(0, Layer(q, gaussian.standard(q) if p is None else p, z))
         return layers
 
