@@ -56,6 +56,7 @@ class Bernoulli:
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
         """Σ x log σ(o) + (1 − x) log σ(−o), `[B]`, nats."""
         _check_shapes(outputs, x)
+        check_pixels(x)
         return _sum_events(x * outputs - jax.nn.softplus(outputs))
 
     def mean(self, outputs: jax.Array) -> jax.Array:
@@ -90,6 +91,7 @@ class GaussianPixels:
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
         """Σ log N(x; outputs, std²), `[B]`, nats."""
         _check_shapes(outputs, x)
+        check_pixels(x)
         log_std = jnp.log(self.std)
         num_dims = math.prod(x.shape[1:])
         squared_error = _sum_events(jnp.square(x - outputs))
@@ -145,6 +147,7 @@ class LogisticMixture:
         channels = x.shape[-1]
         if outputs.shape != (*x.shape[:-1], self.num_outputs(channels)):
             raise ValueError(f"outputs of shape {outputs.shape} do not fit x of shape {x.shape}")
+        check_pixels(x)
         logits, means, log_scales, coefficients = self._split(outputs, channels)
         x = 2.0 * x - 1.0
         means = self._couple(means, coefficients, x)
@@ -211,6 +214,19 @@ class LogisticMixture:
             earlier = [coefficients[c][i] * x[..., i, None] for i in range(c)]
             coupled.append(sum(earlier, means[..., c, :]))
         return jnp.stack(coupled, axis=-2)
+
+
+def check_pixels(x: jax.Array) -> None:
+    """Images are floating point: of integers, nobody can say whether they are 0 … 255 or zeros and ones.
+
+    Raises:
+      ValueError: they are not.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"x has dtype {x.dtype}, but must hold floating point values in [0, 1]: divide pixels of 0 … 255 "
+            "by 255, and turn zeros and ones into float32"
+        )
 
 
 def make_likelihood(name: str, *, std: jax.Array | float, num_components: int) -> Likelihood:
