@@ -335,10 +335,10 @@ def test_grey_mixture_mean_is_the_sum_over_all_values():
 
 
 def test_a_mean_near_the_end_of_the_grid_is_that_of_what_is_drawn():
-    # Half of what this component draws is clipped to 1: its centre is no mean.
-    outputs = mixture_outputs(1, [0.0] * 3, [[1.0] * 3], [[-1.0] * 3])
-    expected = values_by_hand(np.ones(1), np.exp(-1.0))[0] @ GRID
-    assert expected == pytest.approx(0.875, abs=0.001)
+    # Much of what this component draws is clipped to 1, so that its centre, 0.902, is far from its mean.
+    outputs = mixture_outputs(1, [0.0] * 3, [[0.804] * 3], [[-0.53] * 3])
+    expected = values_by_hand(np.full(1, 0.804), np.exp(-0.53))[0] @ GRID
+    assert expected == pytest.approx(0.757, abs=0.001)
     assert float(mean(outputs).ravel()[0]) == pytest.approx(expected, abs=ROUNDING)
 
 
@@ -385,8 +385,9 @@ def test_mixture_mean_is_finite_and_in_range_at_extreme_parameters():
     cases = [(m, s) for m in (-1e30, -1e3, -1.0, 0.0, 1.0, 1e3, 1e30) for s in (-1e3, -7.0, 0.0, 7.0, 1e3)]
     outputs = [[0.0] * 3 + [m] * 9 + [s] * 9 + [30.0] * 9 for m, s in cases]
     found = np.asarray(mean(pixels(np.array(outputs))))
-    assert np.isfinite(found).all() and (found >= 0.0).all() and (found <= 1.0).all()
-    assert (found[:5].max(), found[-5:].min()) == (0.0, 1.0)
+    assert ((found >= 0.0) & (found <= 1.0)).all()  # which no NaN is
+    assert found[:5].max() < ROUNDING
+    assert found[-5:].min() > 1.0 - ROUNDING
 
 
 def test_samples_of_a_sharp_mixture_are_its_mean():
