@@ -227,15 +227,29 @@ def test_averaged_parameters_and_clipping_follow_their_definition():
     after, metrics = training.make_train_step(linear_gaussian.terms_fn, identity, control, config)(
         state, images
     )
-    for old, new, average in zip(
-        *map(jax.tree.leaves, (state.params, after.params, after.ema_params)), strict=True
-    ):
-        np.testing.assert_allclose(average, 0.9 * old + 0.1 * new, rtol=1e-6)
+    # The first step replaces the random start, which then never counts.
+    jax.tree.map(np.testing.assert_array_equal, after.ema_params, after.params)
     # With eps = 1 the first Adam step is lr · g / (|g| + 1), so it shows the clipped gradient.
     moved = np.array([float(p) for p in jax.tree.leaves(after.params)]) / config.learning_rate
     clipped = moved / (1 - np.abs(moved))
     assert float(metrics.grad_norm) > 1e-3
     assert np.linalg.norm(clipped) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_averaged_parameters_are_the_weighted_mean_of_those_after_each_step():
+    config, control, decay = short(5, ema_decay=0.9), betas.constant(), 0.9
+    state = training.init_state(linear_gaussian.init_params(), (1.0, 1.0), control, config)
+    state = state._replace(
+        ema_params=jax.tree.map(lambda p: p + 1e6, state.params)
+    )  # where it starts is lost
+    step_fn = jax.jit(training.make_train_step(linear_gaussian.terms_fn, identity, control, config))
+    images, seen = jnp.asarray(linear_gaussian.data(16)), []
+    for _ in range(7):
+        state, _ = step_fn(state, images)
+        seen.append([float(leaf) for leaf in jax.tree.leaves(state.params)])
+        weights = decay ** np.arange(len(seen))[::-1]
+        average = [float(leaf) for leaf in jax.tree.leaves(state.ema_params)]
+        np.testing.assert_allclose(average, weights @ np.array(seen) / weights.sum(), rtol=1e-4, atol=1e-8)
 
 
 def test_batches_see_every_image_once_per_epoch_in_an_order_of_their_own():
