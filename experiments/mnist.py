@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
                 "split_seed": 0,
                 "streaming": "auto",  # splits of more than 1 GiB
                 "num_workers": 2,
+                "check_values": True,  # refuse images that are not bytes from 0 to 255
             },
             "model": {
                 "inference": "generalized_top_down",

@@ -4,26 +4,63 @@
 file format), `npz:FILE` (your arrays) and, once prepared, `mnist`, `fashion_mnist`, `svhn_cropped`,
 `cifar10` and `tfds:NAME` of TensorFlow Datasets, which are read without TensorFlow. A split that is too
 large to keep on the devices is streamed to them: it comes as a `stored.StoredArray`.
+
+What your arrays may be; what is not listed is refused, and `Dataset.notices` says what was changed:
+
+| Names in `npz:FILE` | |
+| --- | --- |
+| images | `train_images`, `test_images`, perhaps `valid_images`; or `x_train`, `x_test`, `x_valid` |
+| labels | `train_labels`, … or `y_train`, …: of all splits, or of none (then all are 0) |
+| also | `val` or `validation` for `valid`, capitals for small letters; other arrays are refused |
+
+| Names in `idx:FOLDER` | |
+| --- | --- |
+| images | `train-images-idx3-ubyte`, `t10k-images-idx3-ubyte` |
+| labels | `train-labels-idx1-ubyte`, `t10k-labels-idx1-ubyte` |
+| also | `.idx` for `-idx`, `test` for `t10k`, gzipped (known by content), in a folder of the file's name |
+
+| Images | Become |
+| --- | --- |
+| `[N, H, W]`, or `[N, H, W, C]` with C 1 or 3 | `[N, H, W, C]` |
+| `[N, C, H, W]` with C 1 or 3, where W is neither | `[N, H, W, C]`, with a notice |
+| uint8, or other integers, all from 0 to 255 | themselves |
+| float, all splits in [0, 1] | times 255, rounded, with a notice |
+| float, whole numbers from 0 to 255 | themselves, with a notice |
+| bool | 0 and 255, with a notice |
+
+| Labels | Become |
+| --- | --- |
+| `[N]` or `[N, 1]`: integers of 0 or more, whole floats, bool | themselves |
+| such, where fewer than half of 0 … largest occur | numbered from 0 in rising order, with a notice |
+| strings, or bytes in UTF-8 | numbered from 0 in alphabetical order, with a notice |
+| one-hot `[N, M]`: one 1 in each row, else 0 | the place of the 1, with a notice |
+
+Labels are numbered alike in all splits; `Dataset.class_names` keeps the strings or ids.
+Pixels are taken as 0 to 255. A split whose largest value is 1 or less is refused, and so are training images
+that rounding leaves constant (`binarize="round"`); a largest value below 128 gives a notice.
+`check_values=False` takes all as they are.
 """
 
 import dataclasses
 import difflib
-import gzip
-import math
 import re
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hvae_jax import prepared, stored
-from hvae_jax.prepared import RecordImages, data_error
-from hvae_jax.stored import HostArray, Rows
+from hvae_jax import idx_files, npz_files, pixels, prepared, stored
+from hvae_jax.arrays import Source, to_source
+from hvae_jax.errors import data_error
+from hvae_jax.fingerprints import fingerprint, is_in_memory
+from hvae_jax.prepared import RecordImages
+from hvae_jax.stored import HostArray
+from hvae_jax.stored import Split as Split
+from hvae_jax.subsets import spread as spread
+from hvae_jax.subsets import subset as subset
 
 BINARIZE = ("none", "round", "sample")
 TFDS_NAMES = ("mnist", "fashion_mnist", "svhn_cropped", "cifar10")
@@ -33,25 +70,25 @@ STREAMING = ("auto", "always", "never")
 STREAM_BYTES = 2**30
 
 
-class Split(NamedTuple):
-    """Images and their labels: arrays, or where they are streamed a `StoredArray`.
+class Dataset(NamedTuple):
+    """Three disjoint splits of images of one shape; `valid` can be empty.
 
     Attributes:
-      images: uint8 `[N, H, W, C]`, 0 to 255.
-      labels: int32 `[N]`, from 0; all 0 where the source has none.
+      name: that of the config.
+      train: to train on.
+      valid: to choose by.
+      test: to report on.
+      class_names: of labels 0, 1, …, where the source has names, or numbers with large gaps.
+      notices: what became of the source's arrays, and what looks wrong with them, for a program to print
+        once; one line each.
     """
-
-    images: Rows
-    labels: Rows
-
-
-class Dataset(NamedTuple):
-    """Three disjoint splits of images of one shape; `valid` can be empty."""
 
     name: str
     train: Split
     valid: Split
     test: Split
+    class_names: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -63,12 +100,41 @@ class Dataset(NamedTuple):
     def title(self) -> str:
         """The name as figures say it: of a folder or file its own name alone, without the way there."""
         kind, _, rest = self.name.partition(":")
-        return Path(rest).stem if kind in ("idx", "npz") else rest or kind
+        own = {"idx": Path(rest).name, "npz": Path(rest).stem}.get(kind, rest)
+        return own or kind
 
     @property
     def num_classes(self) -> int:
-        """The largest training label + 1."""
-        return int(np.asarray(self.train.labels).max()) + 1
+        """As many as have names, else the largest training label + 1."""
+        return len(self.class_names) or int(np.asarray(self.train.labels).max()) + 1
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """`train`, `valid` and `test`."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}
+
+    def describe(self) -> dict[str, Any]:
+        """What the data are, ready for JSON: equal for equal data, streamed or not.
+
+        Returns:
+          `name`, `image_shape` [H, W, C], `num_classes`, and `splits`: by name `num_images` and
+          `fingerprint`, 16 hexadecimal digits that another image or label would change. Of a data set of
+          TFDS it is that of a sample, see `fingerprints.fingerprint`.
+        """
+        is_prepared = self.name in TFDS_NAMES or self.name.startswith("tfds:")
+        splits = {
+            name: {
+                "num_images": len(split.images),
+                "fingerprint": fingerprint(*split, is_prepared or not is_in_memory(split.images)),
+            }
+            for name, split in self.splits.items()
+        }
+        return {
+            "name": self.name,
+            "image_shape": list(self.image_shape),
+            "num_classes": self.num_classes,
+            "splits": splits,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +150,7 @@ class DataConfig:
       streaming: which splits come to the devices batch by batch instead of staying there: those of more than
         `STREAM_BYTES` ("auto"), all ("always") or none ("never"). The numbers are the same.
       num_workers: processes that read and decode what is streamed from disk; 0 reads in threads.
+      check_values: refuse images that cannot be bytes from 0 to 255, see `pixels.check`; False takes all.
     """
 
     name: str
@@ -93,6 +160,7 @@ class DataConfig:
     split_seed: int
     streaming: str
     num_workers: int
+    check_values: bool = True
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -101,6 +169,8 @@ class DataConfig:
         make_preprocess(self.binarize)  # which knows what is allowed
         if self.streaming not in STREAMING:
             raise data_error(self.streaming, f"must be one of {', '.join(STREAMING)}", "streaming")
+        if not isinstance(self.check_values, bool):
+            raise data_error(self.check_values, "must be True or False", "check_values")
         for field in ("num_valid", "split_seed", "num_workers"):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
@@ -122,7 +192,12 @@ def load(config: DataConfig) -> Dataset:
     """
     kind = config.name.partition(":")[0]
     read = {"digits": _read_digits, "idx": _read_idx, "npz": _read_npz}.get(kind, _open_prepared)
-    splits = read(config)
+    splits, class_names, notices = read(config)
+    for split, found in splits.items():
+        if not len(found.images):
+            raise data_error(config.name, f"the {split} split has no images")
+    if config.check_values:
+        notices = (*notices, *pixels.check(config.name, splits, config.binarize))
     largest = 0 if "valid" in splits else len(splits["train"].images) - 1
     if config.num_valid > largest:
         why = "it has its own valid_images" if "valid" in splits else "an image must be left to train on"
@@ -133,7 +208,8 @@ def load(config: DataConfig) -> Dataset:
     if shapes != [shapes[0]] * 3:
         raise data_error(config.name, f"images of train, valid and test have shapes {shapes}, must be alike")
     train, valid, test = (_place(split, config.streaming) for split in (train, valid, test))
-    return Dataset(config.name, train, valid, test)
+    notices = tuple(f"{config.name}: {notice}" for notice in notices)
+    return Dataset(config.name, train, valid, test, class_names, notices)
 
 
 def make_preprocess(binarize: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -166,7 +242,11 @@ def _sample(keys: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def _check_name(name: str) -> None:
-    if isinstance(name, str) and (name in ("digits", *TFDS_NAMES) or re.match("(idx|npz|tfds):.", name)):
+    if isinstance(name, str) and (name in ("digits", *TFDS_NAMES) or re.match("(idx|npz):.", name)):
+        return
+    if isinstance(name, str) and re.match("tfds:.", name):
+        if not re.fullmatch(r"tfds:\w+(/[\w.+-]+)*", name):
+            raise data_error(name, "NAME of tfds:NAME is TFDS's own, or NAME/CONFIG, without a version")
         return
     close = difflib.get_close_matches(str(name).lower(), KNOWN_NAMES, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]}?" if close else ""
@@ -191,86 +271,23 @@ def _place(split: Split, streaming: str) -> Split:
     return split
 
 
-def _make_split(name: str, split: str, images: np.ndarray, labels: np.ndarray | None) -> Split:
-    """A split of arrays from a user's file: `[N, H, W]` or `[N, H, W, C]`, and `[N]` or None."""
-    if images.dtype != np.uint8:
-        hint = "if its values are in [0, 1], multiply by 255 and cast to uint8"
-        raise data_error(name, f"{split}_images is {images.dtype}, must be uint8: {hint}")
-    shape = (*images.shape, 1) if images.ndim == 3 else images.shape
-    if len(shape) != 4 or shape[-1] not in (1, 3) or 0 in shape:
-        wanted = "[N, H, W] or [N, H, W, C] with C 1 or 3, and not empty"
-        raise data_error(name, f"{split}_images has shape {list(images.shape)}, must be {wanted}")
-    labels = np.zeros(len(images), np.int32) if labels is None else labels
-    if labels.shape != shape[:1]:
-        wanted = f"[{len(images)}], one label per image"
-        raise data_error(name, f"{split}_labels has shape {list(labels.shape)}, must be {wanted}")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise data_error(name, f"{split}_labels ({labels.dtype}) must be integers, 0 or more")
-    return Split(images.reshape(shape), labels.astype(np.int32))
-
-
-def _read_digits(_: DataConfig) -> dict[str, Split]:
+def _read_digits(_: DataConfig) -> Source:
     from sklearn.datasets import load_digits  # a second and 75 MiB that no other data set needs
 
     images, labels = load_digits(return_X_y=True)
     images = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     # scikit-learn ships no split: this one belongs to the data set, so its seed is fixed.
     train, test = _set_aside(Split(images, labels.astype(np.int32)), 360, seed=0)
-    return {"train": train, "test": test}
+    return Source({"train": train, "test": test})
 
 
-def _read_idx(config: DataConfig) -> dict[str, Split]:
-    name, folder = config.name, Path(config.name.removeprefix("idx:")).expanduser()
-    if not folder.is_dir():
-        found = "is a file" if folder.exists() else "does not exist"
-        raise data_error(name, f"{folder} {found}; name the folder that holds the four IDX files")
-    splits = {}
-    for split, prefix in (("train", "train"), ("test", "t10k")):
-        images = _read_idx_file(name, folder / f"{prefix}-images-idx3-ubyte", num_axes=3)
-        labels = _read_idx_file(name, folder / f"{prefix}-labels-idx1-ubyte", num_axes=1)
-        splits[split] = _make_split(name, split, images, labels)
-    return splits
+def _read_idx(config: DataConfig) -> Source:
+    return to_source(config.name, *idx_files.read(config.name))
 
 
-def _read_idx_file(name: str, path: Path, num_axes: int) -> np.ndarray:
-    """The bytes 0, 0, 8 (uint8) and the number of axes, their sizes as big-endian uint32, the values."""
-    zipped = path.with_name(f"{path.name}.gz")
-    try:
-        content = path.read_bytes() if path.exists() else gzip.decompress(zipped.read_bytes())
-    except FileNotFoundError as error:
-        raise data_error(name, f"neither {path} nor {zipped.name} exists; put one there") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise data_error(name, f"cannot read {path} or .gz ({error}); get the file again") from error
-    start = 4 + 4 * num_axes
-    if content[:4] != bytes((0, 0, 8, num_axes)) or len(content) < start:
-        problem = f"is not an IDX file of uint8 with {num_axes} axes (it starts {content[:4].hex(' ')})"
-        raise data_error(name, f"{path} {problem}; get the file again")
-    shape = np.frombuffer(content, ">u4", count=num_axes, offset=4).tolist()
-    if len(content) - start != math.prod(shape):
-        problem = f"holds {len(content) - start} values where its header says {shape}"
-        raise data_error(name, f"{path} {problem}; get the file again")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+def _read_npz(config: DataConfig) -> Source:
+    return to_source(config.name, *npz_files.read(config.name))
 
 
-def _read_npz(config: DataConfig) -> dict[str, Split]:
-    name, path = config.name, Path(config.name.removeprefix("npz:")).expanduser()
-    if not zipfile.is_zipfile(path):
-        found = "is a folder" if path.is_dir() else "is no npz file" if path.exists() else "does not exist"
-        raise data_error(name, f"{path} {found}; name a file written by numpy.savez")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = dict(archive)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise data_error(name, f"cannot read {path} ({error}); write it again with numpy.savez") from error
-    splits = ["train", "test"] + ["valid"] * ("valid_images" in arrays)
-    images, labels = {f"{split}_images" for split in splits}, {f"{split}_labels" for split in splits}
-    # Labels for all splits or for none: a misspelt name must not turn into zeros.
-    if set(arrays) not in (images, images | labels):
-        wanted = "train_images, test_images, perhaps valid_images, and _labels for all of these or none"
-        raise data_error(name, f"{path} holds {sorted(arrays)}, must hold {wanted}")
-    return {s: _make_split(name, s, arrays[f"{s}_images"], arrays.get(f"{s}_labels")) for s in splits}
-
-
-def _open_prepared(config: DataConfig) -> dict[str, Split]:
-    opened = prepared.open_splits(config.name, config.data_dir, config.num_workers)
-    return {name: Split(*arrays) for name, arrays in opened.items()}
+def _open_prepared(config: DataConfig) -> Source:
+    return Source(*prepared.open_splits(config.name, config.data_dir, config.num_workers))

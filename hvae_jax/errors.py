@@ -14,6 +14,11 @@ class RunError(Exception):
     """
 
 
+def data_error(value: object, problem: str, field: str = "name") -> RunError:
+    """The one line that says what is wrong with a field of `config.data`."""
+    return RunError(" ".join(f"config.data.{field}={value!r}: {problem}".split("\n")))
+
+
 class Stopped(Exception):
     """Training ended early because it was asked to; the same command goes on from `step`.
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hvae_jax.errors import RunError
-from hvae_jax.stored import StoredArray
+from hvae_jax.errors import RunError, data_error
+from hvae_jax.paths import expand
+from hvae_jax.stored import Split, StoredArray
 
 # The split that stands in where a data set has no `test`, as ImageNet's have not.
 STAND_IN = "validation"
@@ -36,6 +37,17 @@ class Records:
 
     def __len__(self) -> int:
         return len(self._open())
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of labels 0, 1, …; empty where the data set does not say."""
+        label = self._open().dataset_info.features["label"] if self.are_labelled else None
+        return tuple(getattr(label, "names", ())) if getattr(label, "num_classes", None) else ()
+
+    @property
+    def are_labelled(self) -> bool:
+        """Whether there are labels."""
+        return "label" in self._open().dataset_info.features
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -140,13 +152,16 @@ class RecordLabels(StoredArray):
         return RecordLabels(self._records, self.num_workers, self._index[index])
 
 
-def open_splits(name: str, data_dir: str, num_workers: int) -> dict[str, tuple[RecordImages, RecordLabels]]:
+def open_splits(name: str, data_dir: str, num_workers: int) -> tuple[dict[str, Split], tuple[str, ...]]:
     """The splits `train` and `test` of a prepared data set, and `valid` where it has one of its own.
 
     Args:
       name: as in a config.
       data_dir: where it lies; "" is TFDS's default.
       num_workers: processes to read images with where they are streamed.
+
+    Returns:
+      The splits, not read but for an image each, and the names of the classes where it says them.
 
     Raises:
       RunError: it is not prepared, or cannot be read.
@@ -156,13 +171,15 @@ def open_splits(name: str, data_dir: str, num_workers: int) -> dict[str, tuple[R
     wanted = {"train": "train", "test": "test" if "test" in have else STAND_IN}
     if {"test", STAND_IN} <= set(have):
         wanted["valid"] = STAND_IN
-    splits = {}
+    splits, class_names = {}, ()
     for split, stored in wanted.items():
         records = Records(name, folder, stored)
         images = RecordImages(records, num_workers)
         images[:1]  # a missing or damaged file is said now
-        splits[split] = images, RecordLabels(records, num_workers)
-    return splits
+        labels = RecordLabels(records, num_workers)
+        splits[split] = Split(images, labels if records.are_labelled else np.zeros(len(images), np.int32))
+        class_names = records.class_names
+    return splits, class_names
 
 
 def prepared_folder(name: str, data_dir: str) -> Path:
@@ -173,7 +190,7 @@ def prepared_folder(name: str, data_dir: str) -> Path:
     """
     # TFDS answers a missing one with talk about file formats or, offline, after minutes of retries.
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    parent = Path(data_dir or default).expanduser().absolute()
+    parent = expand(data_dir or default, data_dir, "data_dir").absolute()
     if parent.is_file():
         raise data_error(data_dir, f"{parent} is a file; name a folder", "data_dir")
     # A preparation that was cut short leaves incomplete.XXXXXX_VERSION behind.
@@ -207,15 +224,10 @@ def data_dir_of(name: str, folder: Path) -> Path:
     return folder.parents[tfds_name(name).count("/") + 1]
 
 
-def data_error(value: object, problem: str, field: str = "name") -> RunError:
-    """The one line that says what is wrong with a field of `config.data`."""
-    return RunError(f"config.data.{field}={value!r}: {problem}".replace("\n", " "))
-
-
 def _split_names(name: str, folder: Path) -> list[str]:
     try:
-        info = json.loads((folder / "dataset_info.json").read_text())
+        info = json.loads((folder / "dataset_info.json").read_text("utf-8"))
         return [split["name"] for split in info["splits"]]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         command = prepare_command(name, data_dir_of(name, folder))
         raise data_error(name, f"cannot read {folder} ({error}); move it away, then: {command}") from error

@@ -5,7 +5,7 @@ and `np.asarray` reads them all.
 """
 
 import abc
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,3 +77,15 @@ class HostArray(StoredArray):
 def select(rows: Any, index: np.ndarray) -> Any:
     """Rows `index` of an array, or of a stored one without reading them."""
     return rows.select(index) if isinstance(rows, StoredArray) else rows[index]
+
+
+class Split(NamedTuple):
+    """Images and their labels: arrays, or where they are streamed a `StoredArray`.
+
+    Attributes:
+      images: uint8 `[N, H, W, C]`, 0 to 255.
+      labels: int32 `[N]`, from 0; all 0 where the source has none.
+    """
+
+    images: Rows
+    labels: Rows

@@ -62,7 +62,7 @@ def identity(keys: jax.Array, images: jax.Array) -> jax.Array:
 
 def test_always_never_and_what_is_too_large(prepared: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     def are_stored(mode: str) -> list[bool]:
-        return [isinstance(split.images, StoredArray) for split in load(prepared, mode)[1:]]
+        return [isinstance(split.images, StoredArray) for split in load(prepared, mode).splits.values()]
 
     assert are_stored("always") == [True] * 3
     assert are_stored("never") == are_stored("auto") == [False] * 3
@@ -87,7 +87,7 @@ def test_stored_splits_hold_what_the_splits_in_memory_do(prepared: pathlib.Path)
     stored, kept = load(prepared, "always"), load(prepared, "never")
     assert stored.image_shape == kept.image_shape
     assert stored.num_classes == kept.num_classes == made_images.NUM_CLASSES
-    for split, wanted in zip(stored[1:], kept[1:], strict=True):
+    for split, wanted in zip(stored.splits.values(), kept.splits.values(), strict=True):
         assert split.images.nbytes == wanted.images.nbytes
         for rows, array in zip(split, wanted, strict=True):
             assert (rows.shape, rows.dtype, len(rows)) == (array.shape, array.dtype, len(array))
