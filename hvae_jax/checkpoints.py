@@ -185,8 +185,8 @@ class Checkpoints:
             if unknown := sorted(there - set(_fields(known))):
                 what = ", ".join(f"{name}.{field}" if name else field for field in unknown)
                 raise RunError(
-                    f"checkpoint {self._folder / str(step)} holds {what}, which this version of hvae_jax does "
-                    "not know: a newer one wrote it; use that one"
+                    f"checkpoint {self._folder / str(step)} holds {what}, which this version of hvae_jax "
+                    "does not know: a newer one wrote it; use that one"
                 )
 
     def _check_shapes(self, step: int, target: Any) -> None:
