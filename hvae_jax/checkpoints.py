@@ -42,6 +42,11 @@ class Checkpoints:
         except OSError as error:
             raise RunError(f"{folder} cannot be used for checkpoints: {error}") from error
 
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where they are."""
+        return self._folder
+
     def latest_step(self) -> int | None:
         """The newest step on disk, None where there is none."""
         return self._manager.latest_step()
@@ -97,7 +102,7 @@ class Checkpoints:
         """
         step = self.latest_step() if step is None else step
         if step is None or not (self._folder / str(step)).is_dir():
-            steps = ", ".join(map(str, sorted(self._manager.all_steps()))) or "none"
+            steps = ", ".join(map(str, self.steps())) or "none"
             raise RunError(
                 f"{self._folder} holds no checkpoint"
                 + ("" if step is None else f" of step {step}; the steps there are: {steps}")
@@ -130,14 +135,18 @@ class Checkpoints:
         content = self._read_progress(step)
         return {name: value for name, value in content.items() if name not in (_CHECKSUM, _PROGRESS_CHECKSUM)}
 
+    def steps(self) -> list[int]:
+        """Of the checkpoints there are, those that are being written included, in order."""
+        return sorted(self._manager.all_steps())
+
     def delete(self, step: int) -> None:
-        """Removes the checkpoint of a step, if there is one, once all others are on disk.
+        """Removes the checkpoint of a step once all others are on disk.
 
         Raises:
           RunError: one could not be written.
         """
         self.wait()
-        if step in self._manager.all_steps():
+        if step in self._manager.all_steps():  # else it made room for others by now
             self._manager.delete(step)
 
     def close(self) -> None:
