@@ -133,6 +133,8 @@ def _uncaught(kind: type[BaseException], error: BaseException, traceback: Traceb
 def _is_aftermath(error: BaseException | None) -> bool:
     """What tensorstore's threads still report of a file that could not be read; we raised it already."""
     return isinstance(error, RuntimeError) and "loop is closed" in str(error)
+
+
 def _out_of_memory(error: Exception) -> str:
     said = " ".join(str(error).split())[:200]
     return (

@@ -66,7 +66,7 @@ class Checkpoints:
         numpy_state = jax.tree.map(np.array, state)
         self._reserve(sum(leaf.nbytes for leaf in jax.tree.leaves(numpy_state)))
         content = json.loads(json.dumps(dict(progress or {})))
-        content[_CHECKSUM] = _sum_state(numpy_state)
+        content[_CHECKSUM] = sum_state(numpy_state)
         content[_PROGRESS_CHECKSUM] = _sum_progress(content)
         try:
             items = {
@@ -119,7 +119,7 @@ class Checkpoints:
             raise
         except Exception as error:
             raise self._damaged(step, _first_line(error)) from error
-        if wanted is not None and _sum_state(state) != wanted:
+        if wanted is not None and sum_state(state) != wanted:
             raise self._damaged(step, "its numbers are not those that were saved")
         return state
 
@@ -265,7 +265,8 @@ def _read_progress(folder: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def _sum_state(state: Any) -> str:
+def sum_state(state: Any) -> str:
+    """A hexadecimal number that tells a tree of arrays from one with another bit anywhere."""
     total = hashlib.blake2b(digest_size=16)
     for leaf in jax.tree.leaves(state):
         array = np.asarray(leaf, order="C")
