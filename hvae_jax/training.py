@@ -36,6 +36,10 @@ PickFn = Callable[[Any, jax.Array], jax.Array]
 CPU_MICRO_BATCH, CPU_MICRO_BATCH_PIXELS = 32, 16 * 32 * 32
 
 
+# A step's number is an int32 on the devices.
+MAX_STEPS = 2**31 - 1
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """What a config's `training` group says; every field is checked before any work starts.
@@ -104,9 +108,15 @@ class TrainingConfig:
         """Optimiser steps of the whole run.
 
         Raises:
-          RunError: there are none.
+          RunError: there are none, or more than an int32 counts.
         """
         num_steps = int(self.num_epochs * num_images / self.batch_size + 1e-6)
+        if num_steps > MAX_STEPS:
+            raise RunError(
+                f"config.training.num_epochs={self.num_epochs} over {num_images} images is {num_steps} steps "
+                f"of config.training.batch_size={self.batch_size}, more than {MAX_STEPS} that can be "
+                "counted; lower the one or raise the other"
+            )
         if num_steps < 1:
             raise RunError(
                 f"config.training.num_epochs={self.num_epochs} over {num_images} images is less than one "
