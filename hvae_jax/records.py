@@ -18,6 +18,8 @@ from hvae_jax.objective import bits_per_dim
 CONFIG_FILE, VERSIONS_FILE, RATES_FILE = "config.json", "versions.json", "rates.jsonl"
 EVALUATION_FILE = "evaluation.json"
 CHECKPOINTS_FOLDER, FIGURES_FOLDER = "checkpoints", "figures"
+# Held by the process that trains the model of a folder, see `claims`.
+RUN_LOCK = "run.lock"
 _PACKAGES = ("hvae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy")
 
 
