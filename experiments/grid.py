@@ -13,7 +13,6 @@ their own, in processes of this machine or in Slurm:
 """
 
 import dataclasses
-import pathlib
 import sys
 import time
 
@@ -71,9 +70,10 @@ def main(arguments: list[str]) -> None:
     name, config = program.read_config(_CONFIG)
     given = {flag for flag in grid_launch.LAUNCHERS["slurm"] if flags.FLAGS[flag].present}
     grid_launch.check_flags(_LAUNCHER.value, given)
-    workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
+    workdir = program.folder_flag("workdir", f"runs/{name}" if _WORKDIR.value is None else _WORKDIR.value)
     grid_config, members = grid_members.read_config(config)
-    baseline = grid_results.load_baseline(_BASELINE.value) if _BASELINE.value else None
+    baseline_folder = find_baseline()
+    baseline = None if baseline_folder is None else grid_results.load_baseline(baseline_folder)
     if _LAUNCHER.value != "here":
         # The accelerators of this machine, if it has any, are for the tasks.
         jax.config.update("jax_platforms", "cpu")
@@ -115,13 +115,18 @@ def main(arguments: list[str]) -> None:
     print(f"The most memory in use was {grid_size.peak_bytes() / grid_size.GIB:.2f} GiB")
 
 
+def find_baseline() -> str | None:
+    """The folder that --baseline names."""
+    return None if _BASELINE.value is None else str(program.folder_flag("baseline", _BASELINE.value))
+
+
 def task_options() -> grid_launch.Options:
     """How to start tasks, from the flags."""
     return grid_launch.Options(
         launcher=_LAUNCHER.value,
         num_tasks=_TASKS.value,
         num_cpu_devices=_CPU_DEVICES.value or _CPUS_PER_TASK.value or 1,
-        baseline=_BASELINE.value,
+        baseline=find_baseline(),
         slurm=slurm.Options(
             time=_TIME.value or "",
             partition=_PARTITION.value,

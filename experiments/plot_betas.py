@@ -24,6 +24,8 @@ _RESULTS = flags.DEFINE_string("results", None, "JSON to write the numbers to.")
 
 def main(folders: list[str]) -> None:
     """Reads config.json and evaluation.json of every folder, draws, and prints what it drew."""
+    out = program.file_flag("out", _OUT.value)
+    results = None if _RESULTS.value is None else program.file_flag("results", _RESULTS.value, (".json", ""))
     found: dict[int, dict[float, list[float]]] = collections.defaultdict(dict)
     even: list[float] | None = None
     rows = [read_row(pathlib.Path(folder)) for folder in folders]
@@ -46,12 +48,12 @@ def main(folders: list[str]) -> None:
         panels[layer] = betas, np.asarray([points[beta] for beta in betas])
         for beta in betas:
             print(f"beta_{layer} = {beta:<5g} rates {'  '.join(f'{rate:.3f}' for rate in points[beta])} nats")
-    figures.rates_against_beta(panels, _OUT.value)
-    if _RESULTS.value:
+    program.make_parent(out)
+    figures.rates_against_beta(panels, out)
+    if results:
+        program.make_parent(results)
         distinct = {(*row["betas"], row["seed"]): row for row in rows}
-        records.write_json(
-            pathlib.Path(_RESULTS.value), {"rows": [distinct[key] for key in sorted(distinct)]}
-        )
+        records.write_json(results, {"rows": [distinct[key] for key in sorted(distinct)]})
 
 
 def read_row(folder: pathlib.Path) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
     name, config = program.read_config(_CONFIG)
-    workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
+    workdir = program.folder_flag("workdir", f"runs/{name}" if _WORKDIR.value is None else _WORKDIR.value)
     num_processes = processes.start(
         _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _START_TIMEOUT.value
     )

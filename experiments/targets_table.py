@@ -62,8 +62,8 @@ def main(arguments: list[str]) -> None:
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
     _, config = program.read_config(_CONFIG)
+    file = program.file_flag("out", _OUT.value, (".json", ""))
     program.split_cpu(program.num_cores())
-    file = pathlib.Path(_OUT.value)
     rows = records.read_json(file) if file.exists() else []
     sweep = {"table": TABLE, "frontier": FRONTIER}[_SWEEP.value]
     seeds = [int(seed) for seed in _SEEDS.value]
@@ -76,6 +76,7 @@ def main(arguments: list[str]) -> None:
         done = {(tuple(r["targets_nats"]), r["seed"]) for r in rows if setting.items() <= r.items()}
         todo = [[(t, seed) for t in wanted if (t, seed) not in done] for seed in seeds]
         if any(todo):
+            program.make_parent(file)
             chunks = [[make_model(config, setting, *model, rows) for model in of_seed] for of_seed in todo]
             for new in train_setting(setting, [chunk for chunk in chunks if chunk], len(wanted)):
                 rows += new

@@ -15,15 +15,18 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hvae_jax import prepared, stored
+from hvae_jax.fingerprints import fingerprint, is_in_memory
 from hvae_jax.prepared import RecordImages, data_error
 from hvae_jax.stored import HostArray, Rows
+from hvae_jax.subsets import spread as spread
+from hvae_jax.subsets import subset as subset
 
 BINARIZE = ("none", "round", "sample")
 TFDS_NAMES = ("mnist", "fashion_mnist", "svhn_cropped", "cifar10")
@@ -69,6 +72,34 @@ class Dataset(NamedTuple):
     def num_classes(self) -> int:
         """The largest training label + 1."""
         return int(np.asarray(self.train.labels).max()) + 1
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """`train`, `valid` and `test`."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}
+
+    def describe(self) -> dict[str, Any]:
+        """What the data are, ready for JSON: equal for equal data, streamed or not.
+
+        Returns:
+          `name`, `image_shape` [H, W, C], `num_classes`, and `splits`: by name `num_images` and
+          `fingerprint`, 16 hexadecimal digits that another image or label would change. Of a data set of
+          TFDS it is that of a sample, see `fingerprints.fingerprint`.
+        """
+        is_prepared = self.name in TFDS_NAMES or self.name.startswith("tfds:")
+        splits = {
+            name: {
+                "num_images": len(split.images),
+                "fingerprint": fingerprint(*split, is_prepared or not is_in_memory(split.images)),
+            }
+            for name, split in self.splits.items()
+        }
+        return {
+            "name": self.name,
+            "image_shape": list(self.image_shape),
+            "num_classes": self.num_classes,
+            "splits": splits,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
