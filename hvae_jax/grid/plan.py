@@ -6,8 +6,10 @@ In the grid's folder:
     tasks/jobs.json      as what each chunk was started last, and where that wrote its log
     tasks/0002.json      how the task of the chunk of models 2, 3 … fared; 0002 is the chunk's name
     tasks/0002.lock      held by the process that trains the chunk
+    tasks/launch.lock    held by the command that trains the grid itself, or starts tasks
 """
 
+import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -93,8 +95,19 @@ def current(folder: pathlib.Path, members: Sequence[Member]) -> Plan | None:
     return None if any(not is_complete(folder, member) for member in outside) else plan
 
 
+def launch_lock(folder: pathlib.Path) -> pathlib.Path:
+    """That the process holds which trains a grid, or starts its tasks."""
+    return folder / TASKS_FOLDER / LAUNCH_LOCK
+
+
 def write(folder: pathlib.Path, plan: Plan) -> None:
-    """Writes the plan down."""
+    """Writes the plan down.
+
+    Raises:
+      RunError: there is no room, or no permission.
+    """
+    with contextlib.suppress(OSError):  # the file says why
+        (folder / TASKS_FOLDER).mkdir(exist_ok=True)
     records.write_json(folder / TASKS_FOLDER / PLAN_FILE, plan._asdict())
 
 

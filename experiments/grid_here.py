@@ -1,0 +1,163 @@
+"""Trains a grid in this process: what is left of it, a chunk at a time, then its table and figures."""
+
+import dataclasses
+import pathlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import grid_launch, grid_results, program
+from hvae_jax import claims
+from hvae_jax.errors import RunError
+from hvae_jax.experiment import Experiment
+from hvae_jax.grid import folders
+from hvae_jax.grid import plan as grid_plan
+from hvae_jax.grid import run as grid_run
+from hvae_jax.grid import size as grid_size
+from hvae_jax.grid.members import GridConfig, Member
+from hvae_jax.stopping import StopSignals
+
+SECONDS_PER_LINE = 10.0
+
+
+class Work(NamedTuple):
+    """What is left of a grid.
+
+    Attributes:
+      members: all models, with the numbers of their folders.
+      size: models at a time, and memory.
+      chunks: models that are not complete, as they are trained.
+    """
+
+    members: list[Member]
+    size: grid_size.Size
+    chunks: list[list[Member]]
+
+
+def find_work(folder: pathlib.Path, config: GridConfig, built: Experiment, members: Sequence[Member]) -> Work:
+    """What is left to do; nothing is written.
+
+    Args:
+      folder: of the grid; it may be there or not.
+      config, members: what it describes.
+      built: the experiment that the models share.
+
+    Raises:
+      RunError: too little memory, tasks that are at work on the grid, a damaged file.
+    """
+    members = folders.number(folder, members)
+    plan = grid_plan.current(folder, members)
+    if plan is not None:  # tasks began it
+        config = dataclasses.replace(config, chunk_size=plan.chunk_size)
+    size = grid_size.choose_size(config, built, members)
+    if plan is None:
+        return Work(members, size, grid_run.plan_chunks(folder, members, size.chunk_size))
+    state = grid_launch.survey(folder, members, plan)
+    if state.alive:
+        tasks = "; ".join(f"chunk {name} is {what}" for name, what in state.alive.items())
+        raise RunError(f"the grid in {folder} is at work: {tasks}; nothing was started")
+    named = grid_plan.chunks(folder, members, plan)
+    return Work(members, size, [named[name] for name in state.unfinished])
+
+
+def dry_run(folder: pathlib.Path, config: GridConfig, built: Experiment, members: Sequence[Member]) -> None:
+    """Says how many models and chunks there are, and what they take; nothing is written."""
+    work = find_work(folder, config, built, members)
+    print(describe(work, built.num_steps), flush=True)
+    num_left = sum(map(len, work.chunks))
+    if num_left:
+        speed = grid_size.model_steps_per_second(built, work.members, work.size.chunk_size)
+        hours = num_left * built.num_steps / speed / 3600
+        print(f"{speed:,.1f} model-steps/s here and now: about {hours:.2f} hours of training")
+
+
+def train(
+    folder: pathlib.Path,
+    config: Mapping[str, Any],
+    grid_config: GridConfig,
+    built: Experiment,
+    members: Sequence[Member],
+    baseline: dict[str, np.ndarray] | None,
+) -> None:
+    """Trains what is left of a grid, and writes its table and figures.
+
+    Args:
+      folder: of the grid; it may be there or not.
+      config: of the grid.
+      grid_config, members: what it describes.
+      built: the experiment that the models share.
+      baseline: table of a grid with one layer, for a figure, or None.
+
+    Raises:
+      RunError: a folder that holds something else, or in which another process or a task is at work.
+      Stopped: by a signal.
+    """
+    folders.check(folder, config, members)
+    find_work(folder, grid_config, built, members)  # what it refuses, it refuses before anything is written
+    with claims.claim(grid_plan.launch_lock(folder), f"the grid in {folder}"):
+        folders.open_grid(folder, config, members)
+        work = find_work(folder, grid_config, built, members)
+        print(describe(work, built.num_steps), flush=True)
+        with Progress(len(members)) as progress, StopSignals(program.stop_now) as signals:
+            grid_run.run(
+                folder,
+                built,
+                work.members,
+                work.size.chunk_size,
+                progress.report,
+                chunks=work.chunks,
+                stop_requested=signals.requested,
+            )
+        grid_results.write(folder, built, grid_config, work.members, baseline)
+
+
+def describe(work: Work, num_steps: int) -> str:
+    """Models, chunks and memory in words."""
+    size, num_models, num_left = work.size, len(work.members), sum(map(len, work.chunks))
+    num_chunks = -(-num_models // size.chunk_size) if num_left == num_models else len(work.chunks)
+    complete = "" if num_left == num_models else f": {num_models - num_left} complete, {num_left}"
+    gib = [
+        f"{number / grid_size.GIB:.2f}" for number in (size.peak_bytes, size.budget_bytes, size.fixed_bytes)
+    ]
+    return (
+        f"{num_models} models of {num_steps} steps{complete} in {num_chunks} chunks of at most "
+        f"{size.chunk_size}, over {jax.local_device_count()} {jax.default_backend()} devices\n"
+        f"Memory: at most about {gib[0]} of {gib[1]} GiB: {gib[2]} for the program, compiling, the "
+        f"images and one gradient a device, {size.model_bytes / 2**20:.2f} MiB for each model of a chunk"
+    )
+
+
+class Progress:
+    """A line with models done, speed and time left: in place on a terminal, else now and then."""
+
+    def __init__(self, num_models: int) -> None:
+        self._num_models = num_models
+        self._last_line = -SECONDS_PER_LINE
+        self._model_steps, self._seconds = 0, 0.0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+
+    def report(self, progress: grid_run.Progress) -> None:
+        """Shows the newest state."""
+        self._model_steps += progress.last.model_steps
+        self._seconds += progress.last.seconds
+        on_terminal, now = sys.stderr.isatty(), time.monotonic()
+        if not on_terminal and now - self._last_line < SECONDS_PER_LINE:
+            return
+        self._last_line = now
+        speed = self._model_steps / self._seconds
+        left = progress.model_steps_left / speed if speed else 0.0
+        text = (
+            f"{progress.done}/{self._num_models} models done, step {progress.last.step}, "
+            f"{speed:,.0f} model-steps/s, {left / 60:.1f} min left"
+        )
+        print(f"\r{text}\033[K" if on_terminal else text, end="" if on_terminal else "\n", file=sys.stderr)
