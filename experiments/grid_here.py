@@ -29,13 +29,15 @@ class Work(NamedTuple):
 
     Attributes:
       members: all models, with the numbers of their folders.
-      size: models at a time, and memory.
-      chunks: models that are not complete, as they are trained.
+      num_left: models that are not complete.
+      size: models at a time, and memory; None where none is left.
+      plan: of the tasks that began it, if any.
     """
 
     members: list[Member]
-    size: grid_size.Size
-    chunks: list[list[Member]]
+    num_left: int
+    size: grid_size.Size | None
+    plan: grid_plan.Plan | None
 
 
 def find_work(folder: pathlib.Path, config: GridConfig, built: Experiment, members: Sequence[Member]) -> Work:
@@ -47,31 +49,40 @@ def find_work(folder: pathlib.Path, config: GridConfig, built: Experiment, membe
       built: the experiment that the models share.
 
     Raises:
-      RunError: too little memory, tasks that are at work on the grid, a damaged file.
+      RunError: too little memory, or a damaged file.
     """
     members = folders.number(folder, members)
     plan = grid_plan.current(folder, members)
+    num_left = sum(not folders.is_complete(folder, member) for member in members)
     if plan is not None:  # tasks began it
         config = dataclasses.replace(config, chunk_size=plan.chunk_size)
-    size = grid_size.choose_size(config, built, members)
-    if plan is None:
-        return Work(members, size, grid_run.plan_chunks(folder, members, size.chunk_size))
-    state = grid_launch.survey(folder, members, plan)
+    size = grid_size.choose_size(config, built, members) if num_left else None
+    return Work(members, num_left, size, plan)
+
+
+def find_chunks(folder: pathlib.Path, work: Work) -> list[list[Member]]:
+    """How what is left is divided; nothing is written.
+
+    Raises:
+      RunError: a task is at work on it.
+    """
+    if work.plan is None:
+        return grid_run.plan_chunks(folder, work.members, work.size.chunk_size if work.size else 1)
+    state = grid_launch.survey(folder, work.members, work.plan)
     if state.alive:
         tasks = "; ".join(f"chunk {name} is {what}" for name, what in state.alive.items())
         raise RunError(f"the grid in {folder} is at work: {tasks}; nothing was started")
-    named = grid_plan.chunks(folder, members, plan)
-    return Work(members, size, [named[name] for name in state.unfinished])
+    named = grid_plan.chunks(folder, work.members, work.plan)
+    return [named[name] for name in state.unfinished]
 
 
 def dry_run(folder: pathlib.Path, config: GridConfig, built: Experiment, members: Sequence[Member]) -> None:
     """Says how many models and chunks there are, and what they take; nothing is written."""
     work = find_work(folder, config, built, members)
-    print(describe(work, built.num_steps), flush=True)
-    num_left = sum(map(len, work.chunks))
-    if num_left:
+    print(describe(work, find_chunks(folder, work), built.num_steps), flush=True)
+    if work.size is not None:
         speed = grid_size.model_steps_per_second(built, work.members, work.size.chunk_size)
-        hours = num_left * built.num_steps / speed / 3600
+        hours = work.num_left * built.num_steps / speed / 3600
         print(f"{speed:,.1f} model-steps/s here and now: about {hours:.2f} hours of training")
 
 
@@ -97,34 +108,42 @@ def train(
       Stopped: by a signal.
     """
     folders.check(folder, config, members)
-    find_work(folder, grid_config, built, members)  # what it refuses, it refuses before anything is written
+    work = find_work(folder, grid_config, built, members)
+    find_chunks(folder, work)  # what it refuses, it refuses before anything is written
     with claims.claim(grid_plan.launch_lock(folder), f"the grid in {folder}"):
-        folders.open_grid(folder, config, members)
-        work = find_work(folder, grid_config, built, members)
-        print(describe(work, built.num_steps), flush=True)
+        members = folders.open_grid(folder, config, members)
+        if members != work.members or grid_plan.current(folder, members) != work.plan:
+            raise RunError(
+                f"another process divided the grid in {folder} just now; run the same command again"
+            )
+        chunks = find_chunks(folder, work)
+        print(describe(work, chunks, built.num_steps), flush=True)
         with Progress(len(members)) as progress, StopSignals(program.stop_now) as signals:
             grid_run.run(
                 folder,
                 built,
-                work.members,
-                work.size.chunk_size,
+                members,
+                work.size.chunk_size if work.size else 1,
                 progress.report,
-                chunks=work.chunks,
+                chunks=chunks,
                 stop_requested=signals.requested,
             )
-        grid_results.write(folder, built, grid_config, work.members, baseline)
+        grid_results.write(folder, built, grid_config, members, baseline)
 
 
-def describe(work: Work, num_steps: int) -> str:
+def describe(work: Work, chunks: Sequence[Sequence[Member]], num_steps: int) -> str:
     """Models, chunks and memory in words."""
-    size, num_models, num_left = work.size, len(work.members), sum(map(len, work.chunks))
-    num_chunks = -(-num_models // size.chunk_size) if num_left == num_models else len(work.chunks)
-    complete = "" if num_left == num_models else f": {num_models - num_left} complete, {num_left}"
+    size, num_models = work.size, len(work.members)
+    if size is None:
+        return f"{num_models} models of {num_steps} steps, all complete"
+    complete = (
+        "" if work.num_left == num_models else f", {num_models - work.num_left} complete, {work.num_left}"
+    )
     gib = [
         f"{number / grid_size.GIB:.2f}" for number in (size.peak_bytes, size.budget_bytes, size.fixed_bytes)
     ]
     return (
-        f"{num_models} models of {num_steps} steps{complete} in {num_chunks} chunks of at most "
+        f"{num_models} models of {num_steps} steps{complete} in {len(chunks)} chunks of at most "
         f"{size.chunk_size}, over {jax.local_device_count()} {jax.default_backend()} devices\n"
         f"Memory: at most about {gib[0]} of {gib[1]} GiB: {gib[2]} for the program, compiling, the "
         f"images and one gradient a device, {size.model_bytes / 2**20:.2f} MiB for each model of a chunk"
