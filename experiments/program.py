@@ -4,6 +4,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, NoReturn
 
 import jax
@@ -41,6 +42,7 @@ def run(main: Callable[[list[str]], None], resumes: bool = True) -> None:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
         _exit(f"{error.args[0] if isinstance(error, KeyError) else error}")
     sys.unraisablehook = _unraisable
+    sys.excepthook = _uncaught
     use_compile_cache()
     app.run(lambda _: _main(main, arguments, resumes), argv=sys.argv[:1])
 
@@ -104,9 +106,18 @@ def stop_now() -> NoReturn:
 
 
 def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    # What tensorstore's threads still report of a file that could not be read; we raised it already.
-    if not (isinstance(unraisable.exc_value, RuntimeError) and "loop is closed" in str(unraisable.exc_value)):
+    if not _is_aftermath(unraisable.exc_value):
         sys.__unraisablehook__(unraisable)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if not _is_aftermath(error):
+        sys.__excepthook__(kind, error, traceback)
+
+
+def _is_aftermath(error: BaseException | None) -> bool:
+    """What tensorstore's threads still report of a file that could not be read; we raised it already."""
+    return isinstance(error, RuntimeError) and "loop is closed" in str(error)
 
 
 def _exit(message: str) -> NoReturn:
