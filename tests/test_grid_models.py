@@ -201,7 +201,7 @@ def fake_grid(folder, **fields):
         records.write_json(one / records.EVALUATION_FILE, content)
     grid_table.write_timing(folder, members[0:3:2], 1.5)
     grid_table.write_timing(folder, members[1:3], 2.5)
-    grid_table.write(folder, members)
+    grid_table.write(folder, members, 64)
     return described, members
 
 
@@ -282,7 +282,7 @@ def test_a_table_of_targets_has_what_was_asked_for_found_and_reached(tmp_path, n
         }
         content = {"step": 1, "status": "ok", "valid": summary, "test": summary, **found}
         records.write_json(one / records.EVALUATION_FILE, content)
-    grid_table.write(tmp_path, members)
+    grid_table.write(tmp_path, members, 64)
     assert "target_1_status" in (tmp_path / "grid.csv").read_text()
     table = grid_table.load(tmp_path)
     shape = (2, *(1,) * (num_layers - 1), 2, num_layers)
@@ -307,6 +307,9 @@ def test_plans_go_on_with_chunks_that_were_begun(tmp_path):
         (tmp_path / "chunks" / name).mkdir(parents=True)
         records.write_json(tmp_path / "chunks" / name / "models.json", numbers)
     (tmp_path / "chunks" / "0003").mkdir()
+    before = sorted(tmp_path.rglob("*"))
     chunks = grid_run.plan_chunks(tmp_path, members, 1)
     assert [[member.number for member in chunk] for chunk in chunks] == [[2, 3], [1], [5]]
+    assert sorted(tmp_path.rglob("*")) == before, "deciding deletes nothing and writes nothing"
+    grid_run.clear_chunks(tmp_path, members)
     assert sorted(entry.name for entry in (tmp_path / "chunks").iterdir()) == ["0002"]
