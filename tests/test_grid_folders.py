@@ -111,6 +111,14 @@ def error_of(call: Callable[..., object], *arguments, **named) -> str | None:
     return text
 
 
+def begin(trained: Trained, folder: pathlib.Path) -> None:
+    """A grid that was stopped in its first steps."""
+    config = trained.config()
+    members = folders.open_grid(folder, config, grid_members.read_config(config)[1])
+    with pytest.raises(Stopped):
+        grid_run.run_chunk(folder, trained.built, members, 2, lambda _: None, lambda: True, 0.0)
+
+
 # More models
 
 
@@ -253,9 +261,9 @@ def test_a_grid_of_other_data_is_refused(trained, folder, tmp_path):
         grid_here.train(folder, config, grid_config, built, members, None)
     assert contents(folder) == before
     (folder / "models" / "0001" / "evaluation.json").unlink()
+    chunk = folders.number(folder, members)[2:3]
     with pytest.raises(RunError, match=match):
-        members = folders.number(folder, members)
-        grid_run.run_chunk(folder, built, members[2:3], 2, lambda _: None, lambda: False, 0.0)
+        grid_run.run_chunk(folder, built, chunk, 2, lambda _: None, lambda: False, 0.0)
 
 
 # Two processes
@@ -316,10 +324,8 @@ def test_what_another_process_has_trained_meanwhile_is_not_trained_again(trained
 
 
 def test_a_dry_run_and_a_plan_touch_nothing(trained, tmp_path, capsys):
-    config = trained.config()
-    grid_config, members = grid_members.read_config(config)
-    with pytest.raises(Stopped):
-        grid_run.run_chunk(tmp_path, trained.built, members, 2, lambda _: None, lambda: True, 0.0)
+    grid_config, members = grid_members.read_config(trained.config())
+    begin(trained, tmp_path)
     (tmp_path / "chunks" / "0009").mkdir()
     before = contents(tmp_path)
     grid_here.dry_run(tmp_path, grid_config, trained.built, members)
@@ -422,9 +428,7 @@ def test_json_that_is_something_else_is_named(trained, folder, name, content):
 
 
 def test_a_chunk_that_was_begun_and_lost_its_list_is_named(trained, tmp_path):
-    _, members = grid_members.read_config(trained.config())
-    with pytest.raises(Stopped):
-        grid_run.run_chunk(tmp_path, trained.built, members, 2, lambda _: None, lambda: True, 0.0)
+    begin(trained, tmp_path)
     file = tmp_path / "chunks" / "0000" / "models.json"
     for damage in ("cut", "zeroed", "removed"):
         whole = file.read_bytes()
