@@ -80,7 +80,16 @@ def main(arguments: list[str]) -> None:
         # The accelerators of this machine, if it has any, are for the tasks.
         jax.config.update("jax_platforms", "cpu")
         built = experiment.from_config(members[0].config, num_devices=1)
-        grid_launch.launch(workdir, config, grid_config, members, options, built.num_steps, _DRY_RUN.value)
+        grid_launch.launch(
+            workdir,
+            config,
+            grid_config,
+            members,
+            options,
+            built.num_steps,
+            _DRY_RUN.value,
+            built.dataset.describe(),
+        )
         return
     program.split_cpu(_CPU_DEVICES.value or program.num_cores())
     built = experiment.from_config(members[0].config, num_devices=1)

@@ -52,6 +52,7 @@ def find_work(folder: pathlib.Path, config: GridConfig, built: Experiment, membe
       RunError: too little memory, or a damaged file.
     """
     members = folders.number(folder, members)
+    folders.check_models(folder, members)
     plan = grid_plan.current(folder, members)
     num_left = sum(not folders.is_complete(folder, member) for member in members)
     if plan is not None:  # tasks began it
@@ -107,11 +108,12 @@ def train(
       RunError: a folder that holds something else, or in which another process or a task is at work.
       Stopped: by a signal.
     """
-    folders.check(folder, config, members)
+    data = built.dataset.describe()
+    folders.check(folder, config, members, data)
     work = find_work(folder, grid_config, built, members)
     find_chunks(folder, work)  # what it refuses, it refuses before anything is written
     with claims.claim(grid_plan.launch_lock(folder), f"the grid in {folder}"):
-        members = folders.open_grid(folder, config, members)
+        members = folders.open_grid(folder, config, members, data)
         if members != work.members or grid_plan.current(folder, members) != work.plan:
             raise RunError(
                 f"another process divided the grid in {folder} just now; run the same command again"

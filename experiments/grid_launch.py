@@ -77,6 +77,7 @@ def launch(
     options: Options,
     num_steps: int,
     dry_run: bool,
+    data: Mapping[str, Any] | None = None,
 ) -> None:
     """Starts what is left of a grid and is not at work already; merges its table if nothing is left.
 
@@ -87,13 +88,15 @@ def launch(
       options: how to start it.
       num_steps: of each model.
       dry_run: say what would be done and do nothing.
+      data: `Dataset.describe()`.
 
     Raises:
       RunError: a division other than the one that was begun with, Slurm refuses, another process is
         starting tasks of the same grid, or, locally, a task failed.
     """
-    folders.check(folder, config, members)
+    folders.check(folder, config, members, data)
     members = folders.number(folder, members)
+    folders.check_models(folder, members)
     plan = _plan(folder, grid_config, members, options)
     slots = None
     if options.launcher == "local":
@@ -105,7 +108,7 @@ def launch(
         print(_intent(options, slots, state.to_start))
         return
     with claims.claim(grid_plan.launch_lock(folder), f"the grid in {folder}"):
-        members = folders.open_grid(folder, config, members)
+        members = folders.open_grid(folder, config, members, data)
         plan = _plan(folder, grid_config, members, options)
         if plan != grid_plan.read(folder):
             grid_plan.write(folder, plan)

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import threading
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -65,9 +66,21 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Trained:
-    """A finished grid of two models."""
-    return Trained(tmp_path_factory.mktemp("grids"))
+def trained(tmp_path_factory) -> Iterator[Trained]:
+    """A finished grid of two models. What the tests train is compiled once for each number of models."""
+    with pytest.MonkeyPatch.context() as patch:
+        makers = grid_run.make_trainer, grid_run.make_evaluate
+        made = {}
+
+        def make_trainer(built, capacity):
+            if capacity not in made:
+                trainer = makers[0](built, capacity)
+                made[capacity] = trainer, makers[1](built, trainer)
+            return made[capacity][0]
+
+        patch.setattr(grid_run, "make_trainer", make_trainer)
+        patch.setattr(grid_run, "make_evaluate", lambda _, trainer: made[trainer.capacity][1])
+        yield Trained(tmp_path_factory.mktemp("grids"))
 
 
 @pytest.fixture
@@ -84,6 +97,26 @@ def contents(folder: pathlib.Path) -> dict[pathlib.Path, bytes]:
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file.suffix != ".lock"
     }
+
+
+def error_of(call: Callable[..., object], *arguments, **named) -> str | None:
+    """The line that it ends in, if it does."""
+    try:
+        call(*arguments, **named)
+    except RunError as error:
+        text = str(error)
+    else:
+        return None
+    assert "\n" not in text
+    return text
+
+
+def begin(trained: Trained, folder: pathlib.Path) -> None:
+    """A grid that was stopped in its first steps."""
+    config = trained.config()
+    members = folders.open_grid(folder, config, grid_members.read_config(config)[1])
+    with pytest.raises(Stopped):
+        grid_run.run_chunk(folder, trained.built, members, 2, lambda _: None, lambda: True, 0.0)
 
 
 # More models
@@ -215,6 +248,24 @@ def test_numbers_are_found_again_without_their_list(trained, tmp_path):
     assert [member.number for member in again] == [member.number for member in grown]
 
 
+def test_a_grid_of_other_data_is_refused(trained, folder, tmp_path):
+    arrays = small_grid.make_arrays()
+    arrays["train_images"][3] += 1
+    np.savez(tmp_path / "other.npz", **arrays)
+    config, before = trained.config(seeds=(0, 1)), contents(folder)
+    config["data"]["name"] = f"npz:{tmp_path / 'other.npz'}"
+    grid_config, members = grid_members.read_config(config)
+    built = experiment.from_config(members[0].config, num_devices=1)
+    match = f"is not the data that {folder} is of: its train split had"
+    with pytest.raises(RunError, match=match):
+        grid_here.train(folder, config, grid_config, built, members, None)
+    assert contents(folder) == before
+    (folder / "models" / "0001" / "evaluation.json").unlink()
+    chunk = folders.number(folder, members)[2:3]
+    with pytest.raises(RunError, match=match):
+        grid_run.run_chunk(folder, built, chunk, 2, lambda _: None, lambda: False, 0.0)
+
+
 # Two processes
 
 
@@ -266,15 +317,15 @@ def test_a_second_process_in_the_folder_ends_with_one_line(trained, folder, tmp_
 def test_what_another_process_has_trained_meanwhile_is_not_trained_again(trained, folder):
     before = contents(folder)
     _, members = grid_members.read_config(trained.config())
-    grid_run.run_chunk(folder, trained.built, members, 2, pytest.fail, lambda: False, 0.0)
+    grid_run.run_chunk(
+        folder, trained.built, members, 2, lambda _: pytest.fail("trained"), lambda: False, 0.0
+    )
     assert contents(folder) == before
 
 
 def test_a_dry_run_and_a_plan_touch_nothing(trained, tmp_path, capsys):
-    config = trained.config()
-    grid_config, members = grid_members.read_config(config)
-    with pytest.raises(Stopped):
-        grid_run.run_chunk(tmp_path, trained.built, members, 2, lambda _: None, lambda: True, 0.0)
+    grid_config, members = grid_members.read_config(trained.config())
+    begin(trained, tmp_path)
     (tmp_path / "chunks" / "0009").mkdir()
     before = contents(tmp_path)
     grid_here.dry_run(tmp_path, grid_config, trained.built, members)
@@ -294,31 +345,38 @@ DAMAGE = {
     "zeroed": lambda file: file.write_bytes(bytes(file.stat().st_size)),
     "removed": lambda file: file.unlink(),
 }
-GRID_FILES = ("config.json", "models.json", "grid.csv", "timing.csv", "figures/rate_distortion.png")
+GRID_FILES = ("config.json", "models.json", "data.json", "versions.json", "grid.csv", "timing.csv")
 MODEL_FILES = ("config.json", "rates.jsonl", "evaluation.json", "timing.json", "run.lock")
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize(
-    "name", [*GRID_FILES, *(f"models/0001/{name}" for name in MODEL_FILES), "tasks/0000.lock"]
+    "name",
+    [
+        "figures/rate_distortion.png",
+        *GRID_FILES,
+        *(f"models/0001/{name}" for name in MODEL_FILES),
+        "tasks/0000.lock",
+    ],
 )
 def test_a_damaged_file_of_a_finished_grid_is_made_anew_or_named(trained, folder, name, damage):
     file, before = folder / name, contents(folder)
     DAMAGE[damage](file)
     damaged = contents(folder)
-    try:
-        trained.train(folder)
-    except RunError as error:
-        assert str(file) in str(error)
-        assert "\n" not in str(error)
+    error = error_of(trained.train, folder)
+    if error is not None:
+        assert str(file) in error
         assert contents(folder) == damaged, "nothing was touched"
-        assert name in ("config.json", "models.json", "models/0001/config.json", "models/0001/rates.jsonl")
+        assert name in ("config.json", "models.json", "data.json", "models/0001/rates.jsonl")
+        return
+    after = contents(folder)
+    changed = {path for path in before if before[path] != after.get(path)}
+    if name.endswith("timing.json"):
+        assert changed <= {file, folder / "timing.csv"}, "times that are lost are left out"
+    elif name.endswith("versions.json"):
+        assert "written again" in file.read_text() or not changed
     else:
-        after = contents(folder)
-        assert {path for path in before if before[path] != after.get(path)} <= {
-            # Times that are lost are left out; the models are what they were.
-            *([file, folder / "timing.csv"] if name.endswith("timing.json") else []),
-        }
+        assert not changed, "all is as it was"
 
 
 def test_a_checkpoint_that_is_missing_files_is_named_by_who_reads_it(trained, folder):
@@ -329,14 +387,12 @@ def test_a_checkpoint_that_is_missing_files_is_named_by_who_reads_it(trained, fo
     for file in sorted(file for file in checkpoint.rglob("*") if file.is_file()):
         whole = file.read_bytes()
         file.unlink()
-        try:
-            state = experiment.restore(built, model)
-        except RunError as error:
-            assert str(checkpoint) in str(error)
-            assert "\n" not in str(error)
+        error = error_of(experiment.restore, built, model)
+        if error is None:  # one that is not needed
+            leaves = jax.tree.leaves(experiment.restore(built, model))
+            assert all(np.array_equal(a, b) for a, b in zip(leaves, wanted, strict=True))
         else:
-            for a, b in zip(jax.tree.leaves(state), wanted, strict=True):
-                np.testing.assert_array_equal(a, b)
+            assert str(checkpoint) in error
         file.write_bytes(whole)
 
 
@@ -351,12 +407,8 @@ def test_a_damaged_file_of_tasks_is_named_or_not_needed(trained, folder, name, d
     file = folder / "tasks" / name
     DAMAGE[damage](file)
     before = contents(folder)
-    try:
-        trained.launch(folder, chunk_size=1)
-    except RunError as error:
-        assert str(file) in str(error)
-        assert "\n" not in str(error)
-        assert damage != "removed"
+    error = error_of(trained.launch, folder, chunk_size=1)
+    assert error is None or (str(file) in error and damage != "removed")
     assert contents(folder) == before
 
 
@@ -376,9 +428,7 @@ def test_json_that_is_something_else_is_named(trained, folder, name, content):
 
 
 def test_a_chunk_that_was_begun_and_lost_its_list_is_named(trained, tmp_path):
-    _, members = grid_members.read_config(trained.config())
-    with pytest.raises(Stopped):
-        grid_run.run_chunk(tmp_path, trained.built, members, 2, lambda _: None, lambda: True, 0.0)
+    begin(trained, tmp_path)
     file = tmp_path / "chunks" / "0000" / "models.json"
     for damage in ("cut", "zeroed", "removed"):
         whole = file.read_bytes()

@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hvae_jax import experiment, records
+from hvae_jax import checkpoints, experiment, records
 from hvae_jax.errors import RunError
 from hvae_jax.grid import members as grid_members
 from hvae_jax.grid.members import (
@@ -29,13 +29,7 @@ from hvae_jax.grid.members import (
 MODELS_FILE = "models.json"
 # Fields that say which models a grid has, and fields on which no model's numbers depend.
 _POINTS = {f"grid.{name}" for name in (*PRODUCTS, *LISTS, "seeds")}
-_HARMLESS = {
-    "grid.chunk_size",
-    "grid.memory_gib",
-    "data.data_dir",
-    "data.num_workers",
-    "training.num_checkpoints",
-}
+_HARMLESS = {"grid.chunk_size", "grid.memory_gib", *records.NOT_TRAINING}
 
 
 def read(folder: pathlib.Path) -> tuple[GridConfig, list[Member]]:
@@ -61,44 +55,54 @@ def number(folder: pathlib.Path, members: Sequence[Member]) -> list[Member]:
     return [member._replace(number=own) for member, own in zip(members, numbers, strict=True)]
 
 
-def check(folder: pathlib.Path, config: Mapping[str, Any], members: Sequence[Member]) -> int:
+def check(
+    folder: pathlib.Path,
+    config: Mapping[str, Any],
+    members: Sequence[Member],
+    data: Mapping[str, Any] | None = None,
+) -> None:
     """Whether the folder can hold the grid; nothing is written.
 
     Args:
       folder: it may be there or not.
       config: of the grid.
       members: its models.
-
-    Returns:
-      how many models it has that a finished grid, which is there, has not.
+      data: `Dataset.describe()`, where it is known.
 
     Raises:
-      RunError: a single run is there, a grid whose models were trained otherwise or that has models which
-        this one lacks, or, where this one has more, a grid that is not finished; a file where a folder is
-        needed.
+      RunError: a single run is there, a grid whose models were trained otherwise, of other data, or that has
+        models which this one lacks, or, where this one has more, a grid that is not finished; a file where
+        a folder is needed.
     """
     for path in (folder, *(folder / name for name in _FOLDERS)):
         if path.exists() and not path.is_dir():
             raise RunError(f"--workdir={folder}: {path} must be a folder, but it is a file; move it away")
     if not (folder / records.CONFIG_FILE).exists():
-        return 0
+        if (folder / MODELS_FOLDER).exists() and any((folder / MODELS_FOLDER).iterdir()):
+            raise RunError(
+                f"{folder / records.CONFIG_FILE} does not exist, but {folder / MODELS_FOLDER} holds models "
+                "of a grid; restore it, or give another --workdir"
+            )
+        return
+    if data is not None:
+        records.check_data(folder, data)
     stored = _stored(folder)
-    old, new = _flatten(stored), _flatten(config)
-    changed = {name for name in {*old, *new} if old.get(name, _ABSENT) != new.get(name, _ABSENT)}
+    changed = records.differences(stored, config)
+    if data is not None and (folder / records.DATA_FILE).exists():
+        changed.pop("data.name", None)  # the same images, moved
     if not changed:
-        return 0
+        return
     _, old_members = grid_members.read_config(stored)
     own = set(old_members[0].overrides)
     ignored = _HARMLESS | _POINTS | (own if own == set(members[0].overrides) else set())
-    if others := sorted(changed - ignored):
-        _refuse_change(folder, others, old, new)
+    if others := {name: values for name, values in changed.items() if name not in ignored}:
+        _refuse_change(folder, others)
     there, here = ({member.identity for member in some} for some in (old_members, members))
     if there - here:
-        fields = sorted(changed & _POINTS)
+        shown = _shown({name: values for name, values in changed.items() if name in _POINTS})
         raise RunError(
             f"--workdir={folder} already holds a grid with {len(there - here)} models that this one lacks: "
-            f"{_differences(fields, old, new)}. Give another --workdir, or a config with all of its models, "
-            "and more if you like"
+            f"{shown}. Give another --workdir, or a config with all of its models, and more if you like"
         )
     if more := len(here - there):
         left = sum(not is_complete(folder, member) for member in number(folder, old_members))
@@ -107,31 +111,59 @@ def check(folder: pathlib.Path, config: Mapping[str, Any], members: Sequence[Mem
                 f"--workdir={folder} holds a grid of {len(there)} models, {left} of which are not complete: "
                 f"finish it first with the same command as before, then add these {more} models"
             )
-        return more
-    return 0
+
+
+def check_models(folder: pathlib.Path, members: Sequence[Member]) -> None:
+    """Whether what complete models have left, and what cannot be made again, is whole; nothing is written.
+
+    Checkpoints are not read: who restores one sees whether it is whole.
+
+    Raises:
+      RunError: a config of another model, or a log that was cut or is gone.
+    """
+    for member in members:
+        evaluation = read_evaluation(folder, member)
+        if evaluation is None:
+            continue
+        file = member.folder(folder) / records.CONFIG_FILE
+        config = read_whole(file)  # one that is damaged is written again
+        if config is not None and set(records.differences(config, member.config)) & set(member.overrides):
+            raise RunError(
+                f"{file} is of another model than {folder / MODELS_FILE} says; put the folder back that was "
+                "there, or delete it to train the model anew"
+            )
+        log = member.folder(folder) / records.RATES_FILE
+        last = _last_step(log) if evaluation.get("status", "ok") == "ok" and "step" in evaluation else None
+        if last is not None and last != evaluation["step"]:
+            raise RunError(
+                f"{log} is damaged: it ends at step {last} of {evaluation['step']}; restore it, or delete "
+                f"{log.parent} to train the model anew"
+            )
 
 
 def open_grid(
     folder: pathlib.Path,
     config: Mapping[str, Any],
     members: Sequence[Member],
+    data: Mapping[str, Any] | None = None,
 ) -> list[Member]:
     """Makes the folder of a grid, or opens the one that is there, which may take more models (`check`).
 
     Args:
-      folder: to be held by the caller, see `plan.LAUNCH_LOCK`.
+      folder: to be held by the caller, see `plan.launch_lock`.
       config: of the grid.
       members: its models.
+      data: `Dataset.describe()`, see `records.open_run`.
 
     Returns:
       the models, with the numbers of their folders.
 
     Raises:
-      RunError: as `check` and `records.open_run`.
+      RunError: as `check`, `check_models` and `records.open_run`.
     """
-    check(folder, config, members)
-    file = folder / records.CONFIG_FILE
+    check(folder, config, members, data)
     members = number(folder, members)
+    check_models(folder, members)
     known = {own: json.loads(identity) for identity, own in _known(folder, members).items()}
     known.update({member.number: member.overrides for member in members})
     content = json.loads(json.dumps({f"{own:04d}": known[own] for own in sorted(known)}))
@@ -141,9 +173,11 @@ def open_grid(
         raise RunError(f"--workdir={folder} cannot be used: {error.strerror}: {error.filename}") from error
     if not (folder / MODELS_FILE).exists() or records.read_json(folder / MODELS_FILE) != content:
         records.write_json(folder / MODELS_FILE, content)
-    if file.exists() and records.read_json(file) != json.loads(json.dumps(config)):
-        records.write_json(file, config)
-    records.open_run(folder, config)
+    records.open_run(folder, config, data, (*_HARMLESS, *_POINTS, *members[0].overrides))
+    for member in members:
+        file = member.folder(folder) / records.CONFIG_FILE
+        if is_complete(folder, member) and read_whole(file) is None:
+            records.write_json(file, member.config)
     return members
 
 
@@ -163,8 +197,7 @@ def read_evaluation(folder: pathlib.Path, member: Member) -> dict[str, Any] | No
 
 def latest_step(run_folder: pathlib.Path) -> int | None:
     """The newest step that a run saved, by the names of its checkpoints; None where there is none."""
-    entries = (run_folder / records.CHECKPOINTS_FOLDER).glob("*")
-    return max((int(entry.name) for entry in entries if entry.name.isdigit()), default=None)
+    return max(checkpoints.steps_of(run_folder / records.CHECKPOINTS_FOLDER), default=None)
 
 
 def read_whole(file: pathlib.Path) -> dict[str, Any] | None:
@@ -177,14 +210,13 @@ def read_whole(file: pathlib.Path) -> dict[str, Any] | None:
 
 
 _FOLDERS = (MODELS_FOLDER, CHUNKS_FOLDER, TASKS_FOLDER, records.FIGURES_FOLDER)
-_ABSENT = object()
 
 
 def _stored(folder: pathlib.Path) -> dict[str, Any]:
     """The grid's config.json."""
-    file = folder / records.CONFIG_FILE
-    config = records.read_json(file)
-    if not isinstance(config, dict) or not all(isinstance(group, dict) for group in config.values()):
+    config = records.config_of(folder)
+    if not all(isinstance(group, dict) for group in config.values()) or not config:
+        file = folder / records.CONFIG_FILE
         raise RunError(f"{file} is damaged: it is not the config of a grid; restore it or use another folder")
     if "grid" not in config:
         raise RunError(f"{folder} holds a single run, not a grid; give the folder of a grid, or a new one")
@@ -217,30 +249,27 @@ def _found(folder: pathlib.Path, members: Sequence[Member]) -> dict[str, int]:
     return known
 
 
-def _refuse_change(
-    folder: pathlib.Path, fields: Sequence[str], old: Mapping[str, Any], new: Mapping[str, Any]
-) -> None:
+def _refuse_change(folder: pathlib.Path, changed: Mapping[str, tuple[Any, Any]]) -> None:
     advice = "Give another --workdir, or the same config to resume it"
-    if fields == ["training.num_epochs"]:
+    if set(changed) == {"training.num_epochs"}:
         advice = "A grid does not go on for more epochs, a single run does; give another --workdir"
-    elif all(field.startswith("evaluation.") for field in fields):
+    elif all(field.startswith("evaluation.") for field in changed):
         advice = "Models of one grid are evaluated alike; give the same config, or another --workdir"
     raise RunError(
-        f"--workdir={folder} already holds a grid with another config: {_differences(fields, old, new)}. "
-        f"{advice}"
+        f"--workdir={folder} already holds a grid with another config: {_shown(changed)}. {advice}"
     )
 
 
-def _differences(fields: Sequence[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    def shown(values: Mapping[str, Any], field: str) -> str:
-        return grid_members.shorten(values[field]) if field in values else "absent"
-
+def _shown(changed: Mapping[str, tuple[Any, Any]]) -> str:
     return "; ".join(
-        f"config.{field} is {shown(old, field)} there and {shown(new, field)} here" for field in fields
+        f"config.{field} is {grid_members.shorten(was)} there and {grid_members.shorten(now)} here"
+        for field, (was, now) in changed.items()
     )
 
 
-def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`group.field` → value, as it is after it went to JSON."""
-    plain = experiment.with_tuples(json.loads(json.dumps(config)))
-    return {f"{group}.{name}": value for group, fields in plain.items() for name, value in fields.items()}
+def _last_step(log: pathlib.Path) -> int:
+    """Of the last row of a rate log; 0 where there is none, or it is not a log."""
+    try:
+        return int(json.loads(records.read_text(log).splitlines()[-1])["step"])
+    except (RunError, ValueError, TypeError, KeyError, IndexError):
+        return 0

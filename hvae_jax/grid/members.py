@@ -252,8 +252,11 @@ def read_config(config: Mapping[str, Any]) -> tuple[GridConfig, list[Member]]:
         members.append(Member(number, of_model, overrides))
     if grid.has_targets:
         _check_targets(grid, members[0], num_layers)
+    objective = members[0].objective
     for member in members[:: len(grid.seeds)]:
-        member.objective.check_layers(num_layers)
+        own = {field.removeprefix("objective."): value for field, value in member.overrides.items()}
+        own = {name: value for name, value in own.items() if "." not in name}
+        dataclasses.replace(objective, **own).check_layers(num_layers)
     for member in members[: len(grid.seeds)]:
         experiment.build_group("training", TrainingConfig, member.config)
     return grid, members

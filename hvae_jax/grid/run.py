@@ -227,7 +227,8 @@ def _train_chunk(
     stop_requested: Callable[[], bool],
 ) -> Stack:
     """The models after their last step, from the newest checkpoint on."""
-    numbers = [member.number for member in members]
+    numbers, data = [member.number for member in members], built.dataset.describe()
+    records.check_data(folder, data)
     chunk_folder = folder / CHUNKS_FOLDER / chunk_name(numbers)
     try:
         chunk_folder.mkdir(parents=True, exist_ok=True)
@@ -242,7 +243,7 @@ def _train_chunk(
             stack = _trained_stack(folder, built, members, trainer.num_steps)
         else:
             stack = init_stack(built, members)
-        folders = [records.open_run(member.folder(folder), member.config) for member in members]
+        folders = [records.open_run(member.folder(folder), member.config, data) for member in members]
         stack = trainer.train(
             stack,
             [records.RateLog(model_folder, resume_step=int(stack.logged)) for model_folder in folders],
