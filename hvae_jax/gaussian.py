@@ -113,14 +113,16 @@ def precision_weighted(proposal: Gaussian, prior: Gaussian) -> Gaussian:
     # var_p / (var^ + var_p) = σ(log var_p − log var^): nothing is formed that could under- or overflow.
     log_ratio = 2.0 * (jnp.log(proposal.std) - jnp.log(prior.std))
     mean = proposal.mean * jax.nn.sigmoid(-log_ratio) + prior.mean * jax.nn.sigmoid(log_ratio)
-    share = jax.nn.sigmoid(jnp.abs(log_ratio))  # of the smaller variance, which the product keeps
+    # The share of the smaller variance that the product keeps. No `abs`: where both are equal its derivative
+    # is 1, and that of the larger of two ½ for each.
+    share = jax.nn.sigmoid(jnp.maximum(log_ratio, -log_ratio))
     return Gaussian(mean, jnp.minimum(proposal.std, prior.std) * jnp.sqrt(share))
 
 
 def _divide(x: jax.Array, std: jax.Array) -> jax.Array:
-    """x / std in two steps: the derivative of one step has 1 / std², which a small std makes infinite."""
-    root = jnp.sqrt(std)
-    return x / root / root
+    """x / std, with −(x / std) / std for its derivative by std: JAX's own has 1 / std², which overflows."""
+    fixed, log_std = jax.lax.stop_gradient(std), jnp.log(std)
+    return x / fixed * jnp.exp(jax.lax.stop_gradient(log_std) - log_std)  # times exactly 1
 
 
 def _size(shape: tuple[int, ...]) -> int:

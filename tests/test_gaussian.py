@@ -109,7 +109,8 @@ def test_precision_weighted_of_tiny_and_huge_standard_deviations_is_the_surer_on
     std = np.array([1e-25, 1e-25, 1.0, 1e30, 1e30, 1e-25])
     other = np.array([1.0, 1e25, 1e-30, 1.0, 1e-30, 1e-25])
     a, b = (
-        Gaussian(jnp.full((6, 1), m), jnp.asarray(s, jnp.float32)[:, None]) for m, s in ((1, std), (3, other))
+        Gaussian(jnp.full((6, 1), mean), jnp.asarray(stds, jnp.float32)[:, None])
+        for mean, stds in ((1.0, std), (3.0, other))
     )
     product = jax.jit(gaussian.precision_weighted)(a, b)
     (_, std), (_, other) = in_float64(a), in_float64(b)
@@ -121,11 +122,9 @@ def test_precision_weighted_of_tiny_and_huge_standard_deviations_is_the_surer_on
         return product.mean.sum() + product.std.sum()
 
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(total, (0, 1))(a, b)))
-    # Equal ones: d std/d std^ = 2^(−3/2), though the smaller of two is no smooth function there.
+    # Equal ones, the means too: d std/d std^ = 2^(−3/2), though the smaller of two has a corner there.
     same = Gaussian(jnp.ones((1, 1)), jnp.full((1, 1), 2.0))
-    by_std = jax.grad(lambda std: gaussian.precision_weighted(Gaussian(same.mean, std), same).std.sum())(
-        same.std
-    )
+    by_std = jax.grad(lambda std: total(Gaussian(same.mean, std), same))(same.std)
     np.testing.assert_allclose(by_std, 2**-1.5, rtol=1e-6)
 
 

@@ -307,9 +307,7 @@ def test_averaged_parameters_and_clipping_follow_their_definition():
 def test_averaged_parameters_are_the_weighted_mean_of_those_after_each_step():
     config, control, decay = short(5, ema_decay=0.9), betas.constant(), 0.9
     state = training.init_state(linear_gaussian.init_params(), (1.0, 1.0), control, config)
-    state = state._replace(
-        ema_params=jax.tree.map(lambda p: p + 1e6, state.params)
-    )  # where it starts is lost
+    state = state._replace(ema_params=jax.tree.map(lambda p: p + 1e6, state.params))
     step_fn = jax.jit(training.make_train_step(linear_gaussian.terms_fn, identity, control, config))
     images, seen = jnp.asarray(linear_gaussian.data(16)), []
     for _ in range(7):

@@ -568,7 +568,7 @@ def test_temperatures_of_another_shape_raise(two_layers: Subject, shape: tuple[i
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "logistic_mixture", "gaussian_fixed_std"])
 def test_drawn_pixels_have_the_sampled_means(make_config: MakeConfig, likelihood: str):
-    """Latents held at their means, so that every image has the same p(x|z): its mean is what `sample` gives."""
+    """Latents held at their means, so that all images share p(x|z): its mean is what `sample` gives."""
     model = make_hvae(make_config(likelihood=likelihood, latent_shapes=((3,),)), (8, 8, 1))
     params, cold = random_params(model), 0.0
     apply: Callable[..., Any] = model.apply
