@@ -45,6 +45,34 @@ def read_config(holder: flags.FlagHolder) -> tuple[str, dict[str, Any]]:
         raise RunError(f"--config={path} cannot be loaded: {reason}") from error
 
 
+def folder_flag(name: str, value: str) -> pathlib.Path:
+    """The folder that a flag names, ~ expanded.
+
+    Raises:
+      RunError: a file, or no path of this machine.
+    """
+    if "://" in value:
+        raise RunError(f"--{name}={value} must be a folder on this machine")
+    path = pathlib.Path(value).expanduser()
+    if path.exists() and not path.is_dir():
+        raise RunError(f"--{name}={value} must be a folder, but it is a file")
+    return path
+
+
+def file_flag(name: str, value: str, kinds: tuple[str, ...] = (".png", ".pdf", ".svg")) -> pathlib.Path:
+    """The file that a flag names, ~ expanded.
+
+    Raises:
+      RunError: a folder, another kind, or no path of this machine.
+    """
+    if "://" in value:
+        raise RunError(f"--{name}={value} must be a file on this machine")
+    path = pathlib.Path(value).expanduser()
+    if path.is_dir() or path.suffix not in kinds:
+        raise RunError(f"--{name}={value} must be a file whose name ends in {' or '.join(kinds)}")
+    return path
+
+
 def split_cpu(num_devices: int) -> None:
     """Makes as many devices of the CPU.
 

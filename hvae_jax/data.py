@@ -9,13 +9,14 @@ large to keep on the devices is streamed to them: it comes as a `stored.StoredAr
 import dataclasses
 import difflib
 import gzip
+import hashlib
 import math
 import re
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,19 @@ class Dataset(NamedTuple):
     def num_classes(self) -> int:
         """The largest training label + 1."""
         return int(np.asarray(self.train.labels).max()) + 1
+
+    def describe(self) -> dict[str, Any]:
+        """What the data are, ready for JSON."""
+        splits = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {
+            "name": self.name,
+            "image_shape": list(self.image_shape),
+            "num_classes": self.num_classes,
+            "splits": {
+                name: {"num_images": len(split.images), "fingerprint": _fingerprint(split)}
+                for name, split in splits.items()
+            },
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +148,34 @@ def load(config: DataConfig) -> Dataset:
         raise data_error(config.name, f"images of train, valid and test have shapes {shapes}, must be alike")
     train, valid, test = (_place(split, config.streaming) for split in (train, valid, test))
     return Dataset(config.name, train, valid, test)
+
+
+def subset(num_images: int, most: int, seed: int = 0) -> np.ndarray:
+    """Places of a random subset of at most `most` of `num_images` images, sorted; all where they are no more."""
+    order = np.random.default_rng(seed).permutation(num_images)
+    return np.sort(order[:most])
+
+
+def spread(labels: np.ndarray, num: int, seed: int = 0) -> np.ndarray:
+    """Places of `num` images that show all classes, sorted by class; fewer where there are fewer images.
+
+    Classes take turns; within a class the seed draws.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    turns = np.zeros(len(labels), int)
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        turns[own] = np.arange(len(own))
+    chosen = np.lexsort((labels, turns))[:num]
+    return chosen[np.argsort(labels[chosen], kind="stable")]
+
+
+def _fingerprint(split: Split) -> str:
+    digest = hashlib.sha256()
+    for rows in split:
+        rows = np.ascontiguousarray(rows if isinstance(rows, np.ndarray) else rows[:16])
+        digest.update(f"{rows.shape} {rows.dtype}".encode() + rows.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def make_preprocess(binarize: str) -> Callable[[jax.Array, jax.Array], jax.Array]:

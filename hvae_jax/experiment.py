@@ -127,8 +127,12 @@ def from_config(config: Mapping[str, Any], num_devices: int | None = None) -> Ex
     return Experiment(dataset, model, preprocess_fn, objective, training_config, evaluation)
 
 
-def from_folder(folder: str | os.PathLike[str]) -> Experiment:
+def from_folder(folder: str | os.PathLike[str], data: str | None = None) -> Experiment:
     """What the run in a folder was made from; `restore` gives its parameters.
+
+    Args:
+      folder: of the run.
+      data: a `config.data.name` instead of the one there, for data that moved.
 
     Raises:
       RunError: no config.json there, or one that this version cannot build.
@@ -136,6 +140,8 @@ def from_folder(folder: str | os.PathLike[str]) -> Experiment:
     config = records.read_json(pathlib.Path(folder) / records.CONFIG_FILE)
     if not isinstance(config, dict) or not all(isinstance(group, dict) for group in config.values()):
         raise RunError(f"{pathlib.Path(folder) / records.CONFIG_FILE} is not the config of a run")
+    if data is not None:
+        config["data"]["name"] = data
     return from_config(with_tuples(config))
 
 

@@ -17,6 +17,7 @@ from hvae_jax.objective import bits_per_dim
 
 CONFIG_FILE, VERSIONS_FILE, RATES_FILE = "config.json", "versions.json", "rates.jsonl"
 EVALUATION_FILE = "evaluation.json"
+DATA_FILE = "data.json"
 CHECKPOINTS_FOLDER, FIGURES_FOLDER = "checkpoints", "figures"
 _PACKAGES = ("hvae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy")
 
@@ -46,6 +47,28 @@ def open_run(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> pathl
     except OSError as error:
         raise RunError(f"--workdir={folder} cannot be used: {error.strerror}: {error.filename}") from error
     return folder
+
+
+def check_data(folder: str | os.PathLike[str], described: Mapping[str, Any]) -> None:
+    """Compares what data.json says of the data under a folder with what they are now.
+
+    Args:
+      folder: of a run; one without data.json, of version 0.1.0, is not checked.
+      described: `Dataset.describe()`.
+
+    Raises:
+      RunError: they differ.
+    """
+    file = pathlib.Path(folder) / DATA_FILE
+    if not file.exists():
+        return
+    stored = read_json(file)["splits"]
+    for name, split in described["splits"].items():
+        if stored[name] != split:
+            raise RunError(
+                f"the data of {folder} changed: the {name} split had {stored[name]['num_images']} images "
+                f"({stored[name]['fingerprint']}), now it has {split['num_images']} ({split['fingerprint']})"
+            )
 
 
 def read_json(file: pathlib.Path) -> Any:

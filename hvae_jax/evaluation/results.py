@@ -1,10 +1,11 @@
-"""What an evaluation leaves on disk: metrics.json and pictures.npz per run, one table for a grid."""
+"""What an evaluation leaves in a run folder, metrics.json and pictures.npz, and the run folders below one."""
 
 import csv
 import io
+import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +14,10 @@ from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation.applications import Evaluation
 
+# What generation can be scored with: pixels drawn from p(x|z), or its means, clipped.
+PIXELS = ("draws", "means")
 METRICS_FILE, PICTURES_FILE = "metrics.json", "pictures.npz"
-TABLE_FILE, GRID_FILE, MODELS_FOLDER = "evaluation.csv", "grid.csv", "models"
+GRID_FILE, MODELS_FOLDER = "grid.csv", "models"
 
 
 class Evaluated(NamedTuple):
@@ -22,7 +25,7 @@ class Evaluated(NamedTuple):
 
     Attributes:
       name: of its folder in a grid, "run" for a run of its own.
-      folder: its run folder.
+      folder: its run folder; only a name for a model that was read from a table.
       betas: β_1 … β_L.
       seed: of its training.
       metrics: content of metrics.json.
@@ -43,9 +46,28 @@ class Evaluated(NamedTuple):
         """R_1 … R_L, nats."""
         return np.asarray(self.metrics["rates"][split]["rates_nats"])
 
+    @property
+    def pixels(self) -> str | None:
+        """What the samples are that generation is scored with: "draws", "means"; None where it is not."""
+        scored = self.metrics.get("generation", {}).get("test", {})
+        return next((kind for kind in PIXELS if kind in scored), None)
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """Scores of samples, on the test split; empty where there are none."""
+        return self.metrics["generation"]["test"][self.pixels] if self.pixels else {}
+
+    def serves(self, application: str) -> bool:
+        """Whether it has a number for an application, to choose by and to report."""
+        return all(application in self.metrics["applications"].get(split, {}) for split in ("valid", "test"))
+
+    def reason(self, application: str) -> str:
+        """Why it has none."""
+        return self.metrics.get("left_out", {}).get(f"applications.{application}", "it was not evaluated")
+
     def value(self, application: str, split: str = "test") -> float:
-        """The number that stands for an application."""
-        return self.metrics["applications"][split][application]["value"]
+        """The number that stands for an application; NaN where there is none."""
+        return self.metrics["applications"][split].get(application, {}).get("value", math.nan)
 
     def pictures(self) -> dict[str, np.ndarray]:
         """Content of pictures.npz."""
@@ -135,39 +157,6 @@ def save(folder: pathlib.Path, evaluation: Evaluation, settings: Mapping[str, An
     except OSError as error:
         raise RunError(f"{file} cannot be written: {error.strerror}") from error
     records.write_json(folder / METRICS_FILE, {"settings": dict(settings), **evaluation.metrics})
-
-
-def write_table(folder: pathlib.Path, models: Sequence[Evaluated]) -> None:
-    """Writes evaluation.csv: one row per model, every metric a column named by its place in metrics.json."""
-    rows = [
-        {
-            "model": model.name,
-            **{f"beta_{layer}": beta for layer, beta in enumerate(model.betas, start=1)},
-            "seed": model.seed,
-            **flatten({name: value for name, value in model.metrics.items() if name != "settings"}),
-        }
-        for model in models
-    ]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    records.write_text(folder / TABLE_FILE, text.getvalue())
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts and lists to one level, names joined by dots; entries of lists count from 1."""
-    if isinstance(tree, dict):
-        items = tree.items()
-    elif isinstance(tree, list):
-        items = enumerate(tree, start=1)
-    else:
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for name, value in items:
-        flat.update(flatten(value, f"{prefix}.{name}" if prefix else str(name)))
-    return flat
 
 
 def _diverged(table: pathlib.Path) -> set[str]:

@@ -268,6 +268,23 @@ class HVAE(nn.Module):
         Raises:
           ValueError: temperature is neither a number nor `[L]`.
         """
+        return self.decode(self._sample_z_1(key, num, temperature))
+
+    def draw(self, key: jax.Array, num: int, temperature: jax.Array | float = 1.0) -> jax.Array:
+        """Images drawn from the model: x ~ p(x|z_1), for the latents that `sample` draws with this key.
+
+        Args:
+          key: a typed key.
+          num: B.
+          temperature: of the latents, as in `sample`; pixels are drawn as they are.
+
+        Returns:
+          `[B, H, W, C]`, not clipped.
+        """
+        outputs = self._outputs(self._sample_z_1(key, num, temperature))
+        return self._likelihood().sample(fold_in(per_image_keys(key, num), self.num_layers), outputs)
+
+    def _sample_z_1(self, key: jax.Array, num: int, temperature: jax.Array | float) -> jax.Array:
         temperature = jnp.asarray(temperature, jnp.float32)
         if temperature.shape not in ((), (self.num_layers,)):
             raise ValueError(
@@ -282,7 +299,7 @@ class HVAE(nn.Module):
                 shape = (num, *self.config.latent_shapes[index])
                 p = Gaussian(jnp.zeros(shape), jnp.ones(shape))
             latents.insert(0, gaussian.sample(fold_in(keys, index), p, temperature[index]))
-        return self.decode(latents[0])
+        return latents[0]
 
     def _infer(self, x: jax.Array, key: jax.Array, temperature: float = 1.0) -> list[Layer]:
         keys = per_image_keys(key, x.shape[0])
