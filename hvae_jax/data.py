@@ -151,7 +151,7 @@ def load(config: DataConfig) -> Dataset:
 
 
 def subset(num_images: int, most: int, seed: int = 0) -> np.ndarray:
-    """Places of a random subset of at most `most` of `num_images` images, sorted; all where they are no more."""
+    """Places of a random subset of at most `most` of `num_images` images, sorted."""
     order = np.random.default_rng(seed).permutation(num_images)
     return np.sort(order[:most])
 

@@ -157,11 +157,14 @@ def baseline_of(guidance: Mapping[str, Any]) -> list[Evaluated]:
             continue
         if len(rival["models"]) > 1:
             raise RunError(
-                f"the one-layer model of {application} is the mean over seeds {rival['seeds']}: a guidance.json "
-                "does not hold their numbers one by one; give their table"
+                f"the one-layer model of {application} is a mean over seeds {rival['seeds']}, whose numbers are "
+                "not in a guidance.json one by one; give their table"
             )
         (name,), (seed,) = rival["models"], rival["seeds"]
-        empty = {"rates": {"test": {"rates_nats": rival["rates_nats"]}}, "applications": {"valid": {}, "test": {}}}
+        empty = {
+            "rates": {"test": {"rates_nats": rival["rates_nats"]}},
+            "applications": {"valid": {}, "test": {}},
+        }
         model = found.setdefault(
             name, Evaluated(name, pathlib.Path(name), tuple(rival["betas"]), seed, empty)
         )
@@ -191,9 +194,7 @@ def _by_betas(models: Sequence[Evaluated]) -> dict[tuple[float, ...], list[Evalu
 def _candidates(
     models: Sequence[Evaluated], application: str, spread: SeedSpread | None
 ) -> list[dict[str, Any]]:
-    return [
-        _candidate(betas, group, application, spread) for betas, group in _by_betas(models).items()
-    ]
+    return [_candidate(betas, group, application, spread) for betas, group in _by_betas(models).items()]
 
 
 def _candidate(

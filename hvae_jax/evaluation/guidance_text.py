@@ -17,7 +17,9 @@ def to_markdown(guidance: Mapping[str, Any]) -> str:
             "",
             "| choice | betas | rates (nats) | seeds | validation | test | best is ahead by |",
             "|---|---|---|---|---|---|---|",
-            _row("**best**" if entry["num_candidates"] > 1 else "this model", entry["best"], "", entry["unit"]),
+            _row(
+                "**best**" if entry["num_candidates"] > 1 else "this model", entry["best"], "", entry["unit"]
+            ),
         ]
         for name, label in RIVALS.items():
             rival = entry[name]
@@ -80,7 +82,7 @@ def spread_statement(entry: Mapping[str, Any]) -> str:
     spread = entry["seed_spread"]
     if spread is None:
         return (
-            "The spread over seeds is not known: no betas were trained with two seeds, so errors are those of "
+            "The spread over seeds is not known, since no betas were trained with two: errors are those of "
             "images and draws alone."
         )
     source = "" if spread["of"] == "these models" else " (of other models, since these have one seed each)"

@@ -58,7 +58,7 @@ def read_table(file: str | os.PathLike[str]) -> list[Evaluated]:
         return [_read_row(row) for row in rows]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(
-            f"{file} is not a table of evaluated models ({type(error).__name__}: {error}); name an {TABLE_FILE}"
+            f"{file} is no {TABLE_FILE} of experiments.evaluate ({type(error).__name__}: {error})"
         ) from error
 
 
