@@ -1,4 +1,4 @@
-"""What `experiments.evaluate` does to run folders: which belong together, which are stale, and their numbers."""
+"""What `experiments.evaluate` does to run folders: which belong together, which are stale, their numbers."""
 
 import contextlib
 import dataclasses

@@ -1,7 +1,6 @@
 """The evaluation program on a small grid, and the report in a browser."""
 
 import csv
-import os
 import pathlib
 import shutil
 import subprocess
@@ -9,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+import services
 import small_grid
 from playwright import sync_api
 
@@ -18,7 +18,6 @@ from hvae_jax.evaluation import guidance, results
 ROOT = pathlib.Path(__file__).parents[1]
 BETAS = ((0.1, 1.0, 1.0), (1.0, 1.0, 1.0), (3.0, 0.3, 1.0))
 QUICK = ("--num_draws=2", "--num_samples=300", "--max_fit_images=120", "--max_scored_images=80")
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 @pytest.fixture(scope="module")
@@ -108,23 +107,11 @@ def test_repeats_with_the_seeds_of_the_grid_are_one_line(evaluate, grid):
     assert result.stderr.count("\n") == 1
 
 
-def find_browser() -> str:
-    for name in BROWSERS:
-        if found := shutil.which(name):
-            return found
-    with sync_api.sync_playwright() as playwright:
-        if os.path.exists(playwright.chromium.executable_path):
-            return playwright.chromium.executable_path
-    pytest.fail(
-        "the report can only be checked in a browser, and there is none: `playwright install chromium`, "
-        "or on Debian `apt-get install chromium-headless-shell`"
-    )
-
-
 def test_the_report_in_a_browser(grid):
     with sync_api.sync_playwright() as playwright:
         # No sandbox: tests may run as root.
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
+        program = services.find_browser(playwright.chromium.executable_path)
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1360, "height": 1400})
         problems: list[str] = []
         page.on("pageerror", lambda error: problems.append(str(error)))

@@ -105,9 +105,9 @@ def check_folder(folder: pathlib.Path, flag: str = "classifiers") -> None:
     files = [entry.name for entry in folder.iterdir() if entry.is_file()] if folder.exists() else []
     is_one = any((entry / name).exists() for entry in entries for name in _PARTS)
     if (entries or files) and not is_one:
+        first = min(files + [entry.name for entry in entries])
         raise RunError(
-            f"--{flag}={folder} holds {min(files + [entry.name for entry in entries])} and no classifier; name a "
-            "new folder, or one that an evaluation made"
+            f"--{flag}={folder} holds {first} and no classifier; name a new folder, or that of an evaluation"
         )
 
 
@@ -155,6 +155,7 @@ def load_or_train(
     strange = sorted({entry.name for entry in folder.iterdir()} - _OWN) if folder.is_dir() else []
     if strange:
         raise RunError(f"{folder} holds {strange[0]}: it is no folder of a classifier; name another")
+    old: dict[str, Any] = {}
     old: dict[str, Any] = {}
     with claims.claim(folder / LOCK_FILE, f"the classifier in {folder}", wait_seconds=WAIT_SECONDS):
         old = _open(folder, wanted, report)

@@ -157,8 +157,8 @@ def baseline_of(guidance: Mapping[str, Any]) -> list[Evaluated]:
             continue
         if len(rival["models"]) > 1:
             raise RunError(
-                f"the one-layer model of {application} is a mean over seeds {rival['seeds']}, whose numbers are "
-                "not in a guidance.json one by one; give their table"
+                f"the one-layer model of {application} is a mean over seeds {rival['seeds']}, whose numbers "
+                "are not there one by one; give their table"
             )
         (name,), (seed,) = rival["models"], rival["seeds"]
         empty = {
