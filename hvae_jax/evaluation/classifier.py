@@ -155,8 +155,6 @@ def load_or_train(
     strange = sorted({entry.name for entry in folder.iterdir()} - _OWN) if folder.is_dir() else []
     if strange:
         raise RunError(f"{folder} holds {strange[0]}: it is no folder of a classifier; name another")
-    old: dict[str, Any] = {}
-    old: dict[str, Any] = {}
     with claims.claim(folder / LOCK_FILE, f"the classifier in {folder}", wait_seconds=WAIT_SECONDS):
         old = _open(folder, wanted, report)
         try:
@@ -181,6 +179,7 @@ def _open(folder: pathlib.Path, wanted: dict[str, Any], report: Callable[[str], 
     file = folder / CLASSIFIER_FILE
     if not file.exists():
         return _start_again(folder, wanted)
+    old: dict[str, Any] = {}
     try:
         old = records.read_json(file)
         why = settings.difference(old["settings"], wanted)
