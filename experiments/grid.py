@@ -77,11 +77,14 @@ def main(arguments: list[str]) -> None:
     if _LAUNCHER.value != "here":
         # The accelerators of this machine, if it has any, are for the tasks.
         jax.config.update("jax_platforms", "cpu")
-        num_steps = experiment.from_config(members[0].config, num_devices=1).num_steps
+        built = experiment.from_config(members[0].config, num_devices=1)
+        program.show_notices(built.dataset)
+        num_steps = built.num_steps
         grid_launch.launch(workdir, config, grid_config, members, task_options(), num_steps, _DRY_RUN.value)
         return
     program.split_cpu(_CPU_DEVICES.value or program.num_cores())
     built = experiment.from_config(members[0].config, num_devices=1)
+    program.show_notices(built.dataset)
     plan = grid_plan.read(workdir)
     if plan is not None:  # tasks began it
         grid_config = dataclasses.replace(grid_config, chunk_size=plan.chunk_size)

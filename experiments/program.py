@@ -11,6 +11,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from hvae_jax import processes
+from hvae_jax.data import Dataset
 from hvae_jax.errors import RunError, Stopped
 
 # On two cores, two devices took 0.76 to 0.9 of the time of one from 64 images each, and 1.07 to 1.3 with 32.
@@ -43,6 +44,12 @@ def read_config(holder: flags.FlagHolder) -> tuple[str, dict[str, Any]]:
     except OSError as error:  # ml_collections reports a file that cannot be loaded here
         reason = str(error).strip().splitlines()[-1].strip()
         raise RunError(f"--config={path} cannot be loaded: {reason}") from error
+
+
+def show_notices(dataset: Dataset) -> None:
+    """Prints what became of the data on the way in, and what looks wrong with them."""
+    for notice in dataset.notices:
+        print(f"note: {notice}", file=sys.stderr, flush=True)
 
 
 def split_cpu(num_devices: int) -> None:

@@ -61,6 +61,8 @@ def main(arguments: list[str]) -> None:
     )  # what it is else, is said below
     built = experiment.from_config(config)
     dataset, is_main = built.dataset, processes.is_main()
+    if is_main:
+        program.show_notices(dataset)
     if num_processes > 1:
         images = {
             f"the {s} split": _fingerprint(getattr(dataset, s).images) for s in ("train", "valid", "test")
