@@ -80,6 +80,7 @@ def main(arguments: list[str]) -> None:
         # The accelerators of this machine, if it has any, are for the tasks.
         jax.config.update("jax_platforms", "cpu")
         built = experiment.from_config(members[0].config, num_devices=1)
+        program.show_notices(built.dataset)
         grid_launch.launch(
             workdir,
             config,
@@ -93,6 +94,7 @@ def main(arguments: list[str]) -> None:
         return
     program.split_cpu(_CPU_DEVICES.value or program.num_cores())
     built = experiment.from_config(members[0].config, num_devices=1)
+    program.show_notices(built.dataset)
     if _DRY_RUN.value:
         grid_here.dry_run(workdir, grid_config, built, members)
         return

@@ -23,6 +23,7 @@ from experiments.environment import (
 )
 from experiments.paths import file_flag, folder_flag, make_parent
 from hvae_jax import processes
+from hvae_jax.data import Dataset
 from hvae_jax.errors import RunError, Stopped
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "num_cores",
     "read_config",
     "run",
+    "show_notices",
     "split_cpu",
     "split_cpu_for_batch",
     "start",
@@ -85,6 +87,12 @@ def start(main: Callable[..., None]) -> None:
             streams.end_quietly()
         _flush()
         sys.exit(0)
+
+
+def show_notices(dataset: Dataset) -> None:
+    """Prints what became of the data on the way in, and what looks wrong with them."""
+    for notice in dataset.notices:
+        print(f"note: {notice}", file=sys.stderr, flush=True)
 
 
 def _main(main: Callable[[list[str]], None], arguments: list[str], resumes: bool) -> None:

@@ -75,6 +75,8 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
     )  # what it is else, is said below
     built = experiment.from_config(config)
     described, is_main = built.dataset.describe(), processes.is_main()
+    if is_main:
+        program.show_notices(built.dataset)
     if num_processes > 1:
         splits = {f"the {s} split": str(split).encode() for s, split in described["splits"].items()}
         processes.check_same({"the config": json.dumps(config).encode(), **splits})

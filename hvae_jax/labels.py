@@ -9,6 +9,8 @@ from hvae_jax.errors import data_error
 
 # Names or numbers that a notice lists.
 NUM_LISTED = 5
+# Of whole numbers that are stored as floats.
+MOST = 2**53
 WANTED = "labels must be integers, 0 or more, or strings"
 
 
@@ -51,7 +53,8 @@ def to_numbers(
     if kinds[0] == "integers" and int(found[-1]) < 2 * len(found):
         return {split: array.astype(np.int32) for split, array in arrays.items()}, ()
     class_names = tuple(str(entry) for entry in found)
-    notices.append(f"{keys}: {listed(class_names)} became 0 to {len(found) - 1}")
+    shown = [repr(entry) for entry in class_names] if kinds[0] == "strings" else class_names
+    notices.append(f"{keys}: {listed(shown)} became 0 to {len(found) - 1}")
     numbers = {split: np.searchsorted(found, array).astype(np.int32) for split, array in arrays.items()}
     return numbers, class_names
 
@@ -88,10 +91,10 @@ def _to_column(name: str, found: Named, num_images: int) -> Named:
             array = np.char.decode(array, "utf-8")
         except UnicodeDecodeError as error:
             raise data_error(name, f"{key} holds bytes that are not UTF-8 ({error.reason})") from error
-    elif kind == "b" or (kind == "f" and np.all(np.isfinite(array)) and np.all(array == np.rint(array))):
+    elif kind == "b" or (kind == "f" and np.all(np.abs(array) < MOST) and np.all(array == np.rint(array))):
         array = array.astype(np.int64)
     elif kind not in "uiU":
-        what = "holds numbers that are not whole" if kind == "f" else "is of no type that labels have"
+        what = "holds what is not a whole number" if kind == "f" else "is of no type that labels have"
         raise data_error(name, f"{key} ({array.dtype}) {what}; {WANTED}")
     if array.dtype.kind == "i" and array.min() < 0:
         raise data_error(name, f"{key} holds {array.min()}; {WANTED}")

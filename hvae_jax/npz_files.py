@@ -2,13 +2,12 @@
 
 import re
 import zipfile
-import zlib
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from hvae_jax.errors import data_error
+from hvae_jax.errors import RunError, data_error
 from hvae_jax.labels import Named
 from hvae_jax.paths import find
 
@@ -16,8 +15,6 @@ SPLITS = {"train": "train", "test": "test", "valid": "valid", "val": "valid", "v
 KINDS = {"images": "images", "x": "images", "labels": "labels", "y": "labels"}
 # train_images, x_train and X_train are the same.
 KEY = re.compile(rf"(?P<s1>{'|'.join(SPLITS)})_(?P<k1>images|labels)|(?P<k2>[xy])_(?P<s2>{'|'.join(SPLITS)})")
-# What numpy and zipfile raise for a damaged file; RuntimeError where it is encrypted.
-DAMAGED = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 WANTED = (
     "train_images, test_images, perhaps valid_images, and _labels for all of these or none "
     "(or x_train, y_train, x_test, …; val or validation for valid)"
@@ -47,7 +44,9 @@ def read(name: str) -> tuple[dict[str, Named], dict[str, Named]]:
         with np.load(path, allow_pickle=False) as archive:
             keys = _places_of(name, path, archive.files)
             arrays = {place: Named(key, _read_array(name, archive, key)) for key, place in keys.items()}
-    except DAMAGED as error:
+    except RunError:
+        raise
+    except Exception as error:  # what is damaged raises anything, from OSError to tokenize.TokenError
         raise data_error(name, f"cannot read {path} ({error}); write it again with numpy.savez") from error
     images = {split: array for (kind, split), array in arrays.items() if kind == "images"}
     labels = {split: array for (kind, split), array in arrays.items() if kind == "labels"}

@@ -191,12 +191,18 @@ def prepared_folder(name: str, data_dir: str) -> Path:
     # TFDS answers a missing one with talk about file formats or, offline, after minutes of retries.
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     parent = expand(data_dir or default, data_dir, "data_dir").absolute()
-    if parent.is_file():
-        raise data_error(data_dir, f"{parent} is a file; name a folder", "data_dir")
-    # A preparation that was cut short leaves incomplete.XXXXXX_VERSION behind.
-    infos = (parent / tfds_name(name)).glob("*/dataset_info.json")
-    folders = [info.parent for info in infos if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)]
-    readable = [f for f in folders if '"array_record"' in (f / "dataset_info.json").read_text()]
+    try:
+        if parent.exists() and not parent.is_dir():
+            raise data_error(data_dir, f"{parent} is a file; name a folder", "data_dir")
+        # A preparation that was cut short leaves incomplete.XXXXXX_VERSION behind.
+        infos = (parent / tfds_name(name)).glob("*/dataset_info.json")
+        folders = [info.parent for info in infos if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)]
+        readable = [f for f in folders if b'"array_record"' in (f / "dataset_info.json").read_bytes()]
+    except (OSError, ValueError) as error:  # ValueError: no path can be that
+        problem = (
+            f"cannot look into {parent} ({getattr(error, 'strerror', error)}); name a folder that can be read"
+        )
+        raise data_error(data_dir, problem, "data_dir") from error
     if readable:
         return max(readable, key=lambda folder: [int(part) for part in folder.name.split(".")])
     problem = f"is not prepared in {parent} (config.data.data_dir={data_dir!r})"

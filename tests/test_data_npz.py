@@ -82,8 +82,9 @@ IMAGES = make_arrays()["train_images"]
             "train_labels has shape [3, 7], must be [7], one label",
         ),
         ({"train_labels": np.int64(3)}, "train_labels has shape [], must be [7]"),
-        ({"test_labels": np.array([0, 1, 0.5])}, "test_labels (float64) holds numbers that are not whole"),
-        ({"test_labels": np.array([0, 1, np.nan])}, "test_labels (float64) holds numbers that are not whole"),
+        ({"test_labels": np.array([0, 1, 0.5])}, "test_labels (float64) holds what is not a whole number"),
+        ({"test_labels": np.array([0, 1, 1e300])}, "test_labels (float64) holds what is not a whole number"),
+        ({"test_labels": np.array([0, 1, np.nan])}, "test_labels (float64) holds what is not a whole number"),
         ({"test_labels": np.array([0, 1, 2j])}, "test_labels (complex128) is of no type that labels have"),
         ({"test_labels": np.array([1, 2, 3], "M8[s]")}, "(datetime64[s]) is of no type that labels have"),
         ({"test_labels": np.array(["a", "b", "c"])}, "one kind in all splits; train_labels, test_labels are"),
@@ -255,7 +256,8 @@ def test_labels_become_numbers_from_0(
     assert dataset.train.labels.tolist() == TRAIN
     assert dataset.test.labels.tolist() == TEST
     assert dataset.train.labels.dtype == np.int32
-    names = f"{', '.join(class_names)} " if class_names else ""
+    shown = [name if name.isdecimal() else repr(name) for name in class_names]
+    names = f"{', '.join(shown)} " if class_names else ""
     assert said(dataset) == ([f"train_labels, test_labels: {names}{notice}"] if notice else [])
 
 
@@ -316,6 +318,23 @@ def test_an_array_that_is_there_twice(tmp_path: Path) -> None:
         archive.writestr("train_images.npy", archive.read("test_images.npy"))
     message = error_of(lambda: load(make_config(f"npz:{tmp_path / 'a.npz'}")))
     assert message.endswith("the images of train are there twice")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x93NUMPY",
+        b"\x93NUMPY\x01\x00\x76\x00{'descr': |u1" + b" " * 200,
+        b"\x93NUMPY\x09\x00\x76\x00{}",
+    ],
+)
+def test_a_damaged_array_in_a_whole_zip_file(tmp_path: Path, content: bytes) -> None:
+    save_npz(tmp_path / "a.npz", {"test_images": IMAGES})
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("train_images.npy", content)
+    message = error_of(lambda: load(make_config(f"npz:{tmp_path / 'a.npz'}")))
+    assert message.endswith("write it again with numpy.savez")
 
 
 def test_a_zip_file_of_something_else(tmp_path: Path) -> None:

@@ -189,6 +189,34 @@ def test_damaged_tfds(own_mnist: Path, damage: Callable[[Path], None]) -> None:
     assert "move it away, then: pip install" in message
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b'\xff"array_record"', b'["array_record"]', b'{"a": "array_record", "splits": [{"name": "train"}]}'],
+)
+def test_tfds_info_that_is_no_info(own_mnist: Path, content: bytes) -> None:
+    (own_mnist / "dataset_info.json").write_bytes(content)
+    message = error_of(lambda: load(make_config("mnist", data_dir=str(own_mnist.parent.parent))))
+    assert message.startswith(f"config.data.name='mnist': cannot read {own_mnist} (")
+
+
+def test_tfds_data_dir_that_cannot_be_looked_into(own_mnist: Path) -> None:
+    assert "cannot look into" in error_of(lambda: load(make_config("mnist", data_dir="a" * 300)))
+    (own_mnist / "dataset_info.json").unlink()
+    (own_mnist / "dataset_info.json").mkdir()
+    message = error_of(lambda: load(make_config("mnist", data_dir=str(own_mnist.parent.parent))))
+    assert "(Is a directory); name a folder that can be read" in message
+
+
+def test_tfds_classes_have_their_names(prepared: Path) -> None:
+    names = {}
+    for streaming in ("always", "never"):
+        dataset = load(make_config("cifar10", data_dir=str(prepared), streaming=streaming))
+        names[streaming] = dataset.class_names
+        assert dataset.num_classes == 10  # also where no training image is of the last
+    # A download writes names beside the records; without one, classes have TFDS's numbers.
+    assert names["always"] == names["never"] == tuple("0123456789")
+
+
 def test_tfds_data_dir_is_a_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
