@@ -66,6 +66,7 @@ def main(arguments: list[str]) -> None:
         repeats = find_repeats(program.folder_flag("repeats", _REPEATS.value), runs)
     classifiers = workdir / "classifiers" if _CLASSIFIERS.value is None else _CLASSIFIERS.value
     evaluators = Evaluators(program.folder_flag("classifiers", classifiers), sizes)
+    program.start_devices()
     models = evaluate_runs(runs, evaluators)
     if repeats:
         models += [m._replace(name=name_repeat(m.folder)) for m in evaluate_runs(repeats, evaluators)]

@@ -33,7 +33,7 @@ def claim(file: pathlib.Path, what: str, wait_seconds: float = 0.0) -> Iterator[
     deadline = time.monotonic() + wait_seconds
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle = file.open("a+")
+        handle = file.open("a+", encoding="utf-8")
     except OSError as error:
         raise RunError(f"{file} cannot be written: {error.strerror}") from error
     with handle:
@@ -51,13 +51,13 @@ def is_claimed(file: pathlib.Path) -> bool:
     """Whether a process holds it now."""
     if not file.exists():
         return False
-    with file.open("a+") as handle:
+    with file.open("a+", encoding="utf-8") as handle:
         return not _lock(handle.fileno(), fcntl.LOCK_SH)
 
 
 def holder(file: pathlib.Path) -> str:
     """Who claimed it last."""
-    return file.read_text() or "another process"
+    return file.read_text("utf-8") or "another process"
 
 
 def _lock(descriptor: int, kind: int) -> bool:

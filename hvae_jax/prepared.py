@@ -179,7 +179,7 @@ def prepared_folder(name: str, data_dir: str) -> Path:
     # A preparation that was cut short leaves incomplete.XXXXXX_VERSION behind.
     infos = (parent / tfds_name(name)).glob("*/dataset_info.json")
     folders = [info.parent for info in infos if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)]
-    readable = [f for f in folders if '"array_record"' in (f / "dataset_info.json").read_text()]
+    readable = [f for f in folders if '"array_record"' in (f / "dataset_info.json").read_text("utf-8")]
     if readable:
         return max(readable, key=lambda folder: [int(part) for part in folder.name.split(".")])
     problem = f"is not prepared in {parent} (config.data.data_dir={data_dir!r})"
@@ -214,7 +214,7 @@ def data_error(value: object, problem: str, field: str = "name") -> RunError:
 
 def _split_names(name: str, folder: Path) -> list[str]:
     try:
-        info = json.loads((folder / "dataset_info.json").read_text())
+        info = json.loads((folder / "dataset_info.json").read_text("utf-8"))
         return [split["name"] for split in info["splits"]]
     except (OSError, ValueError, KeyError) as error:
         command = prepare_command(name, data_dir_of(name, folder))

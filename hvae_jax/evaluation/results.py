@@ -173,6 +173,6 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 def _diverged(table: pathlib.Path) -> set[str]:
     if not table.exists():
         return set()
-    with table.open(newline="") as file:
+    with table.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row.get("status") == "diverged"]
     return {row["model"].zfill(4) for row in rows}  # the table counts, folders have four digits

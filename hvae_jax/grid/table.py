@@ -152,5 +152,5 @@ def _write_csv(file: pathlib.Path, columns: Sequence[str], rows: Sequence[Mappin
 
 
 def _read_csv(file: pathlib.Path) -> list[dict[str, str]]:
-    with file.open(newline="") as lines:
+    with file.open(newline="", encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
