@@ -49,7 +49,13 @@ def main() -> None:
     if len(sys.argv) != 3:
         print("error: give the grid's folder and the name of a chunk; see --help", file=sys.stderr)
         sys.exit(1)
-    _run(pathlib.Path(sys.argv[1]), sys.argv[2], lambda: None)
+    folder, name = pathlib.Path(sys.argv[1]).expanduser(), sys.argv[2]
+    try:
+        _read_plan(folder, name)
+    except RunError as error:  # before anything is written there
+        print("error:", error, file=sys.stderr)
+        sys.exit(1)
+    _run(folder, name, lambda: None)
 
 
 def _run(folder: pathlib.Path, name: str, requeue: Callable[[], None]) -> None:
@@ -86,12 +92,17 @@ def _run(folder: pathlib.Path, name: str, requeue: Callable[[], None]) -> None:
             raise
 
 
-def _train(folder: pathlib.Path, name: str, stop_requested: Callable[[], bool]) -> None:
+def _read_plan(folder: pathlib.Path, name: str) -> grid_plan.Plan:
     plan = grid_plan.read(folder)
     if plan is None or name not in plan.names:
         raise RunError(
             f"{folder} has no plan with a chunk {name}; start tasks with experiments.grid --launcher"
         )
+    return plan
+
+
+def _train(folder: pathlib.Path, name: str, stop_requested: Callable[[], bool]) -> None:
+    plan = _read_plan(folder, name)
     program.split_cpu(plan.num_cpu_devices)
     config = experiment.with_tuples(records.read_json(folder / records.CONFIG_FILE))
     grid_config, members = grid_members.read_config(config)
