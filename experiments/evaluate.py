@@ -80,6 +80,7 @@ def main(arguments: list[str]) -> None:
     classifier.check_folder(classifiers)
     check_outputs(workdir)
 
+    program.start_devices()
     reporter = Reporter()
     evaluators = Evaluators(classifiers, sizes, _DATA.value, reporter)
     folders = [folder for folder in (workdir, baseline_folder, repeats_folder) if folder]

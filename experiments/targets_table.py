@@ -237,7 +237,7 @@ def make_model(
         "objective": objective,
         "training": {**config["training"], "seed": own_seed, "order_seed": own_seed},
     }
-    return Model(wanted, seed, Member(0, {**config, **groups}))
+    return Model(wanted, seed, Member(0, {**config, **groups}, {}))
 
 
 def train_setting(

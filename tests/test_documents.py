@@ -47,7 +47,9 @@ def test_links_lead_somewhere(name):
 def commands(text: str) -> list[list[str]]:
     """The words of every `python -m experiments...` in an indented line or between backticks."""
     lines = re.sub(r" \\\n\s*", " ", text).splitlines()
-    pieces = [piece for line in lines if line.startswith("    ") for piece in re.split(r"\s*&&\s*|;|\s&\s", line)]
+    pieces = [
+        piece for line in lines if line.startswith("    ") for piece in re.split(r"\s*&&\s*|;|\s&\s", line)
+    ]
     pieces += re.findall(r"`([^`]+)`", " ".join(text.split()))
     found = [re.sub(r'^\w+="(.*)"$', r"\1", piece.strip()) for piece in pieces]
     return [shlex.split(piece, comments=True) for piece in found if piece.startswith("python -m experiments")]

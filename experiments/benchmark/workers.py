@@ -195,7 +195,7 @@ class GridWorker:
         built = experiment.from_config(config, num_devices=1)
         self._num_models = 2 * jax.local_device_count()
         members = [
-            grid_members.Member(number, {**config, "training": {**config["training"], "seed": number}})
+            grid_members.Member(number, {**config, "training": {**config["training"], "seed": number}}, {})
             for number in range(self._num_models)
         ]
         self._trainer = grid_run.make_trainer(built, self._num_models)

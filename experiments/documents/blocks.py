@@ -4,6 +4,7 @@ import csv
 import json
 import pathlib
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,12 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
 
 
+def prose(text: str) -> str:
+    """Paragraphs and points (`- `) broken into lines anew."""
+    parts = [" ".join(part.split()) for part in re.split(r"\n\n|\n(?=- )", text.strip())]
+    return "\n".join(textwrap.fill(p, 118, subsequent_indent="  " * p.startswith("- ")) for p in parts) + "\n"
+
+
 def names(text: str) -> list[str]:
     """The blocks that a document has, in order."""
     return [name for _, name, _ in _BLOCK.findall(text)]
@@ -48,4 +55,9 @@ def fill(text: str, writers: Mapping[str, Writer]) -> str:
     unknown = [name for name in names(text) if name not in writers]
     if unknown:
         raise ValueError(f"nobody writes the blocks {unknown}; there are {sorted(writers)}")
-    return _BLOCK.sub(lambda found: found[1] + writers[found[2]]().rstrip("\n") + "\n" + found[3], text)
+
+    def write(block: re.Match[str]) -> str:
+        content = writers[block[2]]()
+        return block[1] + (content if content.startswith("|") else prose(content)) + block[3]
+
+    return _BLOCK.sub(write, text)
