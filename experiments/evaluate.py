@@ -55,12 +55,17 @@ def main(arguments: list[str]) -> None:
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
     require_packages()
-    workdir = pathlib.Path(_WORKDIR.value)
+    workdir = program.folder_flag("workdir", _WORKDIR.value)
     sizes = Sizes(**{name: holder.value for name, holder in _SIZES.items()})
     runs = results.find_runs(workdir)
-    baseline_runs = results.find_runs(_BASELINE.value) if _BASELINE.value else None
-    repeats = find_repeats(pathlib.Path(_REPEATS.value), runs) if _REPEATS.value else None
-    evaluators = Evaluators(pathlib.Path(_CLASSIFIERS.value or workdir / "classifiers"), sizes)
+    baseline_runs = None
+    if _BASELINE.value is not None:
+        baseline_runs = results.find_runs(program.folder_flag("baseline", _BASELINE.value))
+    repeats = None
+    if _REPEATS.value is not None:
+        repeats = find_repeats(program.folder_flag("repeats", _REPEATS.value), runs)
+    classifiers = workdir / "classifiers" if _CLASSIFIERS.value is None else _CLASSIFIERS.value
+    evaluators = Evaluators(program.folder_flag("classifiers", classifiers), sizes)
     models = evaluate_runs(runs, evaluators)
     if repeats:
         models += [m._replace(name=name_repeat(m.folder)) for m in evaluate_runs(repeats, evaluators)]

@@ -5,7 +5,7 @@ the ladder, `--config.model.inference=ladder`; a second seed over a part of the 
 `--config.grid.seeds="(1,)" --config.grid.betas="((0.1,1.0,10.0),(0.1,1.0,10.0))"`; and the single-layer
 baseline, `--config.model.latent_shapes="((4,4,16),)"
 --config.grid.betas="((0.1,0.2154,0.4642,1.0,2.1544,4.6416,10.0),)"`; each with a `--workdir` of its own.
-The README has all commands in order, with what they take.
+experiments/results/README.md has all commands in order, with what they take.
 Data: as experiments/fashion.py says.
 Command: python -m experiments.grid --config=experiments/fashion_grid.py
 """

@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments import grid_results, grid_task
-from hvae_jax import claims, records
+from hvae_jax import claims
 from hvae_jax.errors import RunError
-from hvae_jax.grid import local_tasks, slurm
+from hvae_jax.grid import folders, local_tasks, slurm
 from hvae_jax.grid import plan as grid_plan
 from hvae_jax.grid.members import TASKS_FOLDER, GridConfig, Member
 from hvae_jax.grid.plan import Job, Plan, TaskRecord
@@ -77,6 +77,7 @@ def launch(
     options: Options,
     num_steps: int,
     dry_run: bool,
+    data: Mapping[str, Any] | None = None,
 ) -> None:
     """Starts what is left of a grid and is not at work already; merges its table if nothing is left.
 
@@ -87,11 +88,15 @@ def launch(
       options: how to start it.
       num_steps: of each model.
       dry_run: say what would be done and do nothing.
+      data: `Dataset.describe()`.
 
     Raises:
       RunError: a division other than the one that was begun with, Slurm refuses, another process is
         starting tasks of the same grid, or, locally, a task failed.
     """
+    folders.check(folder, config, members, data)
+    members = folders.number(folder, members)
+    folders.check_models(folder, members)
     plan = _plan(folder, grid_config, members, options)
     slots = None
     if options.launcher == "local":
@@ -102,9 +107,10 @@ def launch(
         _describe(folder, plan, state, len(members), num_steps)
         print(_intent(options, slots, state.to_start))
         return
-    records.open_run(folder, config)
-    with claims.claim(folder / TASKS_FOLDER / grid_plan.LAUNCH_LOCK, f"the grid in {folder}"):
-        if grid_plan.read(folder) is None:
+    with claims.claim(grid_plan.launch_lock(folder), f"the grid in {folder}"):
+        members = folders.open_grid(folder, config, members, data)
+        plan = _plan(folder, grid_config, members, options)
+        if plan != grid_plan.read(folder):
             grid_plan.write(folder, plan)
         state = survey(folder, members, plan)
         _describe(folder, plan, state, len(members), num_steps)
@@ -141,7 +147,7 @@ def survey(folder: pathlib.Path, members: Sequence[Member], plan: Plan) -> State
 
 
 def _plan(folder: pathlib.Path, grid_config: GridConfig, members: Sequence[Member], options: Options) -> Plan:
-    plan = grid_plan.read(folder)
+    plan = grid_plan.current(folder, members)
     if plan is None:
         return grid_plan.make(
             folder,
@@ -153,7 +159,7 @@ def _plan(folder: pathlib.Path, grid_config: GridConfig, members: Sequence[Membe
             options.baseline,
         )
     wanted = -(-len(members) // options.num_tasks) if options.num_tasks else plan.chunk_size
-    if wanted != plan.chunk_size:
+    if wanted != plan.chunk_size and plan.chunks:
         raise RunError(
             f"--tasks={options.num_tasks} would make chunks of {wanted} models, but the grid in {folder} was "
             f"divided into {len(plan.chunks)} of at most {plan.chunk_size}; leave --tasks out, or give "

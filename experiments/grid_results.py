@@ -21,8 +21,12 @@ def write(
     members: Sequence[Member],
     baseline: dict[str, np.ndarray] | None,
 ) -> None:
-    """Writes the tables and draws the figures."""
-    grid_table.write(folder, members)
+    """Writes the tables and draws the figures.
+
+    Raises:
+      RunError: they cannot be written, or a model's evaluation is none of this grid's.
+    """
+    grid_table.write(folder, members, built.num_dims)
     draw(grid_table.load(folder), built, config, baseline, folder)
 
 
@@ -39,12 +43,21 @@ def load_baseline(folder: str) -> dict[str, np.ndarray]:
     """The table of a grid with one layer.
 
     Raises:
-      RunError: no grid, or one of more layers.
+      RunError: no grid, one of more layers, or one that is not finished.
     """
-    baseline = grid_table.load(folder)
+    try:
+        baseline = grid_table.load(folder)
+    except RunError as error:
+        raise RunError(f"--baseline={folder}: {error}") from error
     num_layers = baseline["betas"].shape[-1]
     if num_layers != 1:
         raise RunError(f"--baseline={folder} is a grid of {num_layers} layers; give one of a single layer")
+    num_left = int((baseline["status"] == "").sum())
+    if num_left:
+        raise RunError(
+            f"--baseline={folder} is not finished: {num_left} of its {baseline['status'].size} models are "
+            "not in its table; finish it first"
+        )
     return baseline
 
 
@@ -55,19 +68,40 @@ def draw(
     baseline: dict[str, np.ndarray] | None,
     folder: pathlib.Path,
 ) -> None:
-    """The grid's figures, of the test split."""
+    """The grid's figures, of the test split.
+
+    Raises:
+      RunError: they cannot be written; the table is complete without them.
+    """
     if not (table["status"] == grid_table.OK).any():
         return  # no model has numbers to draw
     target = folder / records.FIGURES_FOLDER
-    target.mkdir(exist_ok=True)
-    model = built.model.config.inference.replace("_", " ")
+    try:
+        target.mkdir(exist_ok=True)
+        _draw(table, built, config, baseline, target)
+    except OSError as error:
+        raise RunError(
+            f"{target} cannot be written: {error.strerror}; the table is complete, and the same command "
+            "draws again"
+        ) from error
+
+
+def _draw(
+    table: dict[str, np.ndarray],
+    built: Experiment,
+    config: GridConfig,
+    baseline: dict[str, np.ndarray] | None,
+    target: pathlib.Path,
+) -> None:
+    model, num_layers = built.model.config.inference.replace("_", " "), built.model.num_layers
     title = f"{built.dataset.title}, {model}, test split, {table['seed'].size} models"
     figures.rate_distortion(table, baseline, title, target / "rate_distortion.png")
-    if config.has_targets:
-        if built.model.num_layers == table["targets_nats"].shape[-1] > 1:
+    if "start_betas" not in table:
+        if num_layers > 1:
+            figures.rate_space(table, title, target / "rate_space.png")
+        if sum(len(values) > 1 for values in config.betas) > 1:
+            figures.rate_maps(table, title, target / "rate_maps.png")
+    elif "targets_nats" in table:
+        has_target = np.isfinite(table["targets_nats"]).reshape(-1, num_layers).any(axis=0)
+        if has_target.sum() > 1:
             target_figures.target_map(table, title.replace(", test split", ""), target / "target_map.png")
-        return
-    if built.model.num_layers > 1:
-        figures.rate_space(table, title, target / "rate_space.png")
-    if sum(len(values) > 1 for values in config.betas) > 1:
-        figures.rate_maps(table, title, target / "rate_maps.png")

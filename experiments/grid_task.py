@@ -10,6 +10,7 @@ puts itself back into the queue, elsewhere it ends with status 75. The task that
 writes the grid's table and figures.
 """
 
+import contextlib
 import os
 import pathlib
 import socket
@@ -21,13 +22,13 @@ from collections.abc import Callable
 import jax
 
 from experiments import grid_results, program
-from hvae_jax import claims, experiment, packing, records
+from hvae_jax import claims, experiment, packing
 from hvae_jax.errors import RunError, Stopped
+from hvae_jax.grid import folders, slurm
 from hvae_jax.grid import members as grid_members
 from hvae_jax.grid import plan as grid_plan
 from hvae_jax.grid import run as grid_run
 from hvae_jax.grid import size as grid_size
-from hvae_jax.grid import slurm
 from hvae_jax.grid.plan import TaskRecord
 from hvae_jax.stopping import StopSignals
 
@@ -45,8 +46,9 @@ def run_in_slurm(folder: str, name: str) -> None:
 
 def main() -> None:
     """What a process of its own does."""
+    program.start(main)
     if len(sys.argv) != 3:
-        print("error: give the grid's folder and the name of a chunk", file=sys.stderr)
+        print("error: give the grid's folder and the name of a chunk; see --help", file=sys.stderr)
         sys.exit(1)
     _run(pathlib.Path(sys.argv[1]), sys.argv[2], lambda: None)
 
@@ -67,6 +69,10 @@ def _run(folder: pathlib.Path, name: str, requeue: Callable[[], None]) -> None:
         finally:
             os._exit(STOPPED_STATUS)
 
+    def note(error: str) -> None:
+        with contextlib.suppress(RunError):  # a full disk: then the log alone says why
+            record.fail(error)
+
     with StopSignals(overdue) as signals:
         try:
             record.start()
@@ -77,11 +83,11 @@ def _run(folder: pathlib.Path, name: str, requeue: Callable[[], None]) -> None:
             stop()
             sys.exit(STOPPED_STATUS)
         except RunError as error:
-            record.fail(str(error))
+            note(str(error))
             print("error:", error, file=sys.stderr)
             sys.exit(1)
         except Exception as error:
-            record.fail(traceback.format_exception_only(error)[-1].strip().splitlines()[0])
+            note(traceback.format_exception_only(error)[-1].strip().splitlines()[0])
             raise
 
 
@@ -92,10 +98,9 @@ def _train(folder: pathlib.Path, name: str, stop_requested: Callable[[], bool]) 
             f"{folder} has no plan with a chunk {name}; start tasks with experiments.grid --launcher"
         )
     program.split_cpu(plan.num_cpu_devices)
-    config = experiment.with_tuples(records.read_json(folder / records.CONFIG_FILE))
-    grid_config, members = grid_members.read_config(config)
-    chunk = [members[number] for number in plan.names[name]]
-    if not all(grid_plan.is_complete(folder, member) for member in chunk):
+    grid_config, members = folders.read(folder)
+    chunk = grid_plan.chunks(folder, members, plan)[name]
+    if not all(folders.is_complete(folder, member) for member in chunk):
         if plan.gpus_per_task and jax.default_backend() == "cpu":
             raise RunError(
                 f"--gpus_per_task={plan.gpus_per_task}, but JAX sees no GPU on {socket.gethostname()}: is "
@@ -134,6 +139,7 @@ def merge(
     lock = folder / grid_members.TASKS_FOLDER / grid_plan.MERGE_LOCK
     try:
         with claims.claim(lock, f"the table of {folder}"):
+            grid_run.clear_chunks(folder, members)
             built = experiment.from_config(members[0].config, num_devices=1)
             baseline = grid_results.load_baseline(plan.baseline) if plan.baseline else None
             grid_results.write(folder, built, config, members, baseline)

@@ -1,4 +1,4 @@
-"""Makes a data set of smooth random images in the form of TensorFlow Datasets, to try streaming with.
+r"""Makes a data set of smooth random images in the form of TensorFlow Datasets, to try streaming with.
 
     python -m experiments.made_images --data_dir=DIR --num_train=20000 --side=64
     python -m experiments.run --config=experiments/cifar.py --config.data.name=tfds:made_images \
@@ -70,8 +70,9 @@ def main(arguments: list[str]) -> None:
     options = flags.FLAGS
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
-    prepare(pathlib.Path(options.data_dir), options.num_train, options.num_test, options.side)
-    print(f"made_images is in {options.data_dir}")
+    data_dir = program.folder_flag("data_dir", options.data_dir)
+    prepare(data_dir, options.num_train, options.num_test, options.side)
+    print(f"made_images is in {data_dir}")
 
 
 def define_flags() -> None:

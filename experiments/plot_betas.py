@@ -2,12 +2,15 @@
 
     python -m experiments.plot_betas --out=FILE.png --results=FILE.json RUN_FOLDER RUN_FOLDER ...
 
-One panel for each layer whose beta differs from 1 in some run; a run at all ones joins every panel. The
-results are what the folders hold of the test split, one entry for each choice of betas and seed.
+One panel for each layer whose beta differs from 1 in some run; a run at all ones joins every panel. Runs
+that differ in the seed alone are drawn as dots about their mean; runs of other data, models or training
+are refused. The results are what the folders hold of the test split, one entry for each choice of betas
+and seed.
 """
 
 import collections
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,55 +21,132 @@ from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.figures import runs as figures
 
-_OUT = flags.DEFINE_string("out", None, "PNG to write.", required=True)
-_RESULTS = flags.DEFINE_string("results", None, "JSON to write the numbers to.")
+FREE_FIELDS = ("data_dir", "num_workers", "num_checkpoints")
 
 
 def main(folders: list[str]) -> None:
     """Reads config.json and evaluation.json of every folder, draws, and prints what it drew."""
-    found: dict[int, dict[float, list[float]]] = collections.defaultdict(dict)
-    even: list[float] | None = None
-    rows = [read_row(pathlib.Path(folder)) for folder in folders]
-    for folder, row in zip(folders, rows, strict=True):
+    options = flags.FLAGS
+    out = program.file_flag("out", options.out)
+    results = (
+        None if options.results is None else program.file_flag("results", options.results, (".json", ""))
+    )
+    rows = read_rows(folders)
+    panels = make_panels(rows)
+    for layer, points in panels.items():
+        for beta, rates in points.items():
+            text = "  ".join(f"{rate:.3f}" for rate in rates.mean(axis=0))
+            seeds = f", means over {len(rates)} seeds" if len(rates) > 1 else ""
+            print(f"beta_{layer} = {beta:<5g} rates {text} nats{seeds}")
+    program.make_parent(out)
+    figures.rates_against_beta(panels, out)
+    if results:
+        program.make_parent(results)
+        records.write_json(results, {"rows": rows})
+
+
+def read_rows(folders: Sequence[str]) -> list[dict[str, Any]]:
+    """Betas, seed and test rates of every folder, each choice of betas and seed once, in order.
+
+    Raises:
+      RunError: no finished run, or runs that differ in more than betas and seed.
+    """
+    distinct: dict[tuple[float, ...], dict[str, Any]] = {}
+    first: tuple[str, dict[str, Any]] | None = None
+    for folder in folders:
+        config, row = read_row(program.folder_flag("RUN_FOLDER", folder))
+        first = first or (folder, config)
+        names = _differences(config, first[1])
+        if names:
+            raise RunError(
+                f"{folder} and {first[0]} differ in config.{names[0]}, not in betas and seeds alone; draw "
+                "each of them with its like"
+            )
+        distinct[(*row["betas"], row["seed"])] = row
+    return [distinct[key] for key in sorted(distinct)]
+
+
+def read_row(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run's config, and what its folder says of its betas and of the test split.
+
+    Raises:
+      RunError: no run, one that is not complete, or one that solves for its betas.
+    """
+    config = records.read_json(folder / records.CONFIG_FILE)
+    try:
+        betas = [float(beta) for beta in config["objective"]["betas"]]
+        seed, control = int(config["training"]["seed"]), config["objective"].get("control", "constant")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{folder / records.CONFIG_FILE} is not the config of a run") from error
+    if control != "constant":
+        raise RunError(f"{folder} solves for its betas (config.objective.control={control!r}); leave it out")
+    file = folder / records.EVALUATION_FILE
+    if not file.exists():
+        raise RunError(f"{file} does not exist: the run is not finished; the command that began it goes on")
+    try:
+        test = records.read_json(file)["test"]
+        rates = np.asarray(test["rates_nats"], float)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{file} has no rates of the test split; delete it and run again") from error
+    if rates.shape != (len(betas),):
+        raise RunError(f"{file} has {rates.size} test rates, but the run has {len(betas)} layers; restore it")
+    return config, {"betas": betas, "seed": seed, "test": test}
+
+
+def _differences(config: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Fields in which two configs differ, but for betas, seeds and what changes no training."""
+    names = []
+    for group in sorted(config.keys() & other.keys()):
+        fields, others = config[group], other[group]
+        # A field that one of them does not have was added after it was made.
+        for name in sorted(fields.keys() & others.keys()):
+            differs = fields[name] != others[name]
+            if name == "betas":
+                differs = len(fields[name]) != len(others[name])
+            elif name.endswith("seed") or name in FREE_FIELDS or group == "evaluation":
+                differs = False
+            names += [f"{group}.{name}"] * differs
+    return names
+
+
+def make_panels(rows: Sequence[dict[str, Any]]) -> dict[int, dict[float, np.ndarray]]:
+    """Layer → its beta → the test rates `[S, L]` of the runs with it, one for each seed.
+
+    Raises:
+      RunError: betas that have no place in such a figure, or too few.
+    """
+    found: dict[int, dict[float, list[list[float]]]] = collections.defaultdict(
+        lambda: collections.defaultdict(list)
+    )
+    even: list[list[float]] = []
+    for row in rows:
         betas, rates = row["betas"], row["test"]["rates_nats"]
         layers = [layer for layer, beta in enumerate(betas, start=1) if beta != 1.0]
         if len(layers) > 1:
-            raise RunError(f"{folder} has betas {betas}; at most one may differ from 1")
-        if layers:
-            found[layers[0]][betas[layers[0] - 1]] = rates
-        else:
-            even = rates
+            raise RunError(f"the run with betas {betas}: at most one may differ from 1")
+        if not layers:
+            even.append(rates)
+            continue
+        beta = betas[layers[0] - 1]
+        if beta <= 0.0:
+            raise RunError(f"the run with betas {betas}: the axis of betas is logarithmic; leave it out")
+        found[layers[0]][beta].append(rates)
     if not found:
         raise RunError("give the folders of finished runs, at least one with a beta that is not 1")
     panels = {}
-    for layer, points in found.items():
-        if even is not None:
+    for layer, points in sorted(found.items()):
+        if even:
             points[1.0] = even
-        betas = sorted(points)
-        panels[layer] = betas, np.asarray([points[beta] for beta in betas])
-        for beta in betas:
-            print(f"beta_{layer} = {beta:<5g} rates {'  '.join(f'{rate:.3f}' for rate in points[beta])} nats")
-    figures.rates_against_beta(panels, _OUT.value)
-    if _RESULTS.value:
-        distinct = {(*row["betas"], row["seed"]): row for row in rows}
-        records.write_json(
-            pathlib.Path(_RESULTS.value), {"rows": [distinct[key] for key in sorted(distinct)]}
-        )
+        panels[layer] = {beta: np.asarray(points[beta]) for beta in sorted(points)}
+    return panels
 
 
-def read_row(folder: pathlib.Path) -> dict[str, Any]:
-    """What a run's folder says of its betas and of the test split.
-
-    Raises:
-      RunError: the run is not complete.
-    """
-    config = records.read_json(folder / records.CONFIG_FILE)
-    return {
-        "betas": config["objective"]["betas"],
-        "seed": config["training"]["seed"],
-        "test": records.read_json(folder / records.EVALUATION_FILE)["test"],
-    }
+def define_flags() -> None:
+    """Not at import, where they would meet the flags of another program in the same process."""
+    flags.DEFINE_string("out", None, "Picture to write.", required=True)
+    flags.DEFINE_string("results", None, "JSON to write the numbers to.")
 
 
 if __name__ == "__main__":
-    program.run(main)
+    define_flags()
+    program.run(main, resumes=False)

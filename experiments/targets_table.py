@@ -8,40 +8,41 @@ from one layer to the other, and draws what that does to the distortion beside F
 `found_betas` and `found_betas_same_seed` train anew, from another seed or the same, with the betas that
 `target_rates` found, held fixed. The models of one setting (targets × seeds) train side by side, so they
 share one compiled step: that is what targets in the state are for. Rows already in the file are not
-computed again.
+computed again; rows of another config or version are refused. `--only_print --out=FILE` prints any.
 """
 
 import itertools
-import json
+import math
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import program
-from hvae_jax import experiment, packing, records
+from experiments import program, targets_rows
+from experiments.targets_rows import REFITS, WITHIN, describe
+from hvae_jax import experiment, packing
+from hvae_jax.data import DataConfig
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
-from hvae_jax.figures import targets as figures
 from hvae_jax.grid import run as grid_run
 from hvae_jax.grid.members import Member
-
-# Controls that train anew with betas that were found.
-REFITS = ("found_betas", "found_betas_same_seed")
+from hvae_jax.models.hvae import INFERENCE, ModelConfig
+from hvae_jax.training import TrainingConfig
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "One of experiments/*.py.", lock_config=True)
 _OUT = flags.DEFINE_string("out", None, "JSON file to write or to continue.", required=True)
 _SWEEP = flags.DEFINE_enum("sweep", "table", ["table", "frontier"], "Which targets to ask for.")
-_INFERENCE = flags.DEFINE_list("inference", ["generalized_top_down", "ladder"], "Inference models.")
+_INFERENCE = flags.DEFINE_list("inference", list(INFERENCE), "Inference models.")
 _LAYERS = flags.DEFINE_list("layers", ["2", "3"], "Numbers of layers; the frontier has 2.")
 _CONTROLS = flags.DEFINE_list("controls", ["target_rates", "pi", *REFITS], "In this order.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Of parameters, data order and noise.")
 _SCALE = flags.DEFINE_float("scale", 1.0, "Factor of all targets, for data with more to tell.")
-_FIRST = flags.DEFINE_integer("first", 0, "Only the first so many target vectors; 0 is all of them.")
-flags.mark_flag_as_required("config")
+_FIRST = flags.DEFINE_integer("first", 0, "Only the first so many target vectors; 0 is all.", lower_bound=0)
+_ONLY_PRINT = flags.DEFINE_boolean("only_print", False, "Train nothing; print, and draw, what --out has.")
 
 TABLE = {
     2: ((1, 1), (3, 3), (10, 1), (1, 10), (20, 8), (30, 1), (30, 5), (5, 30)),
@@ -52,37 +53,142 @@ FRONTIER_SHARES = (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95)
 FRONTIER = {2: tuple((FRONTIER_TOTAL * (1 - top), FRONTIER_TOTAL * top) for top in FRONTIER_SHARES)}
 # Seeds of models that are trained anew, so far from the others that they share no draw.
 REFIT_SEED = 1000
+MAX_SEED = 2**32 - REFIT_SEED
 SETTLED_WITHIN = 0.02
-# How near the rates of a model have to be, by its control; on the test split two standard errors more.
-WITHIN = {"target_rates": targets.TOLERANCE, "pi": targets.TOLERANCE, **dict.fromkeys(REFITS, 0.03)}
 
 
 def main(arguments: list[str]) -> None:
     """Trains what is missing, one setting after the other, and prints the table."""
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
-    _, config = program.read_config(_CONFIG)
-    program.split_cpu(program.num_cores())
-    file = pathlib.Path(_OUT.value)
-    rows = records.read_json(file) if file.exists() else []
-    sweep = {"table": TABLE, "frontier": FRONTIER}[_SWEEP.value]
-    seeds = [int(seed) for seed in _SEEDS.value]
-    for inference, num_layers, control in itertools.product(
-        _INFERENCE.value, map(int, _LAYERS.value), _CONTROLS.value
-    ):
-        setting = {"inference": inference, "num_layers": num_layers, "control": control}
-        vectors = sweep.get(num_layers, ())[: _FIRST.value or None]
-        wanted = [tuple(_SCALE.value * rate for rate in vector) for vector in vectors]
-        done = {(tuple(r["targets_nats"]), r["seed"]) for r in rows if setting.items() <= r.items()}
-        todo = [[(t, seed) for t in wanted if (t, seed) not in done] for seed in seeds]
-        if any(todo):
-            chunks = [[make_model(config, setting, *model, rows) for model in of_seed] for of_seed in todo]
-            for new in train_setting(setting, [chunk for chunk in chunks if chunk], len(wanted)):
-                rows += new
-                records.write_text(file, _as_text(rows))
+    file = program.file_flag("out", _OUT.value, (".json", ""))
+    rows = targets_rows.read(file)
+    scale = _SCALE.value
+    if not (math.isfinite(scale) and scale > 0.0):
+        raise RunError(f"--scale={scale} must be a positive number")
+    if not _ONLY_PRINT.value:
+        train_missing(file, rows, scale)
+    elif not rows:
+        raise RunError(f"--out={file} has no rows to print; leave --only_print out to make them")
     print(describe(rows))
     if _SWEEP.value == "frontier":
-        draw_frontier(rows, file.with_suffix(".png"))
+        targets_rows.draw_frontier(rows, scale * FRONTIER_TOTAL, file.with_suffix(".png"))
+
+
+def train_missing(file: pathlib.Path, rows: list[dict[str, Any]], scale: float) -> None:
+    """Trains what the flags ask for and `rows` do not have, and adds it to them and to the file.
+
+    Raises:
+      RunError: flags or a config that cannot be, before anything is trained.
+    """
+    if _CONFIG.value is None:
+        raise RunError("--config must be given, unless --only_print is; --help names all flags")
+    _, config = program.read_config(_CONFIG)
+    sweep = {"table": TABLE, "frontier": FRONTIER}[_SWEEP.value]
+    layers, controls, inferences, seeds = read_lists(sweep)
+    check_config(config, inferences, layers, controls)
+    made_by = targets_rows.made_by(config)
+    targets_rows.check_made_by(file, rows, config, controls)
+    wanted = {
+        number: [tuple(scale * rate for rate in v) for v in sweep[number][: _FIRST.value or None]]
+        for number in layers
+    }
+    asked = list(itertools.product(inferences, layers, controls))
+    todo: dict[tuple[str, int, str], list[list[tuple[tuple[float, ...], int]]]] = {}
+    known = {_key(row) for row in rows}
+    for inference, num_layers, control in asked:
+        models = [[(t, seed) for t in wanted[num_layers]] for seed in seeds]
+        keys = [[(inference, num_layers, control, *model) for model in of_seed] for of_seed in models]
+        for found in itertools.chain(*keys) if control in REFITS else ():
+            if found not in known and (*found[:2], "target_rates", *found[3:]) not in known:
+                raise RunError(f"--controls={control} needs the rows of target_rates; name it first")
+        todo[inference, num_layers, control] = [
+            [model for model, key in zip(*pair, strict=True) if key not in known]
+            for pair in zip(models, keys, strict=True)
+        ]
+        known.update(itertools.chain(*keys))
+    program.make_parent(file)
+    program.split_cpu(program.num_cores())
+    for (inference, num_layers, control), missing in todo.items():
+        setting = {"inference": inference, "num_layers": num_layers, "control": control}
+        if not any(missing):
+            continue
+        chunks = [[make_model(config, setting, *model, rows) for model in of_seed] for of_seed in missing]
+        for new in train_setting(setting, [chunk for chunk in chunks if chunk], len(wanted[num_layers])):
+            gains = {"pi_gains": list(config["objective"]["pi_gains"])} if control == "pi" else {}
+            rows += [{**row, **gains, "made_by": made_by} for row in new]
+            targets_rows.write(file, rows)
+
+
+def read_lists(
+    sweep: Mapping[int, Sequence[tuple[float, ...]]],
+) -> tuple[list[int], list[str], list[str], list[int]]:
+    """Layers, controls, inference models and seeds, each once.
+
+    Args:
+      sweep: number of layers → target vectors.
+
+    Raises:
+      RunError: one that is unknown, or none.
+    """
+    layers = list(sweep)
+    if flags.FLAGS["layers"].present:
+        layers = _integers("layers", _LAYERS.value)
+        for number in layers:
+            if number not in sweep:
+                known = " and ".join(map(str, sweep))
+                raise RunError(f"--layers={number}: --sweep={_SWEEP.value} has targets for {known} layers")
+    seeds = _integers("seeds", _SEEDS.value)
+    for seed in seeds:
+        if not 0 <= seed < MAX_SEED:
+            raise RunError(f"--seeds={seed} must be 0 to {MAX_SEED - 1}")
+    controls = _chosen("controls", _CONTROLS.value, tuple(WITHIN))
+    return layers, controls, _chosen("inference", _INFERENCE.value, INFERENCE), seeds
+
+
+def check_config(
+    config: dict[str, Any], inferences: Sequence[str], layers: Sequence[int], controls: Sequence[str]
+) -> None:
+    """Raises RunError where the table cannot be made from a config, before its data are read."""
+    shapes = config["model"].get("latent_shapes")
+    if (
+        not isinstance(shapes, tuple)
+        or len(shapes) < 2
+        or not all(isinstance(s, tuple) and s for s in shapes)
+    ):
+        raise RunError(
+            f"config.model.latent_shapes={shapes!r} must name the shapes of two layers or more; the table "
+            "takes the first and the last for its models"
+        )
+    for inference, num_layers, control in itertools.product(inferences, layers, controls):
+        setting = {"inference": inference, "num_layers": num_layers, "control": control}
+        ones = (1.0,) * num_layers
+        found = {**setting, "control": "target_rates", "seed": 0, "targets_nats": list(ones), "betas": ones}
+        member = make_model(config, setting, ones, 0, [found]).member
+        member.objective.check_layers(num_layers)
+        for group, cls in (("model", ModelConfig), ("training", TrainingConfig), ("data", DataConfig)):
+            experiment.build_group(group, cls, member.config)
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["inference"], row["num_layers"], row["control"], tuple(row["targets_nats"]), row["seed"]
+
+
+def _integers(flag: str, values: Sequence[str]) -> list[int]:
+    for value in values:
+        if not re.fullmatch(r"-?[0-9]{1,18}", value):
+            raise RunError(f"--{flag}={','.join(values)} must be integers with commas between them")
+    return list(dict.fromkeys(map(int, _chosen(flag, values))))
+
+
+def _chosen(flag: str, values: Sequence[str], known: Sequence[str] | None = None) -> list[str]:
+    """The values, each once."""
+    if not values:
+        raise RunError(f"--{flag} is empty; " + (f"choose from {', '.join(known)}" if known else "give some"))
+    for value in values:
+        if known is not None and value not in known:
+            raise RunError(f"--{flag}={value} is unknown; choose from {', '.join(known)}")
+    return list(dict.fromkeys(values))
 
 
 class Model(NamedTuple):
@@ -194,53 +300,6 @@ def settled_at(steps: np.ndarray, measured: np.ndarray, wanted: tuple[float, ...
     last_off = np.flatnonzero(is_off)
     first = 0 if not len(last_off) else last_off[-1] + 1
     return int(steps[first]) if first < len(steps) else None
-
-
-def describe(rows: list[dict[str, Any]]) -> str:
-    """One line per setting: how many runs have every layer near its target, errors, time to settle."""
-    header = ("inference", "L", "control", "runs", "within", "train", "test", "worst", "median", "settled")
-    lines = ["{:<21} {}  {:<21} {:>4}  {:>6}  {:>5}  {:>4}  {:>7}  {:>7}  {}".format(*header)]
-    settings = dict.fromkeys((r["inference"], r["num_layers"], r["control"]) for r in rows)
-    for inference, num_layers, control in settings:
-        setting = {"inference": inference, "num_layers": num_layers, "control": control}
-        own = [row for row in rows if setting.items() <= row.items()]
-        within = WITHIN[control]
-        reference = np.asarray([r["targets_nats"] for r in own])
-        train = np.abs(np.asarray([r["train_rates_nats"] for r in own]) / reference - 1.0)
-        test = np.abs(np.asarray([r["test_rates_nats"] for r in own]) / reference - 1.0)
-        slack = 2.0 * np.asarray([r["test_rates_nats_standard_error"] for r in own]) / reference
-        steps = [r["settled_at_step"] for r in own if r["settled_at_step"] is not None]
-        settled = f"{len(steps)}/{len(own)}" + (f", median step {np.median(steps):.0f}" if steps else "")
-        at_bound = sum(any("bound" in status for status in r.get("target_status", ())) for r in own)
-        lines.append(
-            f"{inference:<21} {num_layers}  {control:<21} {len(own):>4}  {100 * within:4.0f} %"
-            f"  {(train < within).all(1).sum():>5}  {(test < within + slack).all(1).sum():>4}"
-            f"  {100 * train.max():5.2f} %  {100 * np.median(train):5.2f} %  {settled}"
-            + (f"; {at_bound} with a beta at its bound" if at_bound else "")
-        )
-    return "\n".join(lines)
-
-
-def draw_frontier(rows: list[dict[str, Any]], file: pathlib.Path) -> None:
-    """The distortion along the line of constant total rate, mean and spread over seeds."""
-    lines = {}
-    for inference in dict.fromkeys(row["inference"] for row in rows):
-        own = [r for r in rows if r["inference"] == inference and r["control"] == "target_rates"]
-        vectors = sorted({tuple(r["targets_nats"]) for r in own}, key=lambda vector: vector[-1])
-        groups = [[r for r in own if tuple(r["targets_nats"]) == vector] for vector in vectors]
-        shares = [np.mean([r["test_rates_nats"][-1] / sum(r["test_rates_nats"]) for r in g]) for g in groups]
-        distortions = [[r["test_distortion_nats"] for r in group] for group in groups]
-        lines[inference.replace("_", " ")] = (
-            np.asarray(shares),
-            np.asarray([np.mean(d) for d in distortions]),
-            np.asarray([np.std(d, ddof=1) if len(d) > 1 else 0.0 for d in distortions]),
-        )
-    figures.trade_frontier(lines, f"Total rate held at {FRONTIER_TOTAL:g} nats", file)
-
-
-def _as_text(rows: list[dict[str, Any]]) -> str:
-    """JSON with one row per line."""
-    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
 
 
 if __name__ == "__main__":

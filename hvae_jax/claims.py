@@ -1,10 +1,16 @@
-"""Files that say who is at work on something, so that two processes do not do the same."""
+"""Files that say who is at work on something, so that two processes do not do the same.
+
+Where there are locks of open file descriptions (Linux), asking who holds one takes nothing; elsewhere
+`flock` does, whose only question is a try.
+"""
 
 import contextlib
+import errno
 import fcntl
 import os
 import pathlib
 import socket
+import struct
 import time
 from collections.abc import Iterator
 
@@ -33,34 +39,71 @@ def claim(file: pathlib.Path, what: str, wait_seconds: float = 0.0) -> Iterator[
     deadline = time.monotonic() + wait_seconds
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle = file.open("a+")
+        handle = file.open("ab")
     except OSError as error:
         raise RunError(f"{file} cannot be written: {error.strerror}") from error
     with handle:
-        while not _lock(handle.fileno(), fcntl.LOCK_EX):
+        while not _lock(handle.fileno()):
             if time.monotonic() >= deadline:
                 raise Claimed(f"{what} is being worked on by {holder(file)}; it was not started twice")
             time.sleep(RETRY_SECONDS)
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-        handle.flush()
+        with contextlib.suppress(OSError):  # a full disk: it is claimed, only not said by whom
+            os.ftruncate(handle.fileno(), 0)
+            os.write(handle.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 
 def is_claimed(file: pathlib.Path) -> bool:
-    """Whether a process holds it now."""
-    if not file.exists():
-        return False
-    with file.open("a+") as handle:
-        return not _lock(handle.fileno(), fcntl.LOCK_SH)
+    """Whether a process holds it now. Asking keeps nobody from claiming it, and writes nothing."""
+    try:
+        handle = file.open("rb")
+    except OSError:
+        return False  # nobody has made it, or it cannot be read
+    with handle:
+        return _is_locked(handle.fileno())
 
 
 def holder(file: pathlib.Path) -> str:
     """Who claimed it last."""
-    return file.read_text() or "another process"
+    try:
+        return file.read_text(encoding="utf-8", errors="replace") or "another process"
+    except OSError:
+        return "another process"
 
 
-def _lock(descriptor: int, kind: int) -> bool:
+# A file system or a kernel without such locks; others, as EAGAIN, say that it is held.
+_NOT_SUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+_FLOCK = "hhqqi"  # type, from where, start, length, process: `struct flock` of 64 bits
+
+
+def _lock(descriptor: int) -> bool:
+    if _has_description_locks():
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, 0, 0, 0, 0))
+            return True
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED:
+                return False
+    return _try_flock(descriptor, fcntl.LOCK_EX)
+
+
+def _is_locked(descriptor: int) -> bool:
+    if _has_description_locks():
+        try:
+            ask = struct.pack(_FLOCK, fcntl.F_WRLCK, 0, 0, 0, 0)
+            answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, ask)
+            return struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED:
+                return False
+    return not _try_flock(descriptor, fcntl.LOCK_SH)
+
+
+def _has_description_locks() -> bool:
+    return hasattr(fcntl, "F_OFD_SETLK") and struct.calcsize("P") == 8
+
+
+def _try_flock(descriptor: int, kind: int) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:

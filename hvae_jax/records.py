@@ -1,46 +1,101 @@
-"""The run folder: config.json, versions.json, rates.jsonl, and what evaluation adds to them."""
+"""The run folder: config.json, versions.json, data.json, and what a program may find in it."""
 
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
-from collections.abc import Mapping
-from typing import Any, SupportsFloat
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import jax
-import numpy as np
-from numpy.typing import ArrayLike
 
+from hvae_jax import checkpoints
 from hvae_jax.errors import RunError
-from hvae_jax.objective import bits_per_dim
+from hvae_jax.files import read_json, read_text, write_json, write_text
+from hvae_jax.rate_log import RATES_FILE, RateLog, load, rate_row
+from hvae_jax.run_config import unknown_fields, with_defaults
+from hvae_jax.tensorboard import TensorBoard
 
-CONFIG_FILE, VERSIONS_FILE, RATES_FILE = "config.json", "versions.json", "rates.jsonl"
+__all__ = [
+    "CHECKPOINTS_FOLDER",
+    "CONFIG_FILE",
+    "DATA_FILE",
+    "EVALUATION_FILE",
+    "FIGURES_FOLDER",
+    "INIT_FILE",
+    "RATES_FILE",
+    "RUN_LOCK",
+    "VERSIONS_FILE",
+    "RateLog",
+    "TensorBoard",
+    "check_data",
+    "check_run",
+    "config_of",
+    "data_of",
+    "differences",
+    "load",
+    "open_run",
+    "rate_row",
+    "read_json",
+    "read_text",
+    "write_json",
+    "write_text",
+]
+
+CONFIG_FILE, VERSIONS_FILE, DATA_FILE = "config.json", "versions.json", "data.json"
 EVALUATION_FILE = "evaluation.json"
+# Of another run that this one started from; held by the process that trains.
+INIT_FILE, RUN_LOCK = "init_from.json", "run.lock"
 CHECKPOINTS_FOLDER, FIGURES_FOLDER = "checkpoints", "figures"
+# Fields that change neither what a model is trained on nor how: they may differ from command to command.
+NOT_TRAINING = (
+    "data.data_dir",
+    "data.num_workers",
+    "data.streaming",
+    "data.check_values",
+    "training.num_checkpoints",
+)
 _PACKAGES = ("hvae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy")
 
 
-def open_run(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> pathlib.Path:
-    """Makes the run folder, or opens one that holds the same config.
+def open_run(
+    folder: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
+    may_change: Collection[str] = (),
+    may_replace: bool = False,
+) -> pathlib.Path:
+    """Makes the folder of a run or grid, or opens one that holds the same config and is of the same data.
+
+    Fields that this version added take their defaults where the folder is older, and those that do not
+    change training may differ: config.json then holds the new ones.
 
     Args:
       folder: created with its parents where absent.
       config: nested groups of plain values, written to config.json.
+      data: `Dataset.describe()`, written to data.json, which a folder of 0.1.0 lacks.
+      may_change: further fields that may differ, "training.num_epochs", or groups, "evaluation".
+      may_replace: whether another config takes the place of one that has come to no checkpoint.
 
     Raises:
-      RunError: the folder holds another config, is a file, or cannot be written.
+      RunError: the folder holds another config or is of other data, is a file, or cannot be written.
     """
     folder = pathlib.Path(folder)
     config = json.loads(json.dumps(config))
+    is_new = check_run(folder, config, data, may_change, may_replace)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / CONFIG_FILE
-        if file.exists():
-            _refuse_other_config(folder, read_json(file), config)
-        else:
+        if is_new:
+            for name in (DATA_FILE, RATES_FILE, INIT_FILE, EVALUATION_FILE):
+                (folder / name).unlink(missing_ok=True)
             write_json(folder / VERSIONS_FILE, _versions())
-            write_json(file, config)  # last: a folder that has it is complete
+        elif not _is_json(folder / VERSIONS_FILE):
+            write_json(folder / VERSIONS_FILE, {**_versions(), "note": "written again after it was lost"})
+        if data is not None and not (folder / DATA_FILE).exists():
+            write_json(folder / DATA_FILE, data)
+        if is_new or read_json(folder / CONFIG_FILE) != config:
+            write_json(folder / CONFIG_FILE, config)  # last: a folder that has it is complete
     except (FileExistsError, NotADirectoryError) as error:
         raise RunError(f"--workdir={folder} must be a folder, but {error.filename} is a file") from error
     except OSError as error:
@@ -48,223 +103,146 @@ def open_run(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> pathl
     return folder
 
 
-def read_json(file: pathlib.Path) -> Any:
-    """The file's content.
+def check_run(
+    folder: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
+    may_change: Collection[str] = (),
+    may_replace: bool = False,
+) -> bool:
+    """What `open_run` would raise; changes nothing.
 
-    Raises:
-      RunError: absent, or not JSON.
+    Returns:
+      whether `open_run` would begin a run there, instead of opening the one that is there.
     """
-    try:
-        return json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise RunError(f"{file} does not exist") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{file} is damaged ({error}); restore it or use another folder") from error
-
-
-def write_json(file: pathlib.Path, content: Any) -> None:
-    """Writes the whole file or nothing: an interrupted write leaves the old content."""
-    write_text(file, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(file: pathlib.Path, text: str) -> None:
-    """Writes the whole file or nothing.
-
-    Raises:
-      RunError: no space, or no permission.
-    """
-    partial = file.with_name(file.name + ".partial")
-    try:
-        partial.write_text(text)
-        os.replace(partial, file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
+    folder = pathlib.Path(folder)
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise RunError(f"--workdir={folder} must be a folder, but {path} is a file")
+    has_checkpoint = bool(checkpoints.steps_of(folder / CHECKPOINTS_FOLDER))
+    if not (folder / CONFIG_FILE).exists():
+        if has_checkpoint:
+            raise RunError(
+                f"{folder} holds checkpoints but no {CONFIG_FILE}, which says what they are of; restore it, "
+                "or give another --workdir"
+            )
+        return True
+    old = _read_config(folder)
+    changed = differences(old, config, (*NOT_TRAINING, *may_change))
+    same_data = data is not None and (folder / DATA_FILE).exists() and not _data_differences(folder, data)
+    if same_data:  # the same images under another name: they were moved
+        changed.pop("data.name", None)
+    if changed and may_replace and not has_checkpoint:
+        return True
+    if changed:
+        shown = "; ".join(
+            f"config.{name} is {was} there and {now} here" for name, (was, now) in changed.items()
+        )
         raise RunError(
-            f"{file} cannot be written: {error.strerror}; what was there before is kept"
-        ) from error
+            f"--workdir={folder} already holds a run with another config: {shown}. Give another --workdir, "
+            "or the same config to resume it"
+        )
+    if data is not None:
+        check_data(folder, data)
+    return False
 
 
-def rate_row(
-    *,
-    step: int,
-    split: str,
-    loss: SupportsFloat,
-    distortion: SupportsFloat,
-    rates: ArrayLike,
-    betas: ArrayLike,
-    num_dims: int,
-    epoch: float | None = None,
-    grad_norm: float | None = None,
-    images_per_s: float | None = None,
-) -> dict[str, Any]:
-    """One line of rates.jsonl: means over an interval of training, or over a whole split.
+def check_data(folder: str | os.PathLike[str], described: Mapping[str, Any]) -> None:
+    """That a folder is of these data; nothing is known of a folder of 0.1.0.
 
     Args:
-      step: optimiser steps done.
-      split: "train", "valid" or "test".
-      loss: D + Σ β_l R_l, nats.
-      distortion: D, nats.
-      rates: R_1 … R_L, nats.
-      betas: β_1 … β_L in force at the end of the interval.
-      num_dims: H · W · C, for `bits_per_dim`, which is always at β = 1.
-      epoch: passes over the training split done; None where a project does not count them.
-      grad_norm: global norm before clipping; None where it is not known, as for a split that is not
-        trained on.
-      images_per_s: throughput; None where it is not measured.
+      folder: of a run or grid.
+      described: `Dataset.describe()` of the data at hand.
 
     Raises:
-      ValueError: not one beta for each rate.
-
-    Example:
-      >>> means = {"loss": 9.0, "distortion": 5.0, "rates": [1.0, 1.5], "betas": [1.0, 2.0]}
-      >>> row = rate_row(step=10, split="train", num_dims=64, **means)
-      >>> row["rates_nats"], round(row["bits_per_dim"], 4)
-      ([1.0, 1.5], 0.1691)
+      RunError: a split differs in its images or labels.
     """
-    rates, betas = np.asarray(rates), np.asarray(betas)
-    if rates.ndim != 1 or rates.shape != betas.shape:
-        raise ValueError(f"rates and betas must both be [L], got {rates.shape} and {betas.shape}")
+    if problems := _data_differences(folder, described):
+        raise RunError(
+            f"config.data.name={described['name']!r} is not the data that {folder} is of: "
+            f"{'; '.join(problems)}; put the former data back, or give another folder"
+        )
+
+
+def data_of(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What the data of a run or grid were, as `Dataset.describe()` says it; None for a folder of 0.1.0.
+
+    Raises:
+      RunError: data.json is damaged.
+    """
+    file = pathlib.Path(folder) / DATA_FILE
+    if not file.exists():
+        return None
+    kept = read_json(file)
+    try:
+        height, width, channels = kept["image_shape"]
+        sizes = [split["num_images"] for split in kept["splits"].values()]
+        prints = [split["fingerprint"] for split in kept["splits"].values()]
+        is_whole = {"train", "valid", "test"} <= set(kept["splits"])
+        if not is_whole or not all(isinstance(n, int) for n in (height, width, channels, *sizes)):
+            raise ValueError("a split or a size is missing")
+        if not all(isinstance(fingerprint, str) for fingerprint in prints):
+            raise ValueError("a fingerprint is missing")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{file} does not say what the data were ({error}); restore it, or delete it if the data are the "
+            "same: it is then written again"
+        ) from error
+    return kept
+
+
+def config_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The config of a run or grid as JSON holds it, with the defaults of fields that are newer than it.
+
+    Raises:
+      RunError: there is none, it is damaged, or a newer version wrote it.
+    """
+    return with_defaults(_read_config(pathlib.Path(folder)))
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], may_change: Collection[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """Fields that differ, "training.seed" → (old, new); a field that one lacks has its default.
+
+    Args:
+      old, new: configs.
+      may_change: fields, or groups, that are left out.
+    """
+    old, new = (_flatten(with_defaults(json.loads(json.dumps(config)))) for config in (old, new))
+    absent = "absent"
     return {
-        "step": int(step),
-        "epoch": None if epoch is None else round(epoch, 6),
-        "split": split,
-        "loss_nats": float(loss),
-        "distortion_nats": float(distortion),
-        "rates_nats": [float(rate) for rate in rates],
-        "betas": [float(beta) for beta in betas],
-        "bits_per_dim": float(bits_per_dim(float(distortion) + float(rates.sum()), num_dims)),
-        "grad_norm": None if grad_norm is None else float(grad_norm),
-        "images_per_s": None if images_per_s is None else round(images_per_s, 1),
+        name: (old.get(name, absent), new.get(name, absent))
+        for name in sorted({*old, *new})
+        if old.get(name, absent) != new.get(name, absent)
+        and not any(name == field or name.startswith(f"{field}.") for field in may_change)
     }
 
 
-class RateLog:
-    """Appends rows to a folder's rates.jsonl; it needs nothing else of a run folder.
-
-    Example:
-      >>> import tempfile
-      >>> folder = tempfile.mkdtemp()
-      >>> log = RateLog(folder)
-      >>> means = {"loss": 6.0, "distortion": 5.0, "rates": [1.0], "betas": [1.0]}
-      >>> for step in (10, 20):
-      ...     log.append(rate_row(step=step, split="train", num_dims=64, **means))
-      >>> load(folder)["step"].tolist()
-      [10, 20]
-    """
-
-    def __init__(self, folder: str | os.PathLike[str], resume_step: int | None = None) -> None:
-        """Opens or begins the log.
-
-        Args:
-          folder: created with its parents where absent.
-          resume_step: rows past it are dropped, the resumed run writes them again; None keeps all.
-
-        Raises:
-          RunError: the folder cannot be made, or its log is damaged.
-        """
-        self._file = pathlib.Path(folder) / RATES_FILE
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{folder} cannot be used: {error.strerror}: {error.filename}") from error
-        if self._file.exists():
-            rows = _read_rows(self._file)
-            kept = [json.dumps(row) for row in rows if resume_step is None or row["step"] <= resume_step]
-            write_text(self._file, "".join(line + "\n" for line in kept))
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Writes one row, at once.
-
-        Raises:
-          RunError: no space, or no permission.
-        """
-        try:
-            with self._file.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise RunError(
-                f"{self._file} cannot be written: {error.strerror}; make room and run the same command "
-                "again: it resumes from the last checkpoint"
-            ) from error
-
-
-class TensorBoard:
-    """Writes rows to a folder as TensorBoard scalars, under the names of the rate log."""
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError as error:
-            raise RunError('--tensorboard needs tensorboardX: pip install -e ".[tensorboard]"') from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
-
-    def report(self, row: Mapping[str, Any]) -> None:
-        """Writes one row; a list becomes one scalar per layer."""
-        for name, value in row.items():
-            if name in ("step", "epoch", "split") or value is None:
-                continue
-            if isinstance(value, list):
-                for layer, entry in enumerate(value, start=1):
-                    self._writer.add_scalar(f"{row['split']}/{name}_{layer}", entry, row["step"])
-            else:
-                self._writer.add_scalar(f"{row['split']}/{name}", value, row["step"])
-
-    def close(self) -> None:
-        """Writes what is still queued."""
-        self._writer.close()
-
-
-def load(folder: str | os.PathLike[str], split: str = "train") -> dict[str, np.ndarray]:
-    """A run's rate log as arrays, one entry per logged interval.
-
-    Args:
-      folder: the run folder.
-      split: "train", "valid" or "test".
-
-    Returns:
-      Each field of the log, `[T]`; `rates_nats` and `betas` are `[T, L]`, layer l in column l − 1.
-
-    Raises:
-      RunError: no log there, or no row of that split.
-    """
-    file = pathlib.Path(folder) / RATES_FILE
-    if not file.exists():
-        raise RunError(f"{file} does not exist: {folder} holds no rate log")
-    rows = [row for row in _read_rows(file) if row["split"] == split]
-    if not rows:
-        raise RunError(f"{file} has no row of split {split!r}")
-    columns = {}
-    for name in rows[0]:
-        values = [row[name] for row in rows]
-        columns[name] = np.asarray([np.nan if value is None else value for value in values])
-    return columns
-
-
-def _read_rows(file: pathlib.Path) -> list[dict[str, Any]]:
-    rows = []
-    lines = file.read_text().splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break  # the process was killed while it wrote this row
-            raise RunError(f"{file} is damaged in line {number}: {error}") from error
-    return rows
-
-
-def _refuse_other_config(folder: pathlib.Path, old: Any, new: Any) -> None:
-    old, new = _flatten(old), _flatten(new)
-    differences = [
-        f"{name} is {old.get(name, 'absent')} there and {new.get(name, 'absent')} here"
-        for name in sorted({*old, *new})
-        if old.get(name, None) != new.get(name, None) or (name in old) != (name in new)
-    ]
-    if differences:
+def _read_config(folder: pathlib.Path) -> dict[str, Any]:
+    file = folder / CONFIG_FILE
+    config = read_json(file)
+    if not isinstance(config, dict):
+        raise RunError(f"{file} is not the config of a run; restore it or use another folder")
+    if unknown := unknown_fields(config):
         raise RunError(
-            f"--workdir={folder} already holds a run with another config: "
-            f"config.{'; config.'.join(differences)}. Give another --workdir, or the same config to resume it"
+            f"{file} has config.{', config.'.join(unknown)}, which this version of hvae_jax "
+            f"({_version('hvae_jax')}) does not know: a newer one wrote it; use that one, or another folder"
         )
+    return config
+
+
+def _data_differences(folder: str | os.PathLike[str], described: Mapping[str, Any]) -> list[str]:
+    kept = data_of(folder)
+    problems = []
+    for name, now in described["splits"].items():
+        was = (kept or described)["splits"][name]
+        if any(was[field] != now[field] for field in ("num_images", "fingerprint")):
+            problems.append(
+                f"its {name} split had {was['num_images']} images of fingerprint {was['fingerprint'][:12]}, "
+                f"now it has {now['num_images']} of {now['fingerprint'][:12]}"
+            )
+    return problems
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -276,13 +254,23 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _is_json(file: pathlib.Path) -> bool:
+    try:
+        return isinstance(read_json(file), dict)
+    except RunError:
+        return False
+
+
 def _versions() -> dict[str, Any]:
     versions: dict[str, Any] = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-            versions[package] = None
+    versions |= {package: _version(package) for package in _PACKAGES}
     versions["platform"] = jax.default_backend()
     versions["devices"] = [device.device_kind for device in jax.devices()]
     return versions
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return None

@@ -152,6 +152,43 @@ def test_a_warm_up_scales_what_a_control_finds_and_the_control_rests_until_it_is
     np.testing.assert_allclose(found[-1], (2.0, 2 / 3), rtol=1e-3)
 
 
+def doubling(step):
+    """The docstring's own control: it moves betas and does not know of final_betas."""
+
+    def update(state, distortion, rates):
+        moved = jnp.where(state.step == step - 1, 2.0 * state.betas, state.betas)
+        return state._replace(betas=moved, step=state.step + 1)
+
+    return betas.BetaControl(init=betas.constant().init, update=update)
+
+
+@pytest.mark.parametrize("num_steps", [0, 10, 99])
+def test_a_warm_up_keeps_what_a_control_of_your_own_does(num_steps):
+    alone = answer(doubling(100), ONES, lambda b: b, 120)
+    assert alone[98:100].tolist() == [[1.0, 1.0], [2.0, 2.0]]
+    found = answer(betas.linear_warmup(num_steps, doubling(100)), ONES, lambda b: b, 120)
+    np.testing.assert_array_equal(found[num_steps:], alone[num_steps:])
+    np.testing.assert_allclose(
+        found[:num_steps, 0], np.arange(1, num_steps + 1) / max(num_steps, 1), rtol=1e-6
+    )
+
+
+def test_a_warm_up_leads_to_the_betas_that_a_control_starts_from():
+    control = doubling(1000)._replace(init=lambda b: betas.constant().init(b)._replace(betas=3.0 * b))
+    found = answer(betas.linear_warmup(4, control), ONES, lambda b: b, 6)
+    np.testing.assert_allclose(found[:, 0], [0.75, 1.5, 2.25, 3.0, 3.0, 3.0])
+
+
+def test_a_warm_up_of_a_warm_up_is_refused():
+    with pytest.raises(ValueError, match="warms up itself"):
+        betas.linear_warmup(5, betas.linear_warmup(3))
+    assert betas.linear_warmup(0).init(jnp.ones(2)).betas.tolist() == [1.0, 1.0]
+
+
+def test_a_beta_state_has_the_fields_that_old_checkpoints_have():
+    assert betas.BetaState._fields == ("betas", "step", "final_betas", "memory")
+
+
 @pytest.mark.parametrize("chosen", [{}, {"gains": (0.2, 0.003)}])
 def test_pi_follows_the_published_rule(chosen):
     targets, lower, upper = (3.0, 30.0), (0.0, 0.0), (1.0, 1.0)

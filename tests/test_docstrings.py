@@ -28,8 +28,8 @@ def test_every_public_name_has_an_example(name):
 
 
 def test_the_reference_is_generated_without_a_warning(tmp_path):
-    readme = (ROOT / "README.md").read_text()
-    (command,) = re.findall(r"python (-m pdoc .*)", readme)
+    manual = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"python (-m pdoc .*)", manual)
     command = f"'{sys.executable}' {command.replace('build/reference', str(tmp_path))}"
     process = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (process.returncode, process.stdout + process.stderr) == (0, "")

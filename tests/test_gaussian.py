@@ -73,6 +73,61 @@ def test_kl_direction():
     np.testing.assert_allclose(gaussian.kl_divergence(unit, wide), [-0.25 + np.log(2.0)], rtol=1e-6)
 
 
+def test_kl_of_tiny_and_huge_standard_deviations_is_the_closed_form_and_its_gradient_finite():
+    """Stds whose squares are no float32 numbers; KL(N(0, 1e-25²) ‖ N(0, 1)) = 57.06 nats."""
+    q_std, p_std = (np.ravel(grid) for grid in np.meshgrid([1e-25, 1e-19, 1e-6, 1.0, 1e5], [1.0, 1e10, 1e30]))
+    shift = np.array([0.5] * len(q_std))
+    q = Gaussian(jnp.asarray(shift, jnp.float32)[:, None], jnp.asarray(q_std, jnp.float32)[:, None])
+    p = Gaussian(jnp.zeros_like(q.mean), jnp.asarray(p_std, jnp.float32)[:, None])
+    kl = jax.jit(gaussian.kl_divergence)(q, p)
+    assert kl[0] - 0.125 == pytest.approx(57.064627, rel=1e-6)
+    np.testing.assert_allclose(kl, kl_by_hand(q, p), rtol=1e-6)
+    gradient = jax.grad(lambda q, p: gaussian.kl_divergence(q, p).sum(), (0, 1))(q, p)
+    # d/dσ_q = σ_q/σ_p² − 1/σ_q and d/dσ_p = 1/σ_p − (σ_q² + (μ_q − μ_p)²)/σ_p³.
+    (q_mean, q_std), (_, p_std) = in_float64(q), in_float64(p)
+    np.testing.assert_allclose(gradient[0].std, q_std / p_std**2 - 1 / q_std, rtol=1e-5)
+    np.testing.assert_allclose(gradient[1].std, 1 / p_std - (q_std**2 + q_mean**2) / p_std**3, rtol=1e-5)
+    # A prior as narrow as its posterior.
+    narrow = Gaussian(jnp.zeros((1, 1)), jnp.full((1, 1), 1e-25))
+    wider = Gaussian(narrow.mean, 3.0 * narrow.std)
+    np.testing.assert_allclose(gaussian.kl_divergence(wider, narrow), 4.0 - np.log(3.0), rtol=1e-5)
+    both = jax.grad(lambda q, p: gaussian.kl_divergence(q, p).sum(), (0, 1))(wider, narrow)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(both))
+
+
+def test_log_prob_at_tiny_and_huge_standard_deviations_is_scipys_and_its_gradient_finite():
+    std = np.array([1e-25, 1e-10, 1e10, 1e30])
+    p = Gaussian(jnp.zeros((4, 1)), jnp.asarray(std, jnp.float32)[:, None])
+    z = 2.0 * p.std
+    expected = scipy.stats.norm.logpdf(in_float64(p)[1] * 2.0, 0.0, in_float64(p)[1])[:, 0]
+    np.testing.assert_allclose(gaussian.log_prob(p, z), expected, rtol=1e-6)
+    gradient = jax.grad(lambda p: gaussian.log_prob(p, z).sum())(p)
+    np.testing.assert_allclose(gradient.std, 3.0 / in_float64(p)[1], rtol=1e-5)
+
+
+def test_precision_weighted_of_tiny_and_huge_standard_deviations_is_the_surer_one():
+    std = np.array([1e-25, 1e-25, 1.0, 1e30, 1e30, 1e-25])
+    other = np.array([1.0, 1e25, 1e-30, 1.0, 1e-30, 1e-25])
+    a, b = (
+        Gaussian(jnp.full((6, 1), mean), jnp.asarray(stds, jnp.float32)[:, None])
+        for mean, stds in ((1.0, std), (3.0, other))
+    )
+    product = jax.jit(gaussian.precision_weighted)(a, b)
+    (_, std), (_, other) = in_float64(a), in_float64(b)
+    np.testing.assert_allclose(product.mean, (other**2 + 3 * std**2) / (std**2 + other**2), rtol=1e-6)
+    np.testing.assert_allclose(product.std, std * other / np.hypot(std, other), rtol=1e-6)
+
+    def total(a: Gaussian, b: Gaussian) -> jax.Array:
+        product = gaussian.precision_weighted(a, b)
+        return product.mean.sum() + product.std.sum()
+
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(total, (0, 1))(a, b)))
+    # Equal ones, the means too: d std/d std^ = 2^(−3/2), though the smaller of two has a corner there.
+    same = Gaussian(jnp.ones((1, 1)), jnp.full((1, 1), 2.0))
+    by_std = jax.grad(lambda std: total(Gaussian(same.mean, std), same))(same.std)
+    np.testing.assert_allclose(by_std, 2**-1.5, rtol=1e-6)
+
+
 def test_standard_is_zero_one():
     like = make_gaussian(0)
     unit = gaussian.standard(like)

@@ -50,7 +50,8 @@ def finished(environment, tmp_path_factory) -> pathlib.Path:
 
 
 def test_a_grid_leaves_everything_it_promises(finished):
-    names = {"config.json", "versions.json", "grid.csv", "timing.csv", "figures", "models", "chunks", "tasks"}
+    names = {"config.json", "versions.json", "data.json", "models.json", "grid.csv", "timing.csv"}
+    names |= {"figures", "models", "chunks", "tasks"}
     assert {entry.name for entry in finished.iterdir()} == names
     assert list((finished / "chunks").iterdir()) == []
     assert sorted(entry.name for entry in (finished / "models").iterdir()) == ["0000", "0001", "0002", "0003"]
@@ -58,6 +59,8 @@ def test_a_grid_leaves_everything_it_promises(finished):
         wanted = {
             "config.json",
             "versions.json",
+            "data.json",
+            "run.lock",
             "rates.jsonl",
             "checkpoints",
             "evaluation.json",
@@ -128,7 +131,8 @@ def test_a_dry_run_tells_and_writes_nothing(environment, tmp_path):
     [
         (["--config.model.latent_shapes=((2,2,16),)"], "is over 2 layers but the model has 1"),
         (["--config.grid.memory_gib=0.01"], "config.grid.memory_gib=0.01 allows 0.01 GiB"),
-        (["--baseline=nowhere"], "nowhere/config.json does not exist"),
+        (["--baseline=nowhere"], "--baseline=nowhere: nowhere/config.json does not exist"),
+        (["--cpu_devices=1000000000"], "flag --cpu_devices=1000000000: Expected integer in the range"),
     ],
 )
 def test_bad_input_is_one_line_and_touches_nothing(environment, tmp_path, arguments, message):

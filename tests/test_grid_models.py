@@ -1,5 +1,8 @@
 """Which models a grid has, how many fit at a time, what is left to do, its table and figures."""
 
+import itertools
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from experiments import (
     digits_targets_grid,
     fashion_grid,
     fashion_targets_grid,
+    grid_results,
     svhn_grid,
 )
 from hvae_jax import experiment, records
@@ -120,6 +124,35 @@ def test_the_published_grid_is_21_by_21():
         ({"points": ((1.0, 1.0),)}, r"and config.grid.points=\(\(1.0, 1.0\),\): give one of"),
         ({"betas": (), "targets_nats": ((1.0,), (0.0,))}, "tuple of tuples of targets, finite and positive"),
         ({"betas": (), "targets_nats": ((1.0,), (2.0,))}, "needs a control that solves for the betas"),
+        (
+            {"betas": ((True, 1.0), (1.0,))},
+            r"config.grid.betas=\(\(True, 1.0\).* must be a tuple of tuples of betas",
+        ),
+        ({"betas": (("0.1",), (1.0,))}, "must be a tuple of tuples of betas, finite and not negative"),
+        ({"betas": (((1.0,),), (1.0,))}, "must be a tuple of tuples of betas, finite and not negative"),
+        ({"betas": ((math.nan,), (1.0,))}, "must be a tuple of tuples of betas, finite and not negative"),
+        ({"betas": ((10**400,), (1.0,))}, "must be a tuple of tuples of betas, finite and not negative"),
+        ({"betas": ((), (1.0,))}, r"config.grid.betas=\(\(\), \(1.0,\)\) must be a tuple of tuples of betas"),
+        ({"betas": "abc"}, "config.grid.betas='abc' must be a tuple of tuples of numbers"),
+        ({"betas": [[0.1], [1.0]]}, r"config.grid.betas=\[\[0.1\], \[1.0\]\] must be a tuple of tuples"),
+        ({"betas": 5}, "config.grid.betas=5 must be a tuple of tuples of numbers"),
+        ({"betas": None}, "config.grid.betas=None must be a tuple of tuples of numbers"),
+        (
+            {"betas": (), "points": ((1.0, False),)},
+            "config.grid.points=.* must be a tuple of tuples of betas",
+        ),
+        ({"betas": (), "points": ((1.0, 1.0), (1.0,))}, "is over 1 layers but the model has 2"),
+        ({"betas": (), "points": (1.0, 1.0)}, "must be a tuple of tuples of betas, finite and not negative"),
+        ({"betas": (), "target_points": ((True, 1.0),)}, "must be a tuple of tuples of targets, finite and"),
+        ({"seeds": (True,)}, r"config.grid.seeds=\(True,\) must be a tuple of integers"),
+        ({"seeds": (0.0,)}, r"config.grid.seeds=\(0.0,\) must be a tuple of integers"),
+        ({"seeds": 3}, "config.grid.seeds=3 must be a tuple of integers"),
+        ({"seeds": (0, -1)}, r"config.training.seed=-1 must be in \[0, 2\*\*32\)"),
+        ({"seeds": (2**32,)}, r"config.training.seed=4294967296 must be in \[0, 2\*\*32\)"),
+        ({"chunk_size": True}, "config.grid.chunk_size=True must be an integer"),
+        ({"memory_gib": True}, "config.grid.memory_gib=True must be finite"),
+        ({"memory_gib": "4"}, "config.grid.memory_gib='4' must be finite"),
+        ({"data_order": None}, "config.grid.data_order=None is unknown"),
         ({"betas": (0.1, 1.0)}, r"config.grid.betas=\(0.1, 1.0\) must be a tuple of tuples"),
         ({"betas": ((0.1, -1.0), (1.0,))}, "must be a tuple of tuples of betas, finite and not negative"),
         ({"betas": ((1.0,),)}, r"config.grid.betas=\(\(1.0,\),\) is over 1 layers but the model has 2"),
@@ -136,6 +169,31 @@ def test_the_published_grid_is_21_by_21():
 def test_a_grid_field_out_of_range_is_named(fields, message):
     with pytest.raises(RunError, match=message):
         grid_members.read_config(config_with(**fields))
+
+
+@pytest.mark.parametrize("group", ["grid", "model", "objective", "training"])
+@pytest.mark.parametrize("value", [None, 3, "betas", ()])
+def test_a_group_that_is_none_is_named(group, value):
+    config = config_with()
+    config[group] = value
+    with pytest.raises(RunError, match=rf"config\.{group}=.* must be a group"):
+        grid_members.read_config(config)
+
+
+def test_a_large_grid_is_described_at_once_and_its_errors_stay_short():
+    values = tuple(np.geomspace(0.01, 100.0, 100).tolist())
+    described, members = grid_members.read_config(config_with(betas=(values, values), seeds=(0,)))
+    assert described.shape == (100, 100, 1)
+    assert len({member.identity for member in members}) == 100**2
+    points = tuple(itertools.product(values[:100], values[:100]))
+    with pytest.raises(RunError, match=r"config\.grid\.points=.* … .* holds .* more than once") as error:
+        grid_members.read_config(config_with(betas=(), points=(*points, points[0])))
+    assert len(str(error.value)) < 1000
+
+
+def test_a_chunk_is_not_larger_than_the_grid(built):
+    size = grid_size.choose_size(grid_members.read_config(config_with(chunk_size=10**9))[0], *built)
+    assert size.chunk_size == len(built[1])
 
 
 def test_a_config_without_a_grid_is_refused():
@@ -201,7 +259,7 @@ def fake_grid(folder, **fields):
         records.write_json(one / records.EVALUATION_FILE, content)
     grid_table.write_timing(folder, members[0:3:2], 1.5)
     grid_table.write_timing(folder, members[1:3], 2.5)
-    grid_table.write(folder, members)
+    grid_table.write(folder, members, 64)
     return described, members
 
 
@@ -245,6 +303,49 @@ def test_loading_what_is_no_grid_is_one_line(tmp_path):
         grid_table.load(tmp_path, "train")
 
 
+def test_a_baseline_is_a_finished_grid_of_one_layer(tmp_path):
+    records.open_run(tmp_path / "run", digits.get_config().to_dict())
+    _, members = fake_grid(tmp_path / "left", betas=((0.5, 1.0),), seeds=(0,))
+    (members[0].folder(tmp_path / "left") / "evaluation.json").unlink()
+    grid_table.write(tmp_path / "left", members, 64)
+    fake_grid(tmp_path / "two", betas=((0.5,), (1.0,)), seeds=(0,))
+    fake_grid(tmp_path / "cut", betas=((0.5, 1.0),), seeds=(0,))
+    text = (tmp_path / "cut" / "grid.csv").read_text()
+    (tmp_path / "cut" / "grid.csv").write_text(text[: len(text) - 9])
+    fake_grid(tmp_path / "fine", betas=((0.5, 1.0),), seeds=(0,))
+    for name, message in {
+        "nowhere": "nowhere/config.json does not exist",
+        "run": "holds a single run, not a grid",
+        "left": "is not finished: 1 of its 2 models are not in its table",
+        "two": "is a grid of 2 layers; give one of a single layer",
+        "cut": "grid.csv is damaged; the command that trained the grid writes it anew",
+    }.items():
+        with pytest.raises(RunError, match=f"^--baseline={tmp_path / name}.*{message}"):
+            grid_results.load_baseline(str(tmp_path / name))
+    assert grid_results.load_baseline(str(tmp_path / "fine"))["betas"].shape == (2, 1, 1)
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeroed", "another", "word"])
+@pytest.mark.parametrize("name", ["grid.csv", "timing.csv"])
+def test_a_damaged_table_is_named(tmp_path, name, damage):
+    fake_grid(tmp_path, betas=((0.5, 1.0), (1.0,)), seeds=(0,))
+    file = tmp_path / name
+    content = file.read_bytes()
+    file.write_bytes(
+        {
+            "cut": content[:-3],
+            "zeroed": bytes(len(content)),
+            "another": b"a,b\n1,2\n",
+            "word": content[:-1].rsplit(b"\n", 1)[0]
+            + b"\n0"
+            + b",x" * content.splitlines()[0].count(b",")
+            + b"\n",
+        }[damage]
+    )
+    with pytest.raises(RunError, match=f"{file if damage != 'word' else tmp_path}.* is damaged"):
+        grid_table.load(tmp_path)
+
+
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 def test_figures_of_any_number_of_layers(tmp_path, num_layers):
     betas = ((0.1, 1.0, 10.0),) * num_layers
@@ -282,7 +383,7 @@ def test_a_table_of_targets_has_what_was_asked_for_found_and_reached(tmp_path, n
         }
         content = {"step": 1, "status": "ok", "valid": summary, "test": summary, **found}
         records.write_json(one / records.EVALUATION_FILE, content)
-    grid_table.write(tmp_path, members)
+    grid_table.write(tmp_path, members, 64)
     assert "target_1_status" in (tmp_path / "grid.csv").read_text()
     table = grid_table.load(tmp_path)
     shape = (2, *(1,) * (num_layers - 1), 2, num_layers)
@@ -307,6 +408,9 @@ def test_plans_go_on_with_chunks_that_were_begun(tmp_path):
         (tmp_path / "chunks" / name).mkdir(parents=True)
         records.write_json(tmp_path / "chunks" / name / "models.json", numbers)
     (tmp_path / "chunks" / "0003").mkdir()
+    before = sorted(tmp_path.rglob("*"))
     chunks = grid_run.plan_chunks(tmp_path, members, 1)
     assert [[member.number for member in chunk] for chunk in chunks] == [[2, 3], [1], [5]]
+    assert sorted(tmp_path.rglob("*")) == before, "deciding deletes nothing and writes nothing"
+    grid_run.clear_chunks(tmp_path, members)
     assert sorted(entry.name for entry in (tmp_path / "chunks").iterdir()) == ["0002"]

@@ -1,5 +1,7 @@
 """A grid as tasks: how it is divided, who is at work, processes on this machine, and what is refused."""
 
+import errno
+import fcntl
 import os
 import signal
 import sys
@@ -150,6 +152,52 @@ def test_what_is_claimed_is_not_claimed_twice_until_it_is_let_go(tmp_path):
     threading.Timer(0.2, holding.__exit__, (None, None, None)).start()
     with claims.claim(file, "chunk a", wait_seconds=60.0):
         pass
+
+
+@pytest.mark.parametrize("has_description_locks", [True, False])
+def test_every_kind_of_lock_keeps_others_out(tmp_path, monkeypatch, has_description_locks):
+    if not has_description_locks:
+        monkeypatch.setattr(claims, "_has_description_locks", lambda: False)
+    file = tmp_path / "a.lock"
+    with claims.claim(file, "chunk a"):
+        assert claims.is_claimed(file)
+        assert claims.holder(file).startswith(f"process {os.getpid()} on ")
+        with pytest.raises(claims.Claimed), claims.claim(file, "chunk a"):
+            pass
+    assert not claims.is_claimed(file)
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_OFD_GETLK"), reason="locks that can be asked about are Linux's")
+def test_asking_whether_something_is_claimed_does_not_claim_it(tmp_path):
+    file, answers, is_over = tmp_path / "a.lock", [], threading.Event()
+
+    def poll():
+        while not is_over.is_set():
+            answers.append(claims.is_claimed(file))
+
+    pollers = [threading.Thread(target=poll) for _ in range(2)]
+    with claims.claim(file, "chunk a"):
+        for poller in pollers:
+            poller.start()
+        task_grid.wait_for(lambda: True in answers, "it is seen to be claimed")
+    for _ in range(300):  # none is refused
+        with claims.claim(file, "chunk a"):
+            pass
+    is_over.set()
+    for poller in pollers:
+        poller.join()
+    assert {True, False} <= set(answers)
+
+
+def test_a_claim_on_a_full_disk_holds_and_one_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(claims.os, "write", full)
+    with claims.claim(tmp_path / "a.lock", "chunk a"):
+        assert claims.is_claimed(tmp_path / "a.lock")
+    with pytest.raises(RunError, match=r"a\.lock/b\.lock cannot be written: (Not a directory|File exists)"):
+        claims.claim(tmp_path / "a.lock" / "b.lock", "chunk b").__enter__()
 
 
 def test_signals_are_a_question_and_cut_short_who_does_not_ask():

@@ -58,6 +58,24 @@ def test_derivative_by_the_terms_is_the_betas(terms: LayerwiseTerms):
     np.testing.assert_array_equal(gradient.rates, np.tile(BETAS, (5, 1)))
 
 
+def test_integers_and_half_precision_keep_betas_as_they_are():
+    distortion, rates = jnp.array([90, 80]), jnp.array([[5, 10], [7, 2]])
+    expected = [-(90 + 5 * 0.2154 + 10 * 1.7), -(80 + 7 * 0.2154 + 2 * 1.7)]
+    for dtype in (jnp.int32, jnp.bfloat16, jnp.float32):  # whose bfloat16 of 0.2154 is 0.2158
+        found = layerwise_elbo(LayerwiseTerms(distortion.astype(dtype), rates.astype(dtype)), (0.2154, 1.7))
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    halves = LayerwiseTerms(distortion / 2, rates / 2)
+    np.testing.assert_allclose(layerwise_elbo(halves, np.array([1, 2])), [-57.5, -45.5], rtol=1e-6)
+
+
+def test_rates_are_weighed_by_no_matrix_product(terms: LayerwiseTerms):
+    """Accelerators make products of bfloat16 parts by default: only sums and products of numbers here."""
+    program = str(jax.make_jaxpr(jax.value_and_grad(lambda b: layerwise_elbo(terms, b).sum()))(jnp.ones(3)))
+    assert "mul" in program
+    assert "dot_general" not in program
+
+
 def test_jit_and_a_stack_of_betas(terms: LayerwiseTerms):
     stack = jnp.array([BETAS.tolist(), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (2.0, 0.5, 0.1)])
     solo = np.stack([layerwise_elbo(terms, betas) for betas in stack])

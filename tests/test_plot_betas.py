@@ -1,53 +1,108 @@
-"""What experiments.plot_betas gathers from run folders, as a user starts it."""
+"""What experiments.plot_betas gathers from run folders, and what it draws of several seeds."""
 
 import json
 import pathlib
-import subprocess
-import sys
+from typing import Any
 
+import matplotlib.figure
+import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from experiments import plot_betas
+from hvae_jax.errors import RunError
+from hvae_jax.figures import runs as figures
 
 
-def make_run(folder: pathlib.Path, betas: list[float], rates: list[float]) -> str:
+def make_run(
+    folder: pathlib.Path, betas: list[float], rates: list[float], seed: int = 3, **groups: dict[str, Any]
+) -> str:
     folder.mkdir()
-    config = {"objective": {"betas": betas}, "training": {"seed": 3}}
+    objective = {"betas": betas, **groups.pop("objective", {})}
+    config = {"data": {"name": "digits"}, **groups, "objective": objective, "training": {"seed": seed}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "evaluation.json").write_text(json.dumps({"test": {"rates_nats": rates}}))
     return str(folder)
 
 
-def plot(folder: pathlib.Path, *runs: str) -> subprocess.CompletedProcess[str]:
-    outputs = f"--out={folder / 'figure.png'}", f"--results={folder / 'results.json'}"
-    command = [sys.executable, "-m", "experiments.plot_betas", *outputs, *runs]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-
-def test_results_hold_each_choice_of_betas_once_in_order(tmp_path):
+def test_rows_hold_each_choice_of_betas_and_seed_once_in_order(tmp_path):
     runs = [
-        make_run(tmp_path / name, betas, rates)
-        for name, betas, rates in (
-            ("a", [1.0, 1.0], [4.0, 2.0]),
-            ("b", [3.0, 1.0], [0.5, 3.0]),
-            ("c", [1.0, 1.0], [4.0, 2.0]),
-            ("d", [1.0, 0.3], [1.0, 9.0]),
+        make_run(tmp_path / name, betas, rates, seed)
+        for name, betas, rates, seed in (
+            ("a", [1.0, 1.0], [4.0, 2.0], 3),
+            ("b", [3.0, 1.0], [0.5, 3.0], 3),
+            ("c", [1.0, 1.0], [4.0, 2.0], 3),
+            ("d", [1.0, 0.3], [1.0, 9.0], 3),
+            ("e", [3.0, 1.0], [0.7, 4.0], 1),
         )
     ]
-    process = plot(tmp_path, *runs)
-    assert process.returncode == 0, process.stderr
-    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
-    assert [row["betas"] for row in rows] == [[1.0, 0.3], [1.0, 1.0], [3.0, 1.0]]
-    assert rows[2] == {"betas": [3.0, 1.0], "seed": 3, "test": {"rates_nats": [0.5, 3.0]}}
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    rows = plot_betas.read_rows(runs)
+    assert [(row["betas"], row["seed"]) for row in rows] == [
+        ([1.0, 0.3], 3),
+        ([1.0, 1.0], 3),
+        ([3.0, 1.0], 1),
+        ([3.0, 1.0], 3),
+    ]
+    assert rows[3] == {"betas": [3.0, 1.0], "seed": 3, "test": {"rates_nats": [0.5, 3.0]}}
+    panels = plot_betas.make_panels(rows)
+    assert {layer: list(points) for layer, points in panels.items()} == {1: [1.0, 3.0], 2: [0.3, 1.0]}
+    np.testing.assert_array_equal(panels[1][3.0], [[0.7, 4.0], [0.5, 3.0]])
+    np.testing.assert_array_equal(panels[2][1.0], [[4.0, 2.0]])
+
+
+def test_the_line_is_the_mean_over_seeds_and_each_seed_a_dot(tmp_path, monkeypatch):
+    drawn = []
+
+    def keep(figure: matplotlib.figure.Figure, file: str, **_: object) -> None:
+        drawn.append(figure)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
+    points = {1.0: np.array([[4.0, 2.0]]), 3.0: np.array([[1.0, 3.0], [2.0, 5.0]])}
+    figures.rates_against_beta({1: points}, tmp_path / "figure.png")
+    lines = [(line.get_xdata(), line.get_ydata()) for line in drawn[0].axes[0].lines]
+    for number, (of_one, means, dots) in enumerate(((4.0, 1.5, [1, 2]), (2.0, 4.0, [3, 5]))):
+        line, seeds = lines[2 * number : 2 * number + 2]
+        np.testing.assert_array_equal(line, [[1.0, 3.0], [of_one, means]])
+        np.testing.assert_array_equal(seeds, [[3.0, 3.0], dots])
+    assert len(lines) == 4  # one seed has no dot beside its mean
 
 
 @pytest.mark.parametrize(
-    ("betas", "message"),
-    [([3.0, 3.0], "at most one may differ from 1"), ([1.0, 1.0], "a beta that is not 1")],
+    ("one", "other", "message"),
+    [
+        ([3.0, 3.0], {}, "at most one may differ from 1"),
+        ([1.0, 1.0], {}, "a beta that is not 1"),
+        ([0.0, 1.0], {}, "logarithmic"),
+        ([3.0, 1.0], {"betas": [3.0], "rates": [1.0]}, "differ in config.objective.betas"),
+        ([3.0, 1.0], {"data": {"name": "fashion"}}, "differ in config.data.name"),
+        ([3.0, 1.0], {"objective": {"control": "pi"}}, "solves for its betas"),
+        ([3.0, 1.0], {"rates": [1.0, 1.0, 1.0]}, "3 test rates, but the run has 2 layers"),
+        ([3.0, 1.0], {"rates": "many"}, "no rates of the test split"),
+    ],
 )
-def test_runs_that_cannot_be_drawn_are_refused_in_one_line(tmp_path, betas, message):
-    process = plot(tmp_path, make_run(tmp_path / "run", betas, [1.0, 1.0]))
-    assert process.returncode == 1
-    assert message in process.stderr
-    assert process.stderr.count("\n") == 1
+def test_runs_that_cannot_be_drawn_together(tmp_path, one, other, message):
+    runs = [make_run(tmp_path / "one", one, [1.0, 1.0])]
+    if other:
+        fields = {"betas": [1.0, 1.0], "rates": [1.0, 1.0], **other}
+        runs.append(make_run(tmp_path / "other", **fields))
+    with pytest.raises(RunError, match=message):
+        plot_betas.make_panels(plot_betas.read_rows(runs))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("evaluation.json", None, "evaluation.json does not exist: the run is not finished"),
+        ("evaluation.json", [1], "no rates of the test split"),
+        ("evaluation.json", {"valid": {}}, "no rates of the test split"),
+        ("config.json", None, "config.json does not exist"),
+        ("config.json", [1], "is not the config of a run"),
+        ("config.json", {"objective": {"betas": [1.0]}}, "is not the config of a run"),
+    ],
+)
+def test_folders_that_are_no_finished_run(tmp_path, file, content, message):
+    run = pathlib.Path(make_run(tmp_path / "run", [3.0, 1.0], [1.0, 1.0]))
+    (run / file).unlink()
+    if content is not None:
+        (run / file).write_text(json.dumps(content))
+    with pytest.raises(RunError, match=message):
+        plot_betas.read_rows([str(run)])

@@ -12,7 +12,6 @@ agree in distortion, rates and gradients. Images are random bytes; an epoch has 
 
 import importlib.util
 import os
-import pathlib
 import signal
 from collections.abc import Sequence
 
@@ -34,11 +33,12 @@ def main(arguments: list[str]) -> None:
     options = flags.FLAGS
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
-    for flag, file in (("out", options.out), ("figure", options.figure)):
-        if file and not pathlib.Path(file).absolute().parent.is_dir():
-            raise RunError(f"--{flag}={file}: there is no folder {pathlib.Path(file).absolute().parent}")
+    out = None if options.out is None else program.file_flag("out", options.out, (".json", ""))
+    figure = None if options.figure is None else program.file_flag("figure", options.figure)
     cores = pick("cores", options.cores, CORES)
     names = pick("only", options.only, tuple(CASES))
+    for file in filter(None, (out, figure)):
+        program.make_parent(file)
     jax.config.update("jax_platforms", "cpu")
     if options.scaling:
         rows = [row for number in cores for row in measure_scaling(number, options.repeats)]
@@ -55,13 +55,13 @@ def main(arguments: list[str]) -> None:
                 rows.append(make_row(name, number, measured, step_flops(CASES[name])))
                 for note in notes:
                     print(note, flush=True)
-                if options.out:  # after every row, so that a run cut short leaves what it has
-                    records.write_json(pathlib.Path(options.out), rows)
+                if out:  # after every row, so that a run cut short leaves what it has
+                    records.write_json(out, rows)
         print(format_table(rows))
-    if options.out:
-        records.write_json(pathlib.Path(options.out), rows)
-    if options.figure:
-        (draw_scaling if options.scaling else draw_steps)(rows, options.figure)
+    if out:
+        records.write_json(out, rows)
+    if figure:
+        (draw_scaling if options.scaling else draw_steps)(rows, figure)
 
 
 def define_flags() -> None:

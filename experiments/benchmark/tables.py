@@ -1,5 +1,6 @@
 """What came out: rows, tables and figures."""
 
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -85,7 +86,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*_align(cells), *notes])
 
 
-def draw_steps(rows: Sequence[Mapping[str, Any]], file: str) -> None:
+def draw_steps(rows: Sequence[Mapping[str, Any]], file: style.PathLike) -> None:
     """Bars of the time per step of each contender, and a line where its products alone would be."""
     figure = Figure(figsize=(max(4.8, 1.9 * len(rows)), 3.8), layout="constrained")
     panels = figure.subplots(1, len(rows), squeeze=False)[0]
@@ -100,7 +101,7 @@ def draw_steps(rows: Sequence[Mapping[str, Any]], file: str) -> None:
             axes.text(place, value, f"{value:.3g}", ha="center", va="bottom", fontsize=8)
     panels[0].set_ylabel("training step (ms)")
     figure.suptitle("Training step; dashed: its products at best GEMM speed", fontsize=10)
-    figure.savefig(file, dpi=160)
+    figure.savefig(os.fspath(file), dpi=160)
 
 
 def format_scaling(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -113,7 +114,7 @@ def format_scaling(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(_align(cells))
 
 
-def draw_scaling(rows: Sequence[Mapping[str, Any]], file: str) -> None:
+def draw_scaling(rows: Sequence[Mapping[str, Any]], file: style.PathLike) -> None:
     """Step time above, peak memory below, a panel for each thing that changes."""
     figure = Figure(figsize=(11.0, 5.2), layout="constrained")
     panels = figure.subplots(2, len(SCALING), sharex="col", sharey="row", squeeze=False)
@@ -137,7 +138,7 @@ def draw_scaling(rows: Sequence[Mapping[str, Any]], file: str) -> None:
     panels[1, 0].set_ylabel("peak memory (MiB)")
     panels[0, -1].legend(frameon=False)
     figure.suptitle("The CIFAR reference with one thing changed")
-    figure.savefig(file, dpi=160)
+    figure.savefig(os.fspath(file), dpi=160)
 
 
 def _align(cells: Sequence[Sequence[str]]) -> list[str]:

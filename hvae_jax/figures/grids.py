@@ -147,15 +147,20 @@ def rate_distortion(table: Table, baseline: Table | None, title: str, file: Path
 
 
 def _even(table: Table) -> dict[str, np.ndarray]:
-    """The models whose betas are all equal: means over seeds, in the order of their beta, `[n, …]`."""
+    """The models whose betas are all equal: means over seeds, in the order of their beta, `[n, …]`.
+
+    Where the betas were solved for they are those found, each seed's own; no seed without betas counts.
+    """
     num_layers = table["betas"].shape[-1]
-    betas = table["betas"][..., 0, :].reshape(-1, num_layers)
+    betas = _seed_mean(table["betas"]).reshape(-1, num_layers)
+    spread, largest = np.ptp(table["betas"], axis=-1), table["betas"].max(axis=-1)
+    is_even = ((spread <= SAME_BETA * largest) | np.isnan(spread)).all(axis=-1).ravel()
     means = {
         "betas": betas,
         "rates_nats": _seed_mean(table["rates_nats"]).reshape(-1, num_layers),
         "distortion_nats": _seed_mean(table["distortion_nats"], axis=-1).reshape(-1),
     }
-    found = np.flatnonzero(np.ptp(betas, axis=1) <= SAME_BETA * betas.max(axis=1))
+    found = np.flatnonzero(is_even & np.isfinite(betas).all(axis=1))
     found = found[np.argsort(betas[found, 0])]
     return {name: values[found] for name, values in means.items()}
 

@@ -1,7 +1,7 @@
 """Figures of single runs. Every function writes one PNG; none keeps global plotting state."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -106,20 +106,29 @@ def rate_distortion(
     figure.savefig(os.fspath(file), dpi=DPI)
 
 
-def rates_against_beta(panels: Mapping[int, tuple[Sequence[float], np.ndarray]], file: PathLike) -> None:
+def rates_against_beta(panels: Mapping[int, Mapping[float, np.ndarray]], file: PathLike) -> None:
     """How every layer's rate answers when the beta of one layer changes; one panel per such layer.
 
+    A line joins the means over seeds; where there are several, every one of them is a dot.
+
     Args:
-      panels: layer (1-based) → its betas `[n]` and the rates `[n, L]` found, nats; other betas are 1.
-      file: PNG to write.
+      panels: layer (1-based) → its beta → the rates `[S, L]` found with it, one row a seed, nats; other
+        betas are 1.
+      file: picture to write.
     """
     figure = new_figure(4.4 * len(panels), 3.6)
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (layer, (betas, rates)) in zip(row, sorted(panels.items()), strict=True):
-        num_layers = rates.shape[1]
+    for axes, (layer, points) in zip(row, sorted(panels.items()), strict=True):
+        betas = sorted(points)
+        means = np.stack([points[beta].mean(axis=0) for beta in betas])
+        num_layers = means.shape[1]
         for number in range(1, num_layers + 1):
-            label = layer_label(number, num_layers)
-            axes.plot(betas, rates[:, number - 1], "o-", color=layer_color(number), label=label)
+            color, label = layer_color(number), layer_label(number, num_layers)
+            axes.plot(betas, means[:, number - 1], "o-", color=color, label=label)
+            for beta in betas:
+                seeds = points[beta][:, number - 1]
+                if len(seeds) > 1:
+                    axes.plot([beta] * len(seeds), seeds, ".", color=color, alpha=0.6, ms=4)
         axes.set_xscale("log")
         axes.set_xticks(list(betas), [f"{beta:g}" for beta in betas])
         axes.minorticks_off()

@@ -4,6 +4,7 @@ A grid point is a set of overrides of config fields, so every model has a config
 that would train it alone. The folder of a grid:
 
     config.json, versions.json     of the grid, with its group `grid`
+    models.json                    which model is in which folder, see `folders`
     grid.csv, timing.csv           one row a model
     figures/
     models/0000, models/0001 …     an ordinary run folder each
@@ -11,9 +12,10 @@ that would train it alone. The folder of a grid:
     tasks/                         who is at work on what, see `plan`
 """
 
-import copy
+import collections
 import dataclasses
 import itertools
+import json
 import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +23,9 @@ from typing import Any, NamedTuple
 
 from hvae_jax import experiment
 from hvae_jax.errors import RunError
+from hvae_jax.models.hvae import ModelConfig
 from hvae_jax.objective_config import ObjectiveConfig
+from hvae_jax.training import TrainingConfig
 
 DATA_ORDERS = ("shared", "per_model")
 # The fields that say which points there are: values per layer, or lists of vectors.
@@ -57,27 +61,37 @@ class GridConfig:
 
     def __post_init__(self) -> None:
         fields = {name: getattr(self, name) for name in (*PRODUCTS, *LISTS)}
+        for name, value in fields.items():
+            if not isinstance(value, tuple):
+                raise RunError(
+                    f"config.grid.{name}={shorten(value)} must be a tuple of tuples of numbers, for example "
+                    "((0.1, 1.0), (0.1, 1.0, 10.0)); () where it is not the field that says the points"
+                )
         if sum(map(bool, fields.values())) != 1:
-            given = " and ".join(f"config.grid.{name}={value!r}" for name, value in fields.items() if value)
+            given = " and ".join(
+                f"config.grid.{name}={shorten(value)}" for name, value in fields.items() if value
+            )
             raise RunError(
                 f"{given or 'config.grid has no points'}: give one of config.grid.{', '.join(fields)}, the "
                 "values of each layer's beta or target, or the vectors themselves"
             )
         for name, value in fields.items():
             what = "targets, finite and positive" if self.has_targets else "betas, finite and not negative"
-            if not isinstance(value, tuple) or not all(_is_vector(v, self.has_targets) for v in value):
+            if not all(_is_vector(v, self.has_targets) for v in value):
                 raise RunError(
-                    f"config.grid.{name}={value!r} must be a tuple of tuples of {what}, for example "
+                    f"config.grid.{name}={shorten(value)} must be a tuple of tuples of {what}, for example "
                     "((0.1, 1.0), (0.1, 1.0, 10.0))"
                 )
         for layer, values in enumerate(self.values, start=1):
-            _refuse_repeats(f"{self.field}={self.values!r} (layer {layer})", values)
+            _refuse_repeats(f"{self.field}={shorten(self.values)} (layer {layer})", values)
         if not self.values:
-            _refuse_repeats(f"{self.field}={self.vectors!r}", self.vectors)
+            _refuse_repeats(f"{self.field}={shorten(self.vectors)}", self.vectors)
         seeds = self.seeds
         if not isinstance(seeds, tuple) or not seeds or not all(type(seed) is int for seed in seeds):
-            raise RunError(f"config.grid.seeds={seeds!r} must be a tuple of integers, for example (0, 1, 2)")
-        _refuse_repeats(f"seeds={seeds!r}", seeds)
+            raise RunError(
+                f"config.grid.seeds={shorten(seeds)} must be a tuple of integers, for example (0, 1, 2)"
+            )
+        _refuse_repeats(f"seeds={shorten(seeds)}", seeds)
         if self.data_order not in DATA_ORDERS:
             raise RunError(
                 f"config.grid.data_order={self.data_order!r} is unknown; choose one of {DATA_ORDERS}"
@@ -86,9 +100,7 @@ class GridConfig:
             raise RunError(
                 f"config.grid.chunk_size={self.chunk_size!r} must be an integer; 0 chooses by memory"
             )
-        if not (isinstance(self.memory_gib, int | float) and math.isfinite(self.memory_gib)) or (
-            self.memory_gib < 0
-        ):
+        if not _is_number(self.memory_gib) or self.memory_gib < 0:
             raise RunError(
                 f"config.grid.memory_gib={self.memory_gib!r} must be finite and not negative; 0 takes "
                 "most of what is free"
@@ -122,13 +134,23 @@ class GridConfig:
         points = tuple(map(len, self.values)) or (len(self.vectors),)
         return (*points, len(self.seeds))
 
-    def check_layers(self, num_entries: int) -> None:
-        """Raises RunError unless every point has one entry per layer, or what else there is to give."""
+    def check_layers(self, num_entries: int, what: str = "", why: str = "") -> None:
+        """Raises RunError unless every point has as many entries.
+
+        Args:
+          num_entries: one per layer, or 1 where `what` is all that a point gives, since `why`.
+          what, why: for the error; empty where there is an entry per layer.
+        """
         for number in sorted(set(map(len, self.vectors)) - {num_entries}):
-            what = "targets" if self.has_targets else "betas"
+            given = f"config.grid.{self.field}={shorten(getattr(self, self.field))}"
+            if what:
+                raise RunError(
+                    f"{given} has {number} entries a point, but {why} takes {what}; give one entry"
+                )
+            entries = "targets" if self.has_targets else "betas"
             raise RunError(
-                f"config.grid.{self.field}={getattr(self, self.field)!r} is over {number} layers but the "
-                f"model has {num_entries} (config.model.latent_shapes); give {what} for each layer, z_1 first"
+                f"{given} is over {number} layers but the model has {num_entries} "
+                f"(config.model.latent_shapes); give {entries} for each layer, z_1 first"
             )
 
 
@@ -136,12 +158,20 @@ class Member(NamedTuple):
     """One model of a grid.
 
     Attributes:
-      number: its place in the table, from 0; the last axis of `GridConfig.shape` runs fastest.
+      number: of its folder; its place in the grid, from 0 (the last axis of `GridConfig.shape` runs
+        fastest), unless the grid has grown, see `folders`.
       config: what would train it alone.
+      overrides: of it, what is this model's own: `group.field` → value.
     """
 
     number: int
     config: dict[str, Any]
+    overrides: dict[str, Any]
+
+    @property
+    def identity(self) -> str:
+        """What tells it from the other models of its grid."""
+        return identity(self.overrides)
 
     @property
     def betas(self) -> tuple[float, ...]:
@@ -155,7 +185,7 @@ class Member(NamedTuple):
 
     @property
     def targets(self) -> tuple[float, ...]:
-        """What the config asks for in nats, z_1 first; empty where it asks for nothing."""
+        """What the grid asks of it in nats: per layer, or its one target; empty where it asks for nothing."""
         return tuple(map(float, self.config["objective"]["targets_nats"]))
 
     @property
@@ -171,6 +201,17 @@ class Member(NamedTuple):
     def folder(self, grid_folder: pathlib.Path) -> pathlib.Path:
         """Its run folder."""
         return grid_folder / MODELS_FOLDER / f"{self.number:04d}"
+
+
+def identity(overrides: Mapping[str, Any]) -> str:
+    """Overrides as one string, the same before and after they went to JSON."""
+    return json.dumps(overrides, sort_keys=True)
+
+
+def shorten(value: object) -> str:
+    """A value for an error, which should stay one line."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:150]} … {text[-30:]}"
 
 
 def chunk_name(numbers: Sequence[int]) -> str:
@@ -194,35 +235,46 @@ def read_config(config: Mapping[str, Any]) -> tuple[GridConfig, list[Member]]:
     """
     if "grid" not in config:
         raise RunError("config has no group grid; train a single model with experiments.run")
+    for name in ("grid", "model", "objective", "training"):
+        if not isinstance(config.get(name), Mapping):
+            raise RunError(f"config.{name}={config.get(name)!r} must be a group of fields")
     grid = experiment.build_group("grid", GridConfig, config)
     base = {name: group for name, group in config.items() if name != "grid"}
-    num_layers = len(base["model"]["latent_shapes"])
+    num_layers = len(experiment.build_group("model", ModelConfig, base).latent_shapes)
     if not grid.has_targets:
         grid.check_layers(num_layers)
     members = []
     for number, overrides in enumerate(_overrides(grid)):
-        of_model = copy.deepcopy(base)
+        of_model = {name: dict(group) for name, group in base.items()}
         for field, value in overrides.items():
             group, name = field.split(".")
             of_model[group][name] = value
-        members.append(Member(number, of_model))
+        members.append(Member(number, of_model, overrides))
     if grid.has_targets:
-        _check_targets(grid, members, num_layers)
+        _check_targets(grid, members[0], num_layers)
+    objective = members[0].objective
+    for member in members[:: len(grid.seeds)]:
+        own = {field.removeprefix("objective."): value for field, value in member.overrides.items()}
+        own = {name: value for name, value in own.items() if "." not in name}
+        dataclasses.replace(objective, **own).check_layers(num_layers)
+    for member in members[: len(grid.seeds)]:
+        experiment.build_group("training", TrainingConfig, member.config)
     return grid, members
 
 
-def _check_targets(grid: GridConfig, members: Iterable[Member], num_layers: int) -> None:
-    for member in members:
-        if member.config["objective"]["control"] == "constant":
-            raise RunError(
-                f"config.grid.{grid.field} needs a control that solves for the betas, but "
-                "config.objective.control='constant'; set 'target_rates'"
-            )
-        objective = member.objective
-        has_one = objective.control == "target_distortion" or bool(objective.target_shares)
-        if not has_one:
-            grid.check_layers(num_layers)
-        objective.check_layers(num_layers)
+def _check_targets(grid: GridConfig, member: Member, num_layers: int) -> None:
+    if member.config["objective"].get("control") == "constant":
+        raise RunError(
+            f"config.grid.{grid.field} needs a control that solves for the betas, but "
+            "config.objective.control='constant'; set 'target_rates'"
+        )
+    objective = member.objective
+    if objective.control == "target_distortion":
+        grid.check_layers(1, "one distortion", "config.objective.control='target_distortion'")
+    elif objective.target_shares:
+        grid.check_layers(1, "one total rate", "config.objective.target_shares")
+    else:
+        grid.check_layers(num_layers)
 
 
 def _overrides(grid: GridConfig) -> Iterable[dict[str, Any]]:
@@ -237,16 +289,24 @@ def _overrides(grid: GridConfig) -> Iterable[dict[str, Any]]:
         yield overrides
 
 
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number, and fits a float."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _is_vector(values: object, is_positive: bool) -> bool:
     return (
         isinstance(values, tuple)
         and len(values) > 0
-        and all(isinstance(v, int | float) and math.isfinite(v) and v >= 0 for v in values)
+        and all(_is_number(v) and v >= 0 for v in values)
         and not (is_positive and min(values) == 0)
     )
 
 
 def _refuse_repeats(field: str, values: tuple[Any, ...]) -> None:
-    repeated = sorted({value for value in values if values.count(value) > 1})
+    repeated = sorted(value for value, number in collections.Counter(values).items() if number > 1)
     if repeated:
         raise RunError(f"config.grid.{field} holds {repeated[0]!r} more than once; give each once")

@@ -6,9 +6,10 @@ In the grid's folder:
     tasks/jobs.json      as what each chunk was started last, and where that wrote its log
     tasks/0002.json      how the task of the chunk of models 2, 3 … fared; 0002 is the chunk's name
     tasks/0002.lock      held by the process that trains the chunk
+    tasks/launch.lock    held by the command that trains the grid itself, or starts tasks
 """
 
-import os
+import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,11 +17,13 @@ from typing import Any, NamedTuple
 from hvae_jax import claims, records
 from hvae_jax.errors import RunError
 from hvae_jax.grid import run as grid_run
+from hvae_jax.grid.folders import is_complete, latest_step, read_whole
 from hvae_jax.grid.members import TASKS_FOLDER, Member, chunk_name, lock_file
 
 PLAN_FILE, JOBS_FILE, LAUNCH_LOCK, MERGE_LOCK = "plan.json", "jobs.json", "launch.lock", "merge.lock"
 # A task that was stopped so often without a further checkpoint is not started again by itself.
 MAX_IDLE_STARTS = 5
+_REPLAN = "delete it once no task is at work: what is left is then divided anew"
 
 
 class Plan(NamedTuple):
@@ -57,14 +60,54 @@ class Job(NamedTuple):
 
 
 def read(folder: pathlib.Path) -> Plan | None:
-    """The plan of a grid, if it has one."""
+    """The plan of a grid, if it has one.
+
+    Raises:
+      RunError: it is damaged.
+    """
     file = folder / TASKS_FOLDER / PLAN_FILE
-    return Plan(**records.read_json(file)) if file.exists() else None
+    if not file.exists():
+        return None
+    content = records.read_json(file)
+    fields = {"chunk_size": int, "num_cpu_devices": int, "gpus_per_task": int, "chunks": list}
+    if not (
+        isinstance(content, dict)
+        and set(content) == set(Plan._fields)
+        and all(type(content[name]) is kind for name, kind in fields.items())
+        and all(isinstance(chunk, list) and chunk for chunk in content["chunks"])
+        and all(type(number) is int for chunk in content["chunks"] for number in chunk)
+    ):
+        raise RunError(f"{file} is damaged; {_REPLAN}")
+    return Plan(**content)
+
+
+def current(folder: pathlib.Path, members: Sequence[Member]) -> Plan | None:
+    """The plan that a grid is being trained by; None where it has none, or has grown since it was fulfilled.
+
+    Raises:
+      RunError: it is damaged.
+    """
+    plan = read(folder)
+    if plan is None or unfinished(folder, members, plan):
+        return plan
+    planned = {number for chunk in plan.chunks for number in chunk}
+    outside = (member for member in members if member.number not in planned)
+    return None if any(not is_complete(folder, member) for member in outside) else plan
+
+
+def launch_lock(folder: pathlib.Path) -> pathlib.Path:
+    """That the process holds which trains a grid, or starts its tasks."""
+    return folder / TASKS_FOLDER / LAUNCH_LOCK
 
 
 def write(folder: pathlib.Path, plan: Plan) -> None:
-    """Writes the plan down."""
-    (folder / TASKS_FOLDER).mkdir(exist_ok=True)
+    """Writes the plan down.
+
+    Raises:
+      RunError: there is no room, or no permission.
+    """
+    with contextlib.suppress(OSError):  # the file says why
+        (folder / TASKS_FOLDER).mkdir(exist_ok=True)
     records.write_json(folder / TASKS_FOLDER / PLAN_FILE, plan._asdict())
 
 
@@ -101,20 +144,26 @@ def make(
     return Plan(room, num_cpu_devices, gpus_per_task, baseline, numbers)
 
 
+def chunks(folder: pathlib.Path, members: Sequence[Member], plan: Plan) -> dict[str, list[Member]]:
+    """The models of each chunk, by its name.
+
+    Raises:
+      RunError: the plan has models that the grid lacks.
+    """
+    by_number = {member.number: member for member in members}
+    if unknown := sorted({number for chunk in plan.chunks for number in chunk} - set(by_number)):
+        file = folder / TASKS_FOLDER / PLAN_FILE
+        raise RunError(f"{file} is damaged: the grid has no model {unknown[0]}; {_REPLAN}")
+    return {name: [by_number[number] for number in numbers] for name, numbers in plan.names.items()}
+
+
 def unfinished(folder: pathlib.Path, members: Sequence[Member], plan: Plan) -> list[str]:
     """Names of the chunks with models that are not complete."""
     return [
         name
-        for name, numbers in plan.names.items()
-        if not all(is_complete(folder, members[number]) for number in numbers)
+        for name, chunk in chunks(folder, members, plan).items()
+        if not all(is_complete(folder, member) for member in chunk)
     ]
-
-
-def is_complete(folder: pathlib.Path, member: Member) -> bool:
-    """Whether a model is trained and evaluated."""
-    # Listing the folder makes network file systems look; they may remember that a file was absent.
-    model_folder = member.folder(folder)
-    return model_folder.is_dir() and records.EVALUATION_FILE in os.listdir(model_folder)
 
 
 def is_running(folder: pathlib.Path, name: str) -> bool:
@@ -123,9 +172,21 @@ def is_running(folder: pathlib.Path, name: str) -> bool:
 
 
 def read_jobs(folder: pathlib.Path) -> dict[str, Job]:
-    """The newest job of each chunk that was ever started."""
+    """The newest job of each chunk that was ever started.
+
+    Raises:
+      RunError: the list is damaged.
+    """
     file = folder / TASKS_FOLDER / JOBS_FILE
-    return {name: Job(**job) for name, job in records.read_json(file).items()} if file.exists() else {}
+    if not file.exists():
+        return {}
+    content = records.read_json(file)
+    if not (
+        isinstance(content, dict)
+        and all(isinstance(job, dict) and set(job) == set(Job._fields) for job in content.values())
+    ):
+        raise RunError(f"{file} is damaged; delete it once no task of the grid is in the queue or at work")
+    return {name: Job(**job) for name, job in content.items()}
 
 
 def add_jobs(folder: pathlib.Path, jobs: Mapping[str, Job]) -> None:
@@ -139,12 +200,11 @@ class TaskRecord:
 
     def __init__(self, folder: pathlib.Path, name: str) -> None:
         self._file = folder / TASKS_FOLDER / f"{name}.json"
-        self._checkpoints = folder / grid_run.CHUNKS_FOLDER / name / records.CHECKPOINTS_FOLDER
+        self._chunk_folder = folder / grid_run.CHUNKS_FOLDER / name
 
     def read(self) -> dict[str, Any]:
         """`error` (None, or one line), `step` of the newest checkpoint, `idle_starts` without a newer one."""
-        empty = {"error": None, "step": 0, "idle_starts": 0}
-        return records.read_json(self._file) if self._file.exists() else empty
+        return {"error": None, "step": 0, "idle_starts": 0} | (read_whole(self._file) or {})
 
     def fail(self, error: str) -> None:
         """Notes the error that ended the task."""
@@ -157,9 +217,7 @@ class TaskRecord:
 
     def stop(self) -> bool:
         """Notes that the task was stopped early; whether it gets further from start to start."""
-        step = max(
-            [int(entry.name) for entry in self._checkpoints.glob("[0-9]*") if entry.name.isdigit()] or [0]
-        )
+        step = latest_step(self._chunk_folder) or 0
         before = self.read()
         idle_starts = 0 if step > before["step"] else before["idle_starts"] + 1
         record = {"error": None, "step": step, "idle_starts": idle_starts}

@@ -72,7 +72,7 @@ def choose_size(grid: GridConfig, built: Experiment, members: Sequence[Member]) 
     budget = int(grid.memory_gib * GIB) or int(FREE_SHARE * _free_bytes())
     fitting = (budget - fixed) // model_bytes // num_devices * num_devices
     useful = min(len(members), num_devices * CPU_MODELS_PER_DEVICE) if on_cpu else len(members)
-    chunk_size = grid.chunk_size or min(useful, max(fitting, 0))
+    chunk_size = min(grid.chunk_size, len(members)) or min(useful, max(fitting, 0))
     size = Size(chunk_size, fixed, model_bytes, budget)
     if chunk_size == 0 or (grid.memory_gib and size.peak_bytes > budget):
         raise RunError(

@@ -386,6 +386,22 @@ def test_images_of_another_shape_raise(two_layers: Subject):
         assert str(shape) in str(caught.value)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])
+def test_images_of_integers_raise(two_layers: Subject, dtype: type):
+    model, params, x = two_layers.model, two_layers.params, np.zeros((2, 8, 8, 1), dtype)
+    key = jax.random.key(0)
+    calls: list[Callable[[], Any]] = [
+        lambda: model.apply(params, x, key),
+        lambda: model.apply(params, x, key, method="log_weight"),
+        lambda: model.apply(params, x, key, method="encode"),
+        lambda: model.apply(params, x, method="reconstruct"),
+        lambda: model.init(key, x, key),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"x has dtype {np.dtype(dtype).name}, .*divide .* by 255"):
+            call()
+
+
 # Rates and draws
 
 
@@ -548,6 +564,43 @@ def test_temperatures_of_another_shape_raise(two_layers: Subject, shape: tuple[i
     with pytest.raises(ValueError, match=r"\[2\]") as caught:
         two_layers.model.apply(two_layers.params, jax.random.key(0), 2, np.ones(shape), method="sample")
     assert str(shape) in str(caught.value)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "logistic_mixture", "gaussian_fixed_std"])
+def test_drawn_pixels_have_the_sampled_means(make_config: MakeConfig, likelihood: str):
+    """Latents held at their means, so that all images share p(x|z): its mean is what `sample` gives."""
+    model = make_hvae(make_config(likelihood=likelihood, latent_shapes=((3,),)), (8, 8, 1))
+    params, cold = random_params(model), 0.0
+    apply: Callable[..., Any] = model.apply
+    draw = quick_jit(lambda key: apply(params, key, 4000, cold, method="draw"))
+    x = np.asarray(draw(jax.random.key(1)), np.float64)
+    mean = np.asarray(apply(params, jax.random.key(1), 2, cold, method="sample"), np.float64)
+    np.testing.assert_allclose(mean[0], mean[1], rtol=1e-6)
+    assert (x.std(axis=0) > 0.0).any()
+    standard_error = x.std(axis=0, ddof=1) / math.sqrt(len(x)) + 1e-6
+    if likelihood == "bernoulli":
+        assert set(np.unique(x)) == {0.0, 1.0}
+        standard_error = np.sqrt(mean[0] * (1.0 - mean[0]) / len(x))
+    if likelihood == "logistic_mixture":
+        assert (np.abs(x * 255 - np.round(x * 255)) < 1e-3).all()
+        assert (x.min() >= 0.0, x.max() <= 1.0) == (True, True)
+    if likelihood == "gaussian_fixed_std":
+        assert x.min() < 0.0  # not clipped
+        assert (np.abs(x.std(axis=0) / 0.5 - 1.0) < 5.0 / math.sqrt(2 * len(x))).all()
+    assert (np.abs(x.mean(axis=0) - mean[0]) < 5.0 * standard_error).all()
+
+
+def test_drawn_images_have_the_latents_of_the_samples(make_config: MakeConfig):
+    """With a pixel noise of next to nothing, what is drawn is what is sampled at the same key."""
+    model = make_hvae(make_config(likelihood_std=1e-6), (8, 8, 1))
+    params, key = random_params(model), jax.random.key(4)
+    apply: Callable[..., Any] = model.apply
+    for temperature in (1.0, np.array([0.3, 1.0])):
+        means = apply(params, key, 4, temperature, method="sample")
+        assert np.abs(means[1:] - means[:-1]).max() > 0.01
+        np.testing.assert_allclose(apply(params, key, 4, temperature, method="draw"), means, atol=2e-5)
+    with pytest.raises(ValueError, match=r"\[2\]"):
+        apply(params, key, 4, np.ones(3), method="draw")
 
 
 # Configs

@@ -1,0 +1,48 @@
+"""Write the numbers of README.md and experiments/results/README.md from the files in experiments/results.
+
+    python -m experiments.documents
+
+Only what stands between `<!-- from results: NAME -->` and `<!-- end -->` changes.
+"""
+
+from collections.abc import Mapping
+
+from experiments.documents import digits, speed, study, targets
+from experiments.documents.blocks import ROOT, Writer, fill
+
+DOCUMENTS = ("README.md", "experiments/README.md", "experiments/results/README.md")
+WRITERS: Mapping[str, Writer] = {
+    "study_guidance": study.guidance,
+    "study_answers": study.answers,
+    "study_reference": study.reference,
+    "study_speed": study.speed,
+    "study_target_map": study.target_map,
+    "digits_betas": digits.betas,
+    "digits_elbo": digits.elbo,
+    "digits_guidance": digits.guidance,
+    "digits_wins": digits.wins,
+    "digits_spread": digits.spread,
+    "target_runs": targets.runs,
+    "target_missed": targets.missed,
+    "target_map": targets.digits_map,
+    "target_frontier": targets.frontier,
+    "benchmark": speed.benchmark,
+    "scaling": speed.scaling,
+    "streaming": speed.streaming,
+    "memory": speed.memory,
+}
+
+
+def main() -> None:
+    """Rewrites the documents that are not current."""
+    for name in DOCUMENTS:
+        file = ROOT / name
+        text = file.read_text(encoding="utf-8")
+        new = fill(text, WRITERS)
+        if new != text:
+            file.write_text(new, encoding="utf-8")
+        print(f"{name}: {'written' if new != text else 'current'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Folders and files that flags name: read in one way by all programs, before any work."""
+
+import contextlib
+import os
+import pathlib
+import re
+
+from hvae_jax.errors import RunError
+
+# What Matplotlib writes without a program beside it.
+PICTURE_KINDS = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+
+
+def folder_flag(name: str, value: str | os.PathLike[str]) -> pathlib.Path:
+    """The folder that `--name=value` means; it need not be there.
+
+    Args:
+      name: of the flag, without dashes.
+      value: as given; a ~ at its start is the home folder.
+
+    Raises:
+      RunError: an address such as gs://, a file, or a folder below a file.
+    """
+    path = _local(name, value)
+    existing = _first_existing(name, path)
+    if not existing.is_dir():
+        where = "it" if existing == path else existing
+        raise RunError(f"--{name}={value} must be a folder, but {where} is a file")
+    return path
+
+
+def file_flag(
+    name: str, value: str | os.PathLike[str], kinds: tuple[str, ...] = PICTURE_KINDS
+) -> pathlib.Path:
+    """The file to write that `--name=value` means; `make_parent` makes its folder where there is none.
+
+    Args:
+      name: of the flag, without dashes.
+      value: as given; a ~ at its start is the home folder.
+      kinds: suffixes that the file may have; an empty one for a name without. Of pictures by default.
+
+    Raises:
+      RunError: an address such as gs://, a folder, another kind, or a place that cannot be written.
+    """
+    path = _local(name, value)
+    existing = _first_existing(name, path)
+    if (existing == path and path.is_dir()) or str(value).endswith(os.sep):
+        raise RunError(f"--{name}={value} must be a file, but it names a folder")
+    if path.suffix.lower() not in kinds:
+        known = ", ".join(kind for kind in kinds if kind)
+        raise RunError(f"--{name}={value} ends in {path.suffix!r}; the file's name must end in {known}")
+    if existing != path and not existing.is_dir():
+        raise RunError(f"--{name}={value} cannot be written: {existing} is a file, not a folder")
+    folder = path.parent if existing == path else existing
+    if not os.access(folder, os.W_OK | os.X_OK) or (existing == path and not os.access(path, os.W_OK)):
+        raise RunError(f"--{name}={value} cannot be written: no permission to write in {folder}")
+    return path
+
+
+def make_parent(file: pathlib.Path) -> None:
+    """Makes the folder that a file is to be written into, with those above it.
+
+    Raises:
+      RunError: it cannot be made.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{file} cannot be written: {error.strerror}: {error.filename}") from error
+
+
+def _local(name: str, value: str | os.PathLike[str]) -> pathlib.Path:
+    text = os.fspath(value)
+    if not text:
+        raise RunError(f"--{name} is empty; give a path, or leave the flag out")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise RunError(f"--{name}={text} is an address; give a path of this machine (mount or copy it)")
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError as error:  # no such user, or nobody knows a home folder
+        raise RunError(f"--{name}={text}: {error}; write the folder out") from error
+
+
+def _first_existing(name: str, path: pathlib.Path) -> pathlib.Path:
+    """The path itself, or the nearest above it that is there."""
+    place = path
+    try:
+        for place in (path, *path.absolute().parents):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                place.lstat()
+                break
+        place.stat()  # a link to nothing is there, but cannot be used
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RunError(f"--{name}={path} cannot be used: {reason}") from error
+    return place

@@ -1,0 +1,180 @@
+"""The rows that experiments.targets_table writes: read back, checked, and asked what made them."""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hvae_jax import records
+from hvae_jax.errors import RunError
+from hvae_jax.evaluation import targets
+from hvae_jax.figures import targets as figures
+
+# Controls that train anew with betas that were found.
+REFITS = ("found_betas", "found_betas_same_seed")
+# How near the rates of a model have to be, by its control; on the test split two standard errors more.
+WITHIN = {"target_rates": targets.TOLERANCE, "pi": targets.TOLERANCE, **dict.fromkeys(REFITS, 0.03)}
+# Every row is a model; what describes it is what it is looked up by.
+_NUMBERS = ("train_rates_nats", "test_rates_nats", "test_rates_nats_standard_error", "targets_nats")
+_FIELDS = ("inference", "num_layers", "control", "seed", "betas", "settled_at_step", *_NUMBERS)
+# What the table sets itself, and what decides no number.
+_SET = {
+    "model": ("inference", "latent_shapes"),
+    "objective": ("betas", "control", "targets_nats", "pi_gains"),
+    "training": ("seed", "order_seed", "num_checkpoints", "num_workers"),
+    "data": ("data_dir",),
+}
+
+
+def read(file: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows in a file; none where there is no file.
+
+    Raises:
+      RunError: it holds something else.
+    """
+    if not file.exists():
+        return []
+    rows = records.read_json(file)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise RunError(f"--out={file} holds other JSON than the rows of this program; give another file")
+    for number, row in enumerate(rows, start=1):
+        absent = [field for field in _FIELDS if field not in row]
+        if absent:
+            raise RunError(
+                f"--out={file}: row {number} has no {absent[0]!r}, so this program did not write it; give "
+                "another file"
+            )
+        lists = [row[name] for name in (*_NUMBERS, "betas")]
+        is_per_layer = all(isinstance(entry, list) and len(entry) == row["num_layers"] for entry in lists)
+        if not is_per_layer or row["control"] not in WITHIN:
+            raise RunError(
+                f"--out={file}: row {number} has not one number per layer, or an unknown control; restore "
+                "the file"
+            )
+    return rows
+
+
+def write(file: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """JSON with one row per line; the whole file or nothing."""
+    records.write_text(file, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+
+
+def made_by(config: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What makes the rows of a config: a hash of all that the table does not set, and our version."""
+    shapes = config["model"]["latent_shapes"]
+    rest = {
+        group: {name: value for name, value in fields.items() if name not in _SET.get(group, ())}
+        for group, fields in config.items()
+    }
+    text = json.dumps([rest, shapes[0], shapes[-1]], sort_keys=True)
+    try:
+        version = importlib.metadata.version("hvae_jax")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        version = "not installed"
+    return {"config": hashlib.sha256(text.encode()).hexdigest()[:16], "version": version}
+
+
+def check_made_by(
+    file: pathlib.Path,
+    rows: Sequence[Mapping[str, Any]],
+    config: Mapping[str, Mapping[str, Any]],
+    controls: Sequence[str],
+) -> None:
+    """That rows in a file are what this config and this version would make.
+
+    Args:
+      file: to name.
+      rows: in it.
+      config: of the program.
+      controls: that are asked for; the gains of `pi` matter to nobody else.
+
+    Raises:
+      RunError: other rows, or old ones that do not say what made them.
+    """
+    advice = "give another --out, or --only_print to print what is there"
+    wanted = made_by(config)
+    for number, row in enumerate(rows, start=1):
+        made = row.get("made_by")
+        if not isinstance(made, dict):
+            raise RunError(
+                f"--out={file}: row {number} does not say what config made it (0.1.0 did not write that), so "
+                f"it cannot be continued; {advice}"
+            )
+        if made != wanted:
+            name = next(name for name in wanted if made.get(name) != wanted[name])
+            what = {"config": "config", "version": "version of hvae_jax"}[name]
+            raise RunError(
+                f"--out={file}: row {number} was made by another {what} ({made.get(name)} there, "
+                f"{wanted[name]} here); {advice}"
+            )
+        gains = list(config["objective"]["pi_gains"])
+        if row["control"] == "pi" and "pi" in controls and row.get("pi_gains") != gains:
+            raise RunError(
+                f"--out={file}: row {number} was made with config.objective.pi_gains={row.get('pi_gains')}, "
+                f"not {gains}; {advice}"
+            )
+
+
+def describe(rows: list[dict[str, Any]]) -> str:
+    """One line per setting: how many runs have every layer near its target, errors, time to settle."""
+    header = ("inference", "L", "control", "runs", "within", "train", "test", "worst", "median", "settled")
+    lines = ["{:<21} {}  {:<21} {:>4}  {:>6}  {:>5}  {:>4}  {:>7}  {:>7}  {}".format(*header)]
+    settings = dict.fromkeys((r["inference"], r["num_layers"], r["control"]) for r in rows)
+    for inference, num_layers, control in settings:
+        setting = {"inference": inference, "num_layers": num_layers, "control": control}
+        own = [row for row in rows if setting.items() <= row.items()]
+        within = WITHIN[control]
+        reference = np.asarray([r["targets_nats"] for r in own])
+        train = np.abs(np.asarray([r["train_rates_nats"] for r in own]) / reference - 1.0)
+        test = np.abs(np.asarray([r["test_rates_nats"] for r in own]) / reference - 1.0)
+        slack = 2.0 * np.asarray([r["test_rates_nats_standard_error"] for r in own]) / reference
+        steps = [r["settled_at_step"] for r in own if r["settled_at_step"] is not None]
+        settled = f"{len(steps)}/{len(own)}" + (f", median step {np.median(steps):.0f}" if steps else "")
+        at_bound = sum(any("bound" in status for status in r.get("target_status", ())) for r in own)
+        lines.append(
+            f"{inference:<21} {num_layers}  {control:<21} {len(own):>4}  {100 * within:4.0f} %"
+            f"  {(train < within).all(1).sum():>5}  {(test < within + slack).all(1).sum():>4}"
+            f"  {100 * train.max():5.2f} %  {100 * np.median(train):5.2f} %  {settled}"
+            + (f"; {at_bound} with a beta at its bound" if at_bound else "")
+        )
+    return "\n".join(lines)
+
+
+def draw_frontier(rows: list[dict[str, Any]], total: float, file: pathlib.Path) -> None:
+    """The distortion along the line of constant total rate, mean and spread over seeds.
+
+    Args:
+      rows: of which those are drawn that ask for the total.
+      total: rate of both layers, nats.
+      file: PNG to write.
+
+    Raises:
+      RunError: none asks for it.
+    """
+    lines = {}
+    rows = [
+        r
+        for r in rows
+        if r["control"] == "target_rates"
+        and r["num_layers"] == 2
+        and math.isclose(sum(r["targets_nats"]), total, rel_tol=1e-6)
+    ]
+    if not rows:
+        raise RunError(f"no row of target_rates has two layers and a total of {total:g} nats to draw")
+    for inference in dict.fromkeys(row["inference"] for row in rows):
+        own = [r for r in rows if r["inference"] == inference]
+        vectors = sorted({tuple(r["targets_nats"]) for r in own}, key=lambda vector: vector[-1])
+        groups = [[r for r in own if tuple(r["targets_nats"]) == vector] for vector in vectors]
+        shares = [np.mean([r["test_rates_nats"][-1] / sum(r["test_rates_nats"]) for r in g]) for g in groups]
+        distortions = [[r["test_distortion_nats"] for r in group] for group in groups]
+        lines[inference.replace("_", " ")] = (
+            np.asarray(shares),
+            np.asarray([np.mean(d) for d in distortions]),
+            np.asarray([np.std(d, ddof=1) if len(d) > 1 else 0.0 for d in distortions]),
+        )
+    figures.trade_frontier(lines, f"Total rate held at {total:g} nats", file)
