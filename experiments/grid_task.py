@@ -50,7 +50,13 @@ def main() -> None:
     if len(sys.argv) != 3:
         print("error: give the grid's folder and the name of a chunk; see --help", file=sys.stderr)
         sys.exit(1)
-    _run(pathlib.Path(sys.argv[1]), sys.argv[2], lambda: None)
+    folder, name = pathlib.Path(sys.argv[1]).expanduser(), sys.argv[2]
+    try:
+        _read_plan(folder, name)
+    except RunError as error:  # before anything is written there
+        print("error:", error, file=sys.stderr)
+        sys.exit(1)
+    _run(folder, name, lambda: None)
 
 
 def _run(folder: pathlib.Path, name: str, requeue: Callable[[], None]) -> None:
@@ -91,12 +97,17 @@ def _run(folder: pathlib.Path, name: str, requeue: Callable[[], None]) -> None:
             raise
 
 
-def _train(folder: pathlib.Path, name: str, stop_requested: Callable[[], bool]) -> None:
+def _read_plan(folder: pathlib.Path, name: str) -> grid_plan.Plan:
     plan = grid_plan.read(folder)
     if plan is None or name not in plan.names:
         raise RunError(
             f"{folder} has no plan with a chunk {name}; start tasks with experiments.grid --launcher"
         )
+    return plan
+
+
+def _train(folder: pathlib.Path, name: str, stop_requested: Callable[[], bool]) -> None:
+    plan = _read_plan(folder, name)
     program.split_cpu(plan.num_cpu_devices)
     grid_config, members = folders.read(folder)
     chunk = grid_plan.chunks(folder, members, plan)[name]

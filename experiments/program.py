@@ -89,6 +89,12 @@ def start(main: Callable[..., None]) -> None:
         sys.exit(0)
 
 
+def show_notices(dataset: Dataset) -> None:
+    """Prints what became of the data on the way in, and what looks wrong with them."""
+    for notice in dataset.notices:
+        print(f"note: {notice}", file=sys.stderr, flush=True)
+
+
 def _main(main: Callable[[list[str]], None], arguments: list[str], resumes: bool) -> None:
     logging.set_verbosity(logging.WARNING)  # JAX tells at INFO of every kind of device that is absent
     try:
@@ -114,12 +120,6 @@ def _main(main: Callable[[list[str]], None], arguments: list[str], resumes: bool
         _exit(f"{where}{error.strerror}")
     except KeyboardInterrupt:
         _exit("stopped" + "; the same command resumes from the last checkpoint" * resumes)
-
-
-def show_notices(dataset: Dataset) -> None:
-    """Prints what became of the data on the way in, and what looks wrong with them."""
-    for notice in dataset.notices:
-        print(f"note: {notice}", file=sys.stderr, flush=True)
 
 
 def stop_now() -> NoReturn:

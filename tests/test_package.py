@@ -56,10 +56,13 @@ def built(source) -> tuple[pathlib.Path, pathlib.Path]:
     return wheel, sdist
 
 
-def test_the_wheel_is_the_package_and_nothing_else(source, built):
+def test_the_wheel_is_the_package_the_programs_and_nothing_else(source, built):
     names = set(zipfile.ZipFile(built[0]).namelist())
+    programs = {name for name in files_of(source / "experiments") if name.endswith(".py")}
+    assert "digits.py" in programs
     assert {name for name in names if ".dist-info/" not in name} == {
-        f"hvae_jax/{name}" for name in files_of(source / "hvae_jax")
+        *(f"hvae_jax/{name}" for name in files_of(source / "hvae_jax")),
+        *(f"experiments/{name}" for name in programs),
     }
 
 
@@ -72,8 +75,8 @@ def test_the_sdist_holds_what_its_own_tests_need(source, built):
 
 
 @pytest.fixture(scope="module")
-def report(built, tmp_path_factory) -> dict:
-    """What the project in tests/reuse prints after training, in an environment of its own."""
+def installed(built, tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
+    """A Python with the wheel, in an environment of its own, and the folder that holds its packages."""
     folder = tmp_path_factory.mktemp("project")
     venv.create(folder / "environment", symlinks=True)
     python = folder / "environment" / "bin" / "python"
@@ -96,10 +99,38 @@ def report(built, tmp_path_factory) -> dict:
         ],
         folder,
     )
+    return python, site
+
+
+@pytest.fixture(scope="module")
+def report(installed, tmp_path_factory) -> dict:
+    """What the project in tests/reuse prints after training."""
+    python, site = installed
+    folder = tmp_path_factory.mktemp("waves")
     shutil.copytree(ROOT / "tests" / "reuse", folder / "waves")
     report = json.loads(run([str(python), "waves.py", str(folder / "log")], folder / "waves"))
     assert report["library"] == str(site / "hvae_jax" / "records.py")
     return report
+
+
+def test_a_program_and_its_config_work_from_another_folder(installed, tmp_path):
+    python, _ = installed
+    (tmp_path / "mine.npz").write_bytes(b"no images")
+    arguments = ["--config=experiments/digits.py", "--config.data.name=npz:mine.npz"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    process = subprocess.run(
+        [str(python), "-m", "experiments.run", *arguments],
+        cwd=tmp_path,
+        env={**environment, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    # The config is the installed one; the data are looked for in the folder that we are in.
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: config.data.name='npz:mine.npz'"), process.stderr
+    assert "does not exist" not in process.stderr
+    assert files_of(tmp_path) == {"mine.npz"}
 
 
 def test_a_model_of_another_project_reaches_the_rates_it_is_asked_for(report):

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import services
 import slurm_node
 import task_grid
 
@@ -21,8 +22,8 @@ def node(environment):
     """The environment in which Slurm's commands and the programs of this project work."""
     reason = slurm_node.missing()
     if reason:
-        pytest.skip(
-            f"{reason}; a grid on Slurm was not tested. As root on Debian: apt-get install slurm-wlm munge"
+        services.leave_out(
+            f"a grid on Slurm was not tested: {reason}", "as root on Debian: apt-get install slurm-wlm munge"
         )
     folder = pathlib.Path(tempfile.mkdtemp(prefix="slurm-"))  # pytest's folders are too deep for sockets
     try:

@@ -43,7 +43,7 @@ class Contender:
         self._name = f"{module} ({spec['kind']})"
         self._errors = pathlib.Path(self._scratch.name, "errors.txt")
         self._pipe, theirs = Pipe()
-        with theirs, self._errors.open("w") as errors, _pinned(cores):
+        with theirs, self._errors.open("w", encoding="utf-8") as errors, _pinned(cores):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, str(theirs.fileno())],
                 env=environment,
@@ -86,7 +86,7 @@ class Contender:
         try:
             kind, answer = self._pipe.recv()
         except (EOFError, OSError) as error:
-            last = (self._errors.read_text().strip().splitlines() or ["it left no message"])[-1]
+            last = (self._errors.read_text("utf-8").strip().splitlines() or ["it left no message"])[-1]
             raise RunError(f"{self._name} ended: {last}") from error
         if kind == "error":
             raise RunError(f"{self._name} failed: {' '.join(answer.split())[:300]}")

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import pathlib
 import re
+import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,17 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hvae_jax import records
+from hvae_jax import claims, records
 from hvae_jax.batches import batch_indices
 from hvae_jax.checkpoints import Checkpoints
 from hvae_jax.data import Dataset, Split
 from hvae_jax.errors import RunError
+from hvae_jax.evaluation import parts, settings
 from hvae_jax.evaluation.rates import SplitEvaluator
 from hvae_jax.keys import fold_in, make_key
 from hvae_jax.models.classifier import ConvNet, ResNet18, make_classifier
 from hvae_jax.training import Params, PreprocessFn
 
-CLASSIFIER_FILE = "classifier.json"
+CLASSIFIER_FILE, LOCK_FILE = "classifier.json", "classifier.lock"
+# By which the folder of a classifier is known.
+_PARTS = (CLASSIFIER_FILE, LOCK_FILE)
+_OWN = {*_PARTS, f"{CLASSIFIER_FILE}.partial", "checkpoints", "checkpoints.partial"}
+# That another evaluation, which trains the same classifier, is waited for.
+WAIT_SECONDS = 3600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +64,11 @@ class Classifier(NamedTuple):
     params: Params
     report: dict[str, Any]
 
+    @property
+    def num_features(self) -> int:
+        """F."""
+        return 512 if isinstance(self.network, ResNet18) else self.network.num_features
+
     def __call__(self, params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Features `[B, F]` and p(y|x) `[B, M]` of images `[B, H, W, C]`, under `params`."""
         out: Any = self.network.apply(params, x)
@@ -81,6 +93,24 @@ def folder_name(dataset_name: str, binarize: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", f"{dataset_name} {binarize}").strip("_")
 
 
+def check_folder(folder: pathlib.Path, flag: str = "classifiers") -> None:
+    """Refuses a folder that holds something else than classifiers, before anything is written to it.
+
+    Raises:
+      RunError: a file, or a folder of other things.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"--{flag}={folder} must be a folder of classifiers, but it is a file")
+    entries = [entry for entry in folder.iterdir() if entry.is_dir()] if folder.exists() else []
+    files = [entry.name for entry in folder.iterdir() if entry.is_file()] if folder.exists() else []
+    is_one = any((entry / name).exists() for entry in entries for name in _PARTS)
+    if (entries or files) and not is_one:
+        first = min(files + [entry.name for entry in entries])
+        raise RunError(
+            f"--{flag}={folder} holds {first} and no classifier; name a new folder, or that of an evaluation"
+        )
+
+
 def load_or_train(
     folder: pathlib.Path,
     dataset: Dataset,
@@ -92,57 +122,93 @@ def load_or_train(
     """The classifier kept in `folder`, trained there first if need be; an interrupted training goes on.
 
     It learns every image twice over: as the models see it and in its grey values, drawn by lot at each
-    step. Reconstructions and samples are means, so they are grey even where the data is binarised. The
-    test split is read once, for the accuracy in classifier.json; nothing is chosen by it.
+    step. Reconstructions are means, so they are grey even where the data is binarised. The test split is
+    read once, for the accuracy in classifier.json; nothing is chosen by it.
+
+    One that was made from other data, with other settings or by another version of this package is trained
+    anew, and so is one whose files are damaged; `report` is told why.
 
     Args:
       folder: holds classifier.json and checkpoints/.
       dataset: with labels of at least two classes.
       preprocess_fn: that of the models that will be judged.
       training: how.
-      described: the data's part of the config; a folder made for other data is refused.
+      described: the data, for example `settings.data_fingerprints`.
       report: called with a line about progress now and then.
 
     Raises:
-      RunError: no labels, or a folder that holds the classifier of other data or another training.
+      RunError: no labels, a folder that is in use, or of something else.
     """
-    if dataset.num_classes < 2:
+    classes = parts.find_classes(dataset)
+    if not classes.can_be_told_apart:
         raise RunError(
             f"config.data.name={dataset.name!r} has no labels of two or more classes: there is no classifier "
             "to judge samples with, and no class to read from a latent"
         )
-    network = make_classifier(dataset.image_shape, dataset.num_classes)
-    settings = {
+    network = make_classifier(dataset.image_shape, classes.num_trained)
+    wanted = {
         "data": described,
         "training": dataclasses.asdict(training),
         "network": type(network).__name__,
+        "version": settings.package_version(),
     }
-    file = folder / CLASSIFIER_FILE
-    old = records.read_json(file) if file.exists() else {"settings": settings}
-    if old["settings"] != settings:
-        raise RunError(f"{folder} holds the classifier of other data or settings; delete it or name another")
-    folder.mkdir(parents=True, exist_ok=True)
-    if "test_accuracy" not in old:
-        records.write_json(file, {"settings": settings})
-
-    checkpoints = Checkpoints(folder / records.CHECKPOINTS_FOLDER, num_kept=1)
-    params = _train(network, dataset.train, preprocess_fn, training, checkpoints, report)
-    checkpoints.close()
-    if "test_accuracy" not in old:
-        old = {"settings": settings, **_measure(network, params, dataset, preprocess_fn)}
-        records.write_json(file, old)
-        report(f"classifier of {dataset.name}: test accuracy {old['test_accuracy']:.4f}")
+    strange = sorted({entry.name for entry in folder.iterdir()} - _OWN) if folder.is_dir() else []
+    if strange:
+        raise RunError(f"{folder} holds {strange[0]}: it is no folder of a classifier; name another")
+    with claims.claim(folder / LOCK_FILE, f"the classifier in {folder}", wait_seconds=WAIT_SECONDS):
+        old = _open(folder, wanted, report)
+        try:
+            params = _train(network, dataset, classes, preprocess_fn, training, folder, report)
+        except _Damaged as error:
+            report(f"{error}; the classifier is trained again")
+            old = _start_again(folder, wanted)
+            params = _train(network, dataset, classes, preprocess_fn, training, folder, report)
+        if "test_accuracy" not in old:
+            old = {"settings": wanted, **_measure(network, params, dataset, classes, preprocess_fn)}
+            records.write_json(folder / CLASSIFIER_FILE, old)
+            report(f"classifier of {dataset.title}: test accuracy {old['test_accuracy']:.4f}")
     return Classifier(network, params, old)
+
+
+class _Damaged(Exception):
+    """A checkpoint that cannot be restored."""
+
+
+def _open(folder: pathlib.Path, wanted: dict[str, Any], report: Callable[[str], None]) -> dict[str, Any]:
+    """What classifier.json says, if it is of this classifier; else the folder is emptied for a new one."""
+    file = folder / CLASSIFIER_FILE
+    if not file.exists():
+        return _start_again(folder, wanted)
+    old: dict[str, Any] = {}
+    try:
+        old = records.read_json(file)
+        why = settings.difference(old["settings"], wanted)
+    except (RunError, KeyError, TypeError):
+        why = f"{CLASSIFIER_FILE} is damaged"
+    if why is None:
+        return old
+    report(f"the classifier in {folder} is trained again: {why}")
+    return _start_again(folder, wanted)
+
+
+def _start_again(folder: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Only checkpoints and classifier.json are ours to remove; classifier.json then says what is begun."""
+    shutil.rmtree(folder / records.CHECKPOINTS_FOLDER, ignore_errors=True)
+    records.write_json(folder / CLASSIFIER_FILE, {"settings": wanted})
+    return {"settings": wanted}
 
 
 def _train(
     network: ConvNet | ResNet18,
-    split: Split,
+    dataset: Dataset,
+    classes: parts.Classes,
     preprocess_fn: PreprocessFn,
     training: ClassifierTraining,
-    checkpoints: Checkpoints,
+    folder: pathlib.Path,
     report: Callable[[str], None],
 ) -> Params:
+    """The trained parameters, from the checkpoint in `folder` on."""
+    split = Split(np.asarray(dataset.train.images), classes.number(dataset.train.labels))
     num_images, size = len(split.images), min(training.batch_size, len(split.images))
     steps_per_epoch = math.ceil(num_images / size)
     num_steps = steps_per_epoch * training.num_epochs
@@ -173,8 +239,13 @@ def _train(
 
         return jax.lax.scan(step, state, (indices, start + jnp.arange(steps_per_epoch)))
 
+    checkpoints = Checkpoints(folder / records.CHECKPOINTS_FOLDER, num_kept=1)
     done = checkpoints.latest_step() or 0
-    state = checkpoints.restore(jax.eval_shape(init)) if done else jax.jit(init)()
+    try:
+        state = checkpoints.restore(jax.eval_shape(init)) if done else jax.jit(init)()
+    except RunError as error:
+        checkpoints.close()
+        raise _Damaged(str(error).partition(";")[0]) from error
     for number in range(done, training.num_epochs):
         start = number * steps_per_epoch
         indices = batch_indices(training.seed, num_images, size, start, steps_per_epoch)
@@ -186,11 +257,16 @@ def _train(
             checkpoints.save(number + 1, state)
             report(f"classifier: epoch {number + 1}/{training.num_epochs}, training loss {loss:.4f}")
     checkpoints.wait()
+    checkpoints.close()
     return jax.device_get(state[0])
 
 
 def _measure(
-    network: ConvNet | ResNet18, params: Params, dataset: Dataset, preprocess_fn: PreprocessFn
+    network: ConvNet | ResNet18,
+    params: Params,
+    dataset: Dataset,
+    classes: parts.Classes,
+    preprocess_fn: PreprocessFn,
 ) -> dict[str, float]:
     """Accuracy on the validation and test split, as the models see the images and in grey values."""
 
@@ -203,6 +279,6 @@ def _measure(
     for name, split in (("valid", dataset.valid), ("test", dataset.test)):
         for view, fn in views.items():
             if len(split.images):
-                labels = SplitEvaluator(split.images, fn).map_images(predict, params, make_key(0))
-                found[f"{view}{name}_accuracy"] = float(np.mean(labels == split.labels))
+                predicted = SplitEvaluator(split.images, fn).map_images(predict, params, make_key(0))
+                found[f"{view}{name}_accuracy"] = float(np.mean(predicted == classes.number(split.labels)))
     return found

@@ -11,6 +11,8 @@ import numpy as np
 
 from hvae_jax import bounds
 
+# Fewer images of a kind than this have no covariance, or no third neighbour.
+MIN_FRECHET, MIN_PRECISION = 2, 4
 # Rows of a table of distances at a time.
 _ROWS = 1000
 

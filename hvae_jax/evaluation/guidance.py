@@ -2,19 +2,28 @@
 
 import collections
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
+from hvae_jax.errors import RunError
+from hvae_jax.evaluation import seeds
 from hvae_jax.evaluation.results import Evaluated
+from hvae_jax.evaluation.seeds import SeedSpread
 
-# Application → what its number is called, and its unit.
+# Application → what its number is called, and its unit. {pixels}: what samples are made of.
 APPLICATIONS: Mapping[str, tuple[str, str]] = {
     "reconstruction": ("PSNR of reconstructions from all layers", "dB"),
     "representation": ("accuracy from samples of the top layer", ""),
-    "generation": ("inception score by the data set's classifier", ""),
+    "generation": ("inception score of {pixels} by the data set's classifier", ""),
+}
+PIXELS: Mapping[str | None, str] = {
+    "draws": "draws from p(x|z)",
+    "means": "means E[x|z]",
+    None: "samples",
 }
 RIVALS: Mapping[str, str] = {
     "equal_betas": "best with equal betas",
@@ -25,41 +34,76 @@ RIVALS: Mapping[str, str] = {
 CLEAR = 2.0
 
 
-def make_guidance(models: Sequence[Evaluated], baseline: Sequence[Evaluated] = ()) -> dict[str, Any]:
+def make_guidance(
+    models: Sequence[Evaluated],
+    baseline: Sequence[Evaluated] = (),
+    seeds_from: Sequence[Evaluated] = (),
+) -> dict[str, Any]:
     """For each application the best betas by validation, beside what it competes with.
 
-    Seeds of the same betas are one candidate, judged by their mean. Its standard error joins the spread
-    over seeds and that of one model over images and draws: the test images are the same for all seeds,
-    so their part does not shrink with more seeds. Models that are compared share these images too, which
-    makes the error of a difference rather too large.
+    Seeds of the same betas are one candidate, judged by their mean. Its standard error has two parts:
+    that of one model over images and draws, which does not shrink with more seeds since the test images
+    are the same for all; and the spread over seeds, pooled over all betas that have several, divided by
+    the root of this candidate's number of seeds. Models that are compared share their images, which makes
+    the error of a difference rather too large; choosing by validation does not help against the spread
+    over seeds, since both splits see the same trained model.
 
     Args:
       models: evaluated, all of the same L.
-      baseline: models of one layer.
+      baseline: models of one layer. They are given their own spread over seeds where they have several of
+        some beta, else that of `models`.
+      seeds_from: where `models` have one seed of each betas: others, whose spread over seeds stands in.
 
     Returns:
-      plain values for guidance.json.
+      plain values for guidance.json. An application that some model lacks a number for is chosen among
+      the others; one that all lack is in `left_out`, with the reason.
+
+    Raises:
+      RunError: samples are draws in some models and means in others, which are not to be compared.
     """
-    out: dict[str, Any] = {"num_models": len(models), "num_layers": models[0].num_layers, "applications": {}}
+    kinds = {model.pixels for model in (*models, *baseline) if model.pixels is not None}
+    if len(kinds) > 1:
+        raise RunError(
+            "generation is scored with draws from p(x|z) for some of these models and with means for others; "
+            "evaluate them again, all with one version, or compare models of one likelihood"
+        )
+    out: dict[str, Any] = {
+        "num_models": len(models),
+        "num_layers": models[0].num_layers,
+        "pixels": next(iter(kinds), None),
+        "applications": {},
+        "left_out": {},
+    }
     for application, (metric, unit) in APPLICATIONS.items():
-        candidates = _candidates(models, application)
+        served = [model for model in models if model.serves(application)]
+        if not served:
+            out["left_out"][application] = models[0].reason(application)
+            continue
+        rivals = [model for model in baseline if model.serves(application)]
+        own, borrowed = _pool(served, application), _pool(seeds_from, application)
+        spread = own or borrowed
+        candidates = _candidates(served, application, spread)
         equal = [c for c in candidates if np.allclose(c["betas"], c["betas"][0], rtol=1e-6)]
-        rivals = {
-            "equal_betas": _best(equal),
-            "unit_betas": _best([c for c in equal if np.isclose(c["betas"][0], 1.0)]),
-            "baseline": _best(_candidates(baseline, application)),
-        }
         best = _best(candidates)
         assert best is not None
+        found = {
+            "equal_betas": _best(equal),
+            "unit_betas": _best([c for c in equal if np.isclose(c["betas"][0], 1.0)]),
+            "baseline": _best(_candidates(rivals, application, _pool(rivals, application) or spread)),
+        }
         out["applications"][application] = {
-            "metric": metric,
+            "metric": metric.format(pixels=PIXELS[out["pixels"]]),
             "unit": unit,
+            "num_candidates": len(candidates),
+            "seed_spread": None
+            if spread is None
+            else {**spread.describe(), "of": "these models" if own else "other models"},
             "best": best,
             **{
                 name: None if rival is None else {**rival, **_compare(best, rival)}
-                for name, rival in rivals.items()
+                for name, rival in found.items()
             },
-            "explained_by": explained_by_rates(models, application),
+            "explained_by": explained_by_rates(served, application),
         }
     return out
 
@@ -94,63 +138,81 @@ def explained_by_rates(models: Sequence[Evaluated], application: str) -> dict[st
     return out
 
 
-def to_markdown(guidance: Mapping[str, Any]) -> str:
-    """guidance.md from the content of guidance.json, and from nothing else."""
-    lines = [
-        "# Which betas for which application",
-        "",
-        f"Chosen among {guidance['num_models']} models of {guidance['num_layers']} layers by the validation "
-        "split, reported on the test split, ± one standard error. A difference is counted in its standard "
-        f"errors; below {CLEAR:g} it is called unclear.",
-    ]
+def baseline_of(guidance: Mapping[str, Any]) -> list[Evaluated]:
+    """The models of one layer that a guidance.json compared with, as far as it tells of them.
+
+    That is the best one for each application, with the number of that application alone: enough to make the
+    guidance of the same models again.
+
+    Args:
+      guidance: content of guidance.json, also one of version 0.1.0.
+
+    Raises:
+      RunError: a mean over several seeds, whose numbers it does not hold one by one.
+    """
+    found: dict[str, Evaluated] = {}
     for application, entry in guidance["applications"].items():
-        unit = f", {entry['unit']}" if entry["unit"] else ""
-        lines += [
-            "",
-            f"## {application.capitalize()}: {entry['metric']}{unit}",
-            "",
-            "| choice | betas | rates (nats) | seeds | validation | test | best is ahead by |",
-            "|---|---|---|---|---|---|---|",
-            _row("**best**", entry["best"], "", entry["unit"]),
-        ]
-        for name, label in RIVALS.items():
-            rival = entry[name]
-            ahead = "" if rival is None else _describe(rival)
-            lines.append(_row(label, rival, ahead, entry["unit"]))
-        lines += ["", statement(entry), "", _explain(entry["explained_by"])]
-    return "\n".join(lines) + "\n"
+        rival = entry["baseline"]
+        if rival is None:
+            continue
+        if len(rival["models"]) > 1:
+            raise RunError(
+                f"the one-layer model of {application} is a mean over seeds {rival['seeds']}, whose numbers "
+                "are not there one by one; give their table"
+            )
+        (name,), (seed,) = rival["models"], rival["seeds"]
+        empty = {
+            "rates": {"test": {"rates_nats": rival["rates_nats"]}},
+            "applications": {"valid": {}, "test": {}},
+        }
+        model = found.setdefault(
+            name, Evaluated(name, pathlib.Path(name), tuple(rival["betas"]), seed, empty)
+        )
+        # Version 0.1.0 gave one model the error of images and draws alone.
+        error = rival.get("standard_error_of_images_and_draws", rival["test_standard_error"])
+        for split in ("valid", "test"):
+            model.metrics["applications"][split][application] = {
+                "value": rival[split],
+                "standard_error": error,
+            }
+    return list(found.values())
 
 
-def _explain(explained: Mapping[str, Mapping[str, Any]]) -> str:
-    parts = []
-    for name, found in explained.items():
-        rate = "the total rate" if name == "total_rate" else f"R_{name.removeprefix('rate_')}"
-        share = "nothing" if found["share"] is None else f"{100 * found['share']:.0f} %"
-        parts.append(f"{rate} {share} ({'rising' if found['rises'] else 'falling'})")
-    return f"Of its variance over all models, a monotone function of one rate explains: {', '.join(parts)}."
+def _pool(models: Sequence[Evaluated], application: str) -> SeedSpread | None:
+    served = [model for model in models if model.serves(application)]
+    groups = _by_betas(served).values()
+    return seeds.pool([[model.value(application) for model in group] for group in groups])
 
 
-def _candidates(models: Sequence[Evaluated], application: str) -> list[dict[str, Any]]:
+def _by_betas(models: Sequence[Evaluated]) -> dict[tuple[float, ...], list[Evaluated]]:
     groups: dict[tuple[float, ...], list[Evaluated]] = collections.defaultdict(list)
     for model in models:
         groups[model.betas].append(model)
-    return [_candidate(betas, group, application) for betas, group in sorted(groups.items())]
+    return dict(sorted(groups.items()))
 
 
-def _candidate(betas: tuple[float, ...], group: Sequence[Evaluated], application: str) -> dict[str, Any]:
-    test = np.asarray([model.value(application) for model in group])
+def _candidates(
+    models: Sequence[Evaluated], application: str, spread: SeedSpread | None
+) -> list[dict[str, Any]]:
+    return [_candidate(betas, group, application, spread) for betas, group in _by_betas(models).items()]
+
+
+def _candidate(
+    betas: tuple[float, ...], group: Sequence[Evaluated], application: str, spread: SeedSpread | None
+) -> dict[str, Any]:
     own = [model.metrics["applications"]["test"][application]["standard_error"] for model in group]
-    variance = float(np.mean(np.square(own)))
-    if len(test) > 1:
-        variance += float(test.var(ddof=1)) / len(test)
+    of_images = math.sqrt(float(np.mean(np.square(own))))
+    of_seeds = None if spread is None else spread.standard_deviation / math.sqrt(len(group))
     return {
         "betas": list(betas),
         "rates_nats": np.mean([model.rates() for model in group], axis=0).tolist(),
         "models": [model.name for model in group],
         "seeds": [model.seed for model in group],
         "valid": float(np.mean([model.value(application, "valid") for model in group])),
-        "test": float(test.mean()),
-        "test_standard_error": math.sqrt(variance),
+        "test": float(np.mean([model.value(application) for model in group])),
+        "test_standard_error": math.hypot(of_images, of_seeds or 0.0),
+        "standard_error_of_images_and_draws": of_images,
+        "standard_error_of_seeds": of_seeds,
     }
 
 
@@ -169,47 +231,3 @@ def _compare(best: Mapping[str, Any], rival: Mapping[str, Any]) -> dict[str, Any
         "difference_standard_error": error,
         "num_standard_errors": difference / error if error > 0 else None,
     }
-
-
-def _row(label: str, entry: Mapping[str, Any] | None, ahead: str, unit: str) -> str:
-    if entry is None:
-        return f"| {label} | absent | | | | | |"
-    betas = ", ".join(f"{beta:.3g}" for beta in entry["betas"])
-    rates = ", ".join(f"{rate:.2f}" for rate in entry["rates_nats"])
-    test = f"{_number(entry['test'], unit)} ± {_number(entry['test_standard_error'], unit)}"
-    return (
-        f"| {label} | {betas} | {rates} | {len(entry['seeds'])} | {_number(entry['valid'], unit)} | {test} "
-        f"| {ahead} |"
-    )
-
-
-def _number(value: float, unit: str) -> str:
-    return f"{value:.2f}" if unit else f"{value:.3f}"
-
-
-def _describe(rival: Mapping[str, Any]) -> str:
-    if rival["is_best"]:
-        return "it is the best"
-    text = f"{rival['difference']:.3f} ± {rival['difference_standard_error']:.3f}"
-    count = rival["num_standard_errors"]
-    return text if count is None else f"{text} ({count:.1f})"
-
-
-def statement(entry: Mapping[str, Any]) -> str:
-    """Whether independent betas won an application, in one sentence, from its entry in guidance.json."""
-    rival = entry["equal_betas"]
-    if rival is None:
-        return "No model has equal betas, so whether independent betas won cannot be said."
-    if len(rival["betas"]) == 1:
-        return "With one layer there are no independent betas to compare."
-    if rival["is_best"]:
-        return "Independent betas did not win: the best model has equal betas."
-    count = rival["num_standard_errors"]
-    if count is None:
-        return "Independent betas were chosen; no standard error is known for the difference."
-    size = f"{abs(count):.1f} standard errors"
-    if count >= CLEAR:
-        return f"Independent betas won, by {size} over the best equal betas."
-    if count <= -CLEAR:
-        return f"Independent betas were chosen on the validation split but lost on the test split, by {size}."
-    return f"No clear difference between independent and equal betas: {size}."

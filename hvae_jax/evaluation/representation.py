@@ -79,12 +79,17 @@ def fit(
       kinds: of `KINDS`.
 
     Returns:
-      kind → probe.
+      kind → probe. Neighbours are tried up to the number of training images; "knn" is absent where there
+      are fewer than the fewest neighbours.
     """
     train, valid = (latents.reshape(*latents.shape[:2], -1) for latents in (train, valid))
     probes = {}
     for kind in kinds:
         name, values, make = KINDS[kind]
+        if kind == "knn":
+            values = [value for value in values if value <= len(train_labels)]
+            if not values:
+                continue
         candidates = [_fit_one(make(value), train[0], train_labels) for value in values]
         accuracies = [np.mean(candidate.predict(valid[0]) == valid_labels) for candidate in candidates]
         best = int(np.argmax(accuracies))

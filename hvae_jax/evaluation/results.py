@@ -1,20 +1,26 @@
-"""What an evaluation leaves on disk: metrics.json and pictures.npz per run, one table for a grid."""
+"""What an evaluation leaves in a run folder, metrics.json and pictures.npz, and the run folders below one."""
 
 import csv
 import io
+import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hvae_jax import records
 from hvae_jax.errors import RunError
+from hvae_jax.evaluation import settings
 from hvae_jax.evaluation.applications import Evaluation
 
+# What generation can be scored with: pixels drawn from p(x|z), or its means, clipped.
+PIXELS = ("draws", "means")
 METRICS_FILE, PICTURES_FILE = "metrics.json", "pictures.npz"
-TABLE_FILE, GRID_FILE, MODELS_FOLDER = "evaluation.csv", "grid.csv", "models"
+GRID_FILE, MODELS_FOLDER = "grid.csv", "models"
 
 
 class Evaluated(NamedTuple):
@@ -22,7 +28,7 @@ class Evaluated(NamedTuple):
 
     Attributes:
       name: of its folder in a grid, "run" for a run of its own.
-      folder: its run folder.
+      folder: its run folder; only a name for a model that was read from a table.
       betas: β_1 … β_L.
       seed: of its training.
       metrics: content of metrics.json.
@@ -43,9 +49,28 @@ class Evaluated(NamedTuple):
         """R_1 … R_L, nats."""
         return np.asarray(self.metrics["rates"][split]["rates_nats"])
 
+    @property
+    def pixels(self) -> str | None:
+        """What the samples are that generation is scored with: "draws", "means"; None where it is not."""
+        scored = self.metrics.get("generation", {}).get("test", {})
+        return next((kind for kind in PIXELS if kind in scored), None)
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """Scores of samples, on the test split; empty where there are none."""
+        return self.metrics["generation"]["test"][self.pixels] if self.pixels else {}
+
+    def serves(self, application: str) -> bool:
+        """Whether it has a number for an application, to choose by and to report."""
+        return all(application in self.metrics["applications"].get(split, {}) for split in ("valid", "test"))
+
+    def reason(self, application: str) -> str:
+        """Why it has none."""
+        return self.metrics.get("left_out", {}).get(f"applications.{application}", "it was not evaluated")
+
     def value(self, application: str, split: str = "test") -> float:
-        """The number that stands for an application."""
-        return self.metrics["applications"][split][application]["value"]
+        """The number that stands for an application; NaN where there is none."""
+        return self.metrics["applications"][split].get(application, {}).get("value", math.nan)
 
     def pictures(self) -> dict[str, np.ndarray]:
         """Content of pictures.npz."""
@@ -67,11 +92,15 @@ class Runs(NamedTuple):
     num_left_out: int
 
 
-def find_runs(folder: str | os.PathLike[str]) -> Runs:
+def find_runs(folder: str | os.PathLike[str], flag: str = "workdir") -> Runs:
     """The run in `folder`, or the models of the grid in it.
 
+    Args:
+      folder: of a run or of a grid.
+      flag: that named it, for errors.
+
     Raises:
-      RunError: neither is there.
+      RunError: neither is there, or files that are damaged.
     """
     folder = pathlib.Path(folder)
     models = folder / MODELS_FOLDER
@@ -80,15 +109,39 @@ def find_runs(folder: str | os.PathLike[str]) -> Runs:
         present = sorted(entry for entry in models.iterdir() if entry.is_dir())
         ready = [f for f in present if f.name not in diverged and latest_step(f) is not None]
         if not ready:
-            raise RunError(f"--workdir={folder} is a grid without a finished model; train it first")
-        return Runs(ready, True, len(present) - len(ready))
-    if not (folder / records.CONFIG_FILE).is_file():
+            raise RunError(f"--{flag}={folder} is a grid without a finished model; train it first")
+        runs = Runs(ready, True, len(present) - len(ready))
+    elif not (folder / records.CONFIG_FILE).is_file():
         raise RunError(
-            f"--workdir={folder} holds neither a run ({records.CONFIG_FILE}) nor a grid ({MODELS_FOLDER}/)"
+            f"--{flag}={folder} holds neither a run ({records.CONFIG_FILE}) nor a grid ({MODELS_FOLDER}/)"
         )
-    if latest_step(folder) is None:
-        raise RunError(f"--workdir={folder} has no checkpoint yet; train it first")
-    return Runs([folder], False, 0)
+    elif latest_step(folder) is None:
+        raise RunError(f"--{flag}={folder} has no checkpoint yet; train it first")
+    else:
+        runs = Runs([folder], False, 0)
+    layers = {num_layers(read_config(run)) for run in runs.folders}
+    if len(layers) > 1:
+        raise RunError(f"--{flag}={folder} holds models of {sorted(layers)} layers, which are not compared")
+    return runs
+
+
+def read_config(folder: pathlib.Path) -> dict[str, Any]:
+    """The config of a run.
+
+    Raises:
+      RunError: absent, damaged, or something else.
+    """
+    file = folder / records.CONFIG_FILE
+    config = records.read_json(file)
+    groups = ("data", "model", "objective", "training")
+    if not isinstance(config, dict) or not all(isinstance(config.get(group), dict) for group in groups):
+        raise RunError(f"{file} is not the config of a run; restore it or use another folder")
+    return config
+
+
+def num_layers(config: Mapping[str, Any]) -> int:
+    """L, by a run's config."""
+    return len(config["model"]["latent_shapes"])
 
 
 def latest_step(folder: pathlib.Path) -> int | None:
@@ -104,22 +157,51 @@ def load(folder: pathlib.Path, is_grid: bool) -> Evaluated:
     Raises:
       RunError: it was not evaluated, or its files are damaged.
     """
-    config = records.read_json(folder / records.CONFIG_FILE)
+    config = read_config(folder)
     metrics = records.read_json(folder / METRICS_FILE)
     name = folder.name if is_grid else "run"
-    evaluation = folder / records.EVALUATION_FILE
-    found = records.read_json(evaluation).get("betas") if evaluation.exists() else None  # asked for by rates
-    betas = tuple(map(float, found or config["objective"]["betas"]))
-    return Evaluated(name, folder, betas, int(config["training"]["seed"]), metrics)
+    return Evaluated(name, folder, betas_of(folder, config), int(config["training"]["seed"]), metrics)
 
 
-def is_current(folder: pathlib.Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a run was already evaluated with these settings, among them its newest step."""
+def betas_of(folder: pathlib.Path, config: Mapping[str, Any]) -> tuple[float, ...]:
+    """Those of a run's objective, or where rates were asked for those that were found.
+
+    Raises:
+      RunError: evaluation.json is damaged.
+    """
+    file = folder / records.EVALUATION_FILE
+    evaluation = records.read_json(file) if file.exists() else {}
+    try:
+        betas = tuple(map(float, evaluation.get("betas") or config["objective"]["betas"]))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise RunError(f"{file} is damaged; delete it and finish the run again") from error
+    if len(betas) != num_layers(config):
+        raise RunError(f"{file} has {len(betas)} betas for {num_layers(config)} layers; delete it")
+    return betas
+
+
+def why_stale(folder: pathlib.Path, wanted: Mapping[str, Any]) -> str | None:
+    """Why a run must be evaluated (again); None where its metrics.json was made with these settings."""
     file = folder / METRICS_FILE
-    return file.exists() and records.read_json(file).get("settings") == dict(settings)
+    if not file.exists():
+        return "it was not evaluated yet"
+    try:
+        metrics = records.read_json(file)
+        difference = settings.difference(metrics.get("settings"), wanted)
+        is_whole = {"rates", "applications", "generation", "left_out"} <= metrics.keys()
+    except (RunError, AttributeError):
+        return f"{METRICS_FILE} is damaged"
+    if difference or not is_whole:
+        return difference or f"{METRICS_FILE} is damaged"
+    try:
+        with np.load(folder / PICTURES_FILE) as arrays:
+            is_whole = {"images", "samples"} <= dict(arrays).keys()
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        is_whole = False
+    return None if is_whole else f"{PICTURES_FILE} is absent or damaged"
 
 
-def save(folder: pathlib.Path, evaluation: Evaluation, settings: Mapping[str, Any]) -> None:
+def save(folder: pathlib.Path, evaluation: Evaluation, made_with: Mapping[str, Any]) -> None:
     """Writes pictures.npz, then metrics.json: a folder that has the second is complete.
 
     Raises:
@@ -134,45 +216,15 @@ def save(folder: pathlib.Path, evaluation: Evaluation, settings: Mapping[str, An
         os.replace(partial, file)
     except OSError as error:
         raise RunError(f"{file} cannot be written: {error.strerror}") from error
-    records.write_json(folder / METRICS_FILE, {"settings": dict(settings), **evaluation.metrics})
-
-
-def write_table(folder: pathlib.Path, models: Sequence[Evaluated]) -> None:
-    """Writes evaluation.csv: one row per model, every metric a column named by its place in metrics.json."""
-    rows = [
-        {
-            "model": model.name,
-            **{f"beta_{layer}": beta for layer, beta in enumerate(model.betas, start=1)},
-            "seed": model.seed,
-            **flatten({name: value for name, value in model.metrics.items() if name != "settings"}),
-        }
-        for model in models
-    ]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    records.write_text(folder / TABLE_FILE, text.getvalue())
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts and lists to one level, names joined by dots; entries of lists count from 1."""
-    if isinstance(tree, dict):
-        items = tree.items()
-    elif isinstance(tree, list):
-        items = enumerate(tree, start=1)
-    else:
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for name, value in items:
-        flat.update(flatten(value, f"{prefix}.{name}" if prefix else str(name)))
-    return flat
+    records.write_json(folder / METRICS_FILE, {"settings": dict(made_with), **evaluation.metrics})
 
 
 def _diverged(table: pathlib.Path) -> set[str]:
     if not table.exists():
         return set()
-    with table.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("status") == "diverged"]
-    return {row["model"].zfill(4) for row in rows}  # the table counts, folders have four digits
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("status") == "diverged"]
+        return {row["model"].zfill(4) for row in rows}  # the table counts, folders have four digits
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, AttributeError) as error:
+        raise RunError(f"{table} is damaged; run experiments.grid again to write it") from error

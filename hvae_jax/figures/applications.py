@@ -31,8 +31,18 @@ STAR = {"marker": "*", "ms": 19, "mfc": "none", "mec": "black", "mew": 1.4, "ls"
 SHORT_NAMES: Mapping[str, str] = {
     "reconstruction": "PSNR (dB)",
     "representation": "accuracy from samples of $z_L$",
-    "generation": "inception score (own classifier)",
+    "generation": "inception score of {pixels} (own classifier)",
 }
+
+
+def short_name(application: str, models: Sequence[Evaluated]) -> str:
+    """An application's number as axes say it, with what the samples of these models are."""
+    return SHORT_NAMES[application].format(pixels=models[0].pixels or "samples")
+
+
+def has_accuracies(model: Evaluated) -> bool:
+    """Whether classes were read from its latents."""
+    return "samples" in model.metrics["representation"]["layers"][-1]
 
 
 def rate_axes(models: Sequence[Evaluated]) -> tuple[np.ndarray, np.ndarray, str, str]:
@@ -54,11 +64,12 @@ def rate_axes(models: Sequence[Evaluated]) -> tuple[np.ndarray, np.ndarray, str,
 
 def application_maps(models: Sequence[Evaluated], guidance: Mapping[str, Any], file: pathlib.Path) -> None:
     """The plane of rates, once for each application, coloured by how well it is served."""
-    figure = new_figure(4.4 * len(APPLICATIONS), 4.1)
-    panels = figure.subplots(1, len(APPLICATIONS), sharex=True, sharey=True)
-    for axes, application in zip(panels, APPLICATIONS, strict=True):
+    chosen = guidance["applications"]
+    figure = new_figure(4.4 * len(chosen), 4.1)
+    panels = figure.subplots(1, len(chosen), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, application in zip(panels, chosen, strict=True):
         values = [model.value(application) for model in models]
-        _map(figure, axes, models, values, SHORT_NAMES[application])
+        _map(figure, axes, models, values, short_name(application, models))
         x, y = _best_place(models, guidance, application)
         axes.plot(x, y, **STAR, label="best betas")
         axes.set_title(application, fontsize=11)
@@ -74,7 +85,7 @@ def score_factor_maps(models: Sequence[Evaluated], guidance: Mapping[str, Any], 
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     names = {"diversity": "diversity $e^{H[p(y)]}$", "sharpness": "sharpness $e^{-E H[p(y|x)]}$"}
     for axes, (name, label) in zip(panels, names.items(), strict=True):
-        _map(figure, axes, models, [m.metrics["generation"]["test"][name] for m in models], label)
+        _map(figure, axes, models, [m.generation.get(name, np.nan) for m in models], label)
         x, y = _best_place(models, guidance, "generation")
         axes.plot(x, y, **STAR, label="best betas for generation")
         axes.set_title(name, fontsize=11)
@@ -88,18 +99,19 @@ def metric_by_total_rate(
     models: Sequence[Evaluated], guidance: Mapping[str, Any], file: pathlib.Path
 ) -> None:
     """Each application's number against the total rate; the models with equal betas stand out."""
-    figure = new_figure(4.4 * len(APPLICATIONS), 3.9)
-    panels = figure.subplots(1, len(APPLICATIONS), sharex=True)
+    chosen = guidance["applications"]
+    figure = new_figure(4.4 * len(chosen), 3.9)
+    panels = figure.subplots(1, len(chosen), sharex=True, squeeze=False)[0]
     total = np.asarray([model.rates().sum() for model in models])
     is_equal = np.asarray([_has_equal_betas(model) for model in models])
-    for axes, application in zip(panels, APPLICATIONS, strict=True):
+    for axes, application in zip(panels, chosen, strict=True):
         values = np.asarray([model.value(application) for model in models])
         axes.plot(total[~is_equal], values[~is_equal], "o", ms=4, color=LAYER_COLORS[0], alpha=0.5, mew=0)
         axes.plot(total[is_equal], values[is_equal], "D", ms=5.5, color=DIAGONAL_COLOR, mec="white", mew=0.5)
         best = guidance["applications"][application]["best"]
         axes.plot(sum(best["rates_nats"]), best["test"], **STAR)
         axes.set_xlabel("total rate $R_1 + \\dots + R_L$ (nats)")
-        axes.set_ylabel(SHORT_NAMES[application])
+        axes.set_ylabel(short_name(application, models))
         axes.set_title(application, fontsize=11)
         axes.grid(alpha=0.2)
     panels[0].plot([], [], "o", ms=4, color=LAYER_COLORS[0], label="independent betas")
@@ -113,11 +125,12 @@ def accuracy_by_information(models: Sequence[Evaluated], file: pathlib.Path) -> 
     """Accuracy from the top layer against I_q(y; z_L) and against R_L, under the bound's curve.
 
     Samples must stay below the curve in both panels; means are drawn in a weaker shade since the bound
-    does not speak of them.
+    does not speak of them. Information, rate and curve are those of the images that are scored.
     """
     figure = new_figure(9.2, 4.2)
     panels = figure.subplots(1, 2, sharey=True)
-    histogram = models[0].metrics["information"]["test"]["label_histogram"]
+    scored = [model.metrics["information"]["test"]["scored"] for model in models]
+    histogram = scored[0]["label_histogram"]
     entropy = bounds.label_entropy(histogram)
     places = {
         "label_information_nats": "information $I_q(y; z_L)$ (nats)",
@@ -125,7 +138,7 @@ def accuracy_by_information(models: Sequence[Evaluated], file: pathlib.Path) -> 
     }
     accuracy = {what: [_chosen_accuracy(model, what) for model in models] for what in ("samples", "means")}
     for axes, (name, label) in zip(panels, places.items(), strict=True):
-        x = np.asarray([model.metrics["information"]["test"][name] for model in models])
+        x = np.asarray([info[name] for info in scored])
         curve = np.linspace(0, max(1.15 * entropy, 1.04 * x.max()), 400)
         axes.plot(
             curve,
@@ -200,10 +213,11 @@ def trade_off(models: Sequence[Evaluated], guidance: Mapping[str, Any], file: pa
     figure = new_figure(6.4, 4.8)
     axes = figure.subplots()
     first, second, third = APPLICATIONS
+    models = [model for model in models if all(map(model.serves, APPLICATIONS))]
     x, y, color = (np.asarray([model.value(name) for model in models]) for name in (first, second, third))
     order = np.argsort(color)
     dots = axes.scatter(x[order], y[order], c=color[order], cmap=COLOR_MAP, s=34, ec="white", lw=0.4)
-    figure.colorbar(dots, label=SHORT_NAMES[third])
+    figure.colorbar(dots, label=short_name(third, models))
     for application, offset in zip(APPLICATIONS, ((-10, -16), (8, 8), (8, -14)), strict=True):
         best = guidance["applications"][application]["best"]
         group = [model for model in models if model.name in best["models"]]
@@ -229,7 +243,8 @@ def pictures(model: Evaluated, title: str, file: pathlib.Path) -> None:
             "all layers" if layer == 1 else f"$z_{layer}$" + ("" if layer == model.num_layers else " and up")
         )
         rows[f"reconstructed from {which}"] = images
-    rows["samples"] = arrays["samples"]
+    samples = f"samples ({model.pixels or 'means'})"
+    rows[samples] = arrays["samples"]
     rows["nearest training images"] = arrays["neighbors"]
     size, left, top, gap = 0.62, 2.35, 0.55, 0.16
     num_columns = len(arrays["images"])
@@ -238,7 +253,7 @@ def pictures(model: Evaluated, title: str, file: pathlib.Path) -> None:
     figure = Figure(figsize=(width, height))
     below = height - top
     for label, images in rows.items():
-        below -= size + (gap if label == "samples" else 0.0)
+        below -= size + (gap if label == samples else 0.0)
         place = (left / width, below / height, size * num_columns / width, 0.94 * size / height)
         axes = figure.add_axes(place)
         axes.imshow(
@@ -260,9 +275,9 @@ def latents(model: Evaluated, title: str, file: pathlib.Path) -> None:
     for layer, axes in enumerate(row, start=1):
         points = arrays[f"latent_coordinates_{layer}"]
         points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
-        for label in np.unique(labels):
+        for number, label in enumerate(np.unique(labels)):
             own = points[labels == label]
-            color, marker = LAYER_COLORS[label % len(LAYER_COLORS)], "os^D"[label // len(LAYER_COLORS) % 4]
+            color, marker = LAYER_COLORS[number % len(LAYER_COLORS)], "os^D"[number // len(LAYER_COLORS) % 4]
             axes.plot(own[:, 0], own[:, 1], marker, ms=3, color=color, alpha=0.45, mew=0)
         for label in np.unique(labels):
             centre = np.median(points[labels == label], axis=0)
@@ -283,6 +298,7 @@ def _map(
 ) -> None:
     x, y, x_label, y_label = rate_axes(models)
     order = np.argsort(values)
+    order = order[np.isfinite(np.asarray(values)[order])]  # of a model without this number there is no dot
     dots = axes.scatter(
         x[order], y[order], c=np.asarray(values)[order], cmap=COLOR_MAP, s=34, ec="white", lw=0.4, zorder=3
     )

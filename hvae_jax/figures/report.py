@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from hvae_jax import records
-from hvae_jax.evaluation.guidance import APPLICATIONS, RIVALS, statement
+from hvae_jax.evaluation import guidance_text
+from hvae_jax.evaluation.guidance import RIVALS
 from hvae_jax.evaluation.results import Evaluated
 from hvae_jax.figures.applications import rate_axes
 from hvae_jax.figures.style import tile
@@ -29,6 +30,8 @@ FIGURES: Mapping[str, str] = {
     "pictures_representation": "Best for representation.",
     "pictures_generation": "Best for generation.",
     "latents_representation": "Latents of the best for representation, by class.",
+    "pictures_model": "What the model does.",
+    "latents_model": "Its latents, by class.",
 }
 
 
@@ -48,10 +51,12 @@ def write(folder: pathlib.Path, models: Sequence[Evaluated], guidance: Mapping[s
         for name, text in FIGURES.items()
         if (figures / f"{name}.png").exists()
     )
+    name = html.escape(folder.absolute().name)
+    counted = f"{_count(len(models), 'model')}, {_count(guidance['num_layers'], 'layer')}"
     page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>hvae_jax: {html.escape(folder.name)}</title>
+<html lang="en"><head><meta charset="utf-8"><title>hvae_jax: {name}</title>
 <style>{_STYLE}</style></head><body>
-<h1>{html.escape(folder.name)}: {len(models)} models, {guidance["num_layers"]} layers</h1>
+<h1>{name}: {counted}</h1>
 {_guidance(guidance)}
 <h2>Where the models lie</h2>
 <p>A dot is a model, a star the best for the application by validation. Point at a dot: its betas, rates and
@@ -72,10 +77,14 @@ pictures. A click keeps them.</p>
 def columns(model: Evaluated) -> dict[str, float | int | str]:
     """What the table says of a model: name → value."""
     metrics = model.metrics
-    test, score = metrics["rates"]["test"], metrics["generation"]["test"]
+    test, score, pixels = metrics["rates"]["test"], model.generation, model.pixels or "samples"
     whole = metrics["reconstruction"]["test"]["from_layer"][0]
     top, info = metrics["representation"]["layers"][-1], metrics["information"]["test"]
-    return {
+    accuracy = {
+        what: top[what][top[what]["chosen"]]["test_accuracy"] if what in top else None
+        for what in ("samples", "means")
+    }
+    found = {
         "model": model.name,
         **{f"β_{layer}": beta for layer, beta in enumerate(model.betas, start=1)},
         "seed": model.seed,
@@ -84,16 +93,17 @@ def columns(model: Evaluated) -> dict[str, float | int | str]:
         "−ELBO": test["negative_elbo_nats"],
         "PSNR": whole["psnr_db"],
         "SSIM": whole["ssim"],
-        "accuracy, samples of z_L": top["samples"][top["samples"]["chosen"]]["test_accuracy"],
-        "accuracy, means of z_L": top["means"][top["means"]["chosen"]]["test_accuracy"],
-        "I_q(y; z_L)": info["label_information_nats"],
-        "inception score (own classifier)": score["inception_score_classifier"],
-        "diversity": score["diversity"],
-        "sharpness": score["sharpness"],
-        "Fréchet distance (own classifier)": score["frechet_distance_classifier"],
-        "precision": score["precision_classifier"],
-        "recall": score["recall_classifier"],
+        "accuracy, samples of z_L": accuracy["samples"],
+        "accuracy, means of z_L": accuracy["means"],
+        "I_q(y; z_L)": info.get("label_information_nats"),
+        f"inception score of {pixels} (own classifier)": score.get("inception_score_classifier"),
+        "diversity": score.get("diversity"),
+        "sharpness": score.get("sharpness"),
+        f"Fréchet distance of {pixels} (own classifier)": score.get("frechet_distance_classifier"),
+        "precision": score.get("precision_classifier"),
+        "recall": score.get("recall_classifier"),
     }
+    return {name: "" if value is None else value for name, value in found.items()}
 
 
 def _maps(models: Sequence[Evaluated], guidance: Mapping[str, Any]) -> str:
@@ -104,17 +114,23 @@ def _maps(models: Sequence[Evaluated], guidance: Mapping[str, Any]) -> str:
     x, y, *labels = rate_axes(models)
     x_label, y_label = (label.replace("$", "").replace("\\dots", "…") for label in labels)
     # A logarithmic axis has no zero and collapsed rates are common, so the square root is drawn.
-    figure = make_subplots(rows=1, cols=len(APPLICATIONS), subplot_titles=list(APPLICATIONS))
+    chosen_for = list(guidance["applications"])
+    # Without a choice the models are shown all the same, coloured by nothing.
+    titles = chosen_for or [""]
+    figure = make_subplots(rows=1, cols=len(titles), subplot_titles=titles)
     ticks = [0, 0.1, 1, 3, 10, 30, 100, 300, 1000]
     names = [
         f"{model.name}: β = ({', '.join(f'{b:.3g}' for b in model.betas)}), seed {model.seed}<br>"
         f"R = ({', '.join(f'{r:.2f}' for r in model.rates())}) nats"
         for model in models
     ]
-    for column, application in enumerate(APPLICATIONS, start=1):
+    for column, application in enumerate(titles, start=1):
         values = [model.value(application) for model in models]
-        texts = [f"{name}<br>{application}: {value:.3f}" for name, value in zip(names, values, strict=True)]
-        width, gap = 1 / len(APPLICATIONS), 0.04
+        texts = [
+            f"{name}<br>{application}: {value:.3f}" if application else name
+            for name, value in zip(names, values, strict=True)
+        ]
+        width, gap = 1 / len(titles), 0.04
         figure.add_trace(
             go.Scatter(
                 x=np.sqrt(np.maximum(x, 0)),
@@ -124,10 +140,11 @@ def _maps(models: Sequence[Evaluated], guidance: Mapping[str, Any]) -> str:
                 text=texts,
                 hovertemplate="%{text}<extra></extra>",
                 marker={
-                    "color": values,
+                    "color": values if application else None,
                     "colorscale": "Viridis",
                     "size": 9,
                     "line": {"width": 0.5, "color": "white"},
+                    "showscale": bool(application),
                     "colorbar": {
                         "orientation": "h", "y": -0.32, "x": (column - 0.5) * width, "len": width - 2 * gap,
                         "thickness": 10,
@@ -138,7 +155,7 @@ def _maps(models: Sequence[Evaluated], guidance: Mapping[str, Any]) -> str:
             row=1,
             col=column,
         )  # fmt: skip
-        best = guidance["applications"][application]["best"]["models"]
+        best = guidance["applications"][application]["best"]["models"] if application else []
         chosen = [number for number, model in enumerate(models) if model.name in best]
         figure.add_trace(
             go.Scatter(
@@ -190,11 +207,13 @@ def _strip(model: Evaluated) -> dict[str, str]:
 
 
 def _guidance(guidance: Mapping[str, Any]) -> str:
-    parts = ['<h2>Which betas for which application</h2><div class="guidance">']
+    introduction = html.escape(guidance_text.introduction(guidance))
+    parts = [f'<h2>Which betas for which application</h2><p>{introduction}</p><div class="guidance">']
     for application, entry in guidance["applications"].items():
         unit = f" {entry['unit']}" if entry["unit"] else ""
         rows = []
-        for name, label in {"best": "best", **RIVALS}.items():
+        best = "best" if entry["num_candidates"] > 1 else "this model"
+        for name, label in {"best": best, **RIVALS}.items():
             one = entry[name]
             if one is None:
                 rows.append(f"<tr><td>{label}</td><td colspan=4>absent</td></tr>")
@@ -211,9 +230,14 @@ def _guidance(guidance: Mapping[str, Any]) -> str:
         parts.append(
             f"<section><h3>{html.escape(title)}</h3><table><thead><tr><th>choice</th><th>betas</th>"
             "<th>rates (nats)</th><th>test</th><th>seeds</th></tr></thead><tbody>"
-            f"{''.join(rows)}</tbody></table><p>{html.escape(statement(entry))}</p></section>"
+            f"{''.join(rows)}</tbody></table><p>{html.escape(guidance_text.statement(entry))} "
+            f"{html.escape(guidance_text.spread_statement(entry))}</p></section>"
         )
-    return "".join([*parts, "</div>"])
+    left_out = [
+        f"<li>{html.escape(name)}: {html.escape(reason)}</li>"
+        for name, reason in guidance["left_out"].items()
+    ]
+    return "".join([*parts, "</div>", f"<p>Left out:</p><ul>{''.join(left_out)}</ul>" if left_out else ""])
 
 
 def _table(models: Sequence[Evaluated]) -> str:
@@ -230,6 +254,10 @@ def _table(models: Sequence[Evaluated]) -> str:
     )
     table = f'<table id="models"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return f'<div class="wide">{table}</div>'
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _text(value: float | int | str) -> str:

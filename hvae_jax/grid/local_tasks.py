@@ -127,7 +127,7 @@ def _start(task: Task, gpus: Sequence[str]) -> _Running:
     if gpus:
         environment = {**environment, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     task.log.parent.mkdir(parents=True, exist_ok=True)
-    log = task.log.open("a")
+    log = task.log.open("a", encoding="utf-8")
     # In a session of its own: Ctrl-C reaches this process alone, which then asks the tasks to stop.
     process = subprocess.Popen(
         task.command,

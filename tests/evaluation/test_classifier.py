@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ from small_grid import make_arrays
 from hvae_jax import data, records
 from hvae_jax.data import Dataset, Split
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation import classifier
+from hvae_jax.evaluation import classifier, settings
 from hvae_jax.models.classifier import ConvNet, ResNet18, make_classifier
 
 TRAINING = classifier.ClassifierTraining(
@@ -22,10 +24,9 @@ def small_dataset() -> Dataset:
     return Dataset("classes", Split(*(a[60:] for a in train)), Split(*(a[:60] for a in train)), test)
 
 
-def load_or_train(folder, dataset, training=TRAINING):
-    return classifier.load_or_train(
-        folder, dataset, PREPROCESS, training, {"name": "classes"}, lambda _: None
-    )
+def load_or_train(folder, dataset, training=TRAINING, described=None, report=lambda _: None):
+    described = described or settings.data_fingerprints(dataset.describe())
+    return classifier.load_or_train(folder, dataset, PREPROCESS, training, described, report)
 
 
 def test_the_residual_network_has_the_published_size_and_forgets_the_batch():
@@ -48,17 +49,27 @@ def test_grey_images_get_a_small_network(side):
     assert (features.shape, logits.shape) == ((2, 64), (2, 7))
 
 
-def test_trained_once_then_loaded_and_other_settings_refused(tmp_path):
-    dataset = small_dataset()
-    first = load_or_train(tmp_path / "c", dataset)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a classifier, and the classifier."""
+    folder = tmp_path_factory.mktemp("classifiers") / "c"
+    return folder, load_or_train(folder, small_dataset())
+
+
+def test_trained_once_then_loaded(trained, tmp_path):
+    folder, first = trained
     assert first.report["test_accuracy"] > 0.9
-    files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
-    again = load_or_train(tmp_path / "c", dataset)
+    shutil.copytree(folder, tmp_path / "c")
+
+    def times():
+        files = [file for file in tmp_path.rglob("*") if file.is_file() and file.suffix != ".lock"]
+        return {file: file.stat().st_mtime_ns for file in files}
+
+    before = times()
+    again = load_or_train(tmp_path / "c", small_dataset())
     jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
-    assert files == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+    assert times() == before
     assert records.read_json(tmp_path / "c" / "classifier.json") == first.report
-    with pytest.raises(RunError, match="other data or settings"):
-        load_or_train(tmp_path / "c", dataset, TRAINING.__class__(7, 40, 3e-3, 1e-4, 0))
     features, probs = first(first.params, jnp.zeros((2, 8, 8, 1)))
     assert features.shape == (2, 64)
     np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-6)
@@ -78,3 +89,72 @@ def test_data_without_labels_is_refused(tmp_path):
     train = dataset.train._replace(labels=0 * dataset.train.labels)
     with pytest.raises(RunError, match="has no labels of two or more classes"):
         load_or_train(tmp_path, dataset._replace(train=train))
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: cut(folder / "classifier.json"), "trained again: classifier.json is damaged"),
+        (lambda folder: (folder / "classifier.json").unlink(), ""),
+        (lambda folder: records.write_json(folder / "classifier.json", [1]), "classifier.json is damaged"),
+        (
+            lambda folder: [cut(file) for file in (folder / "checkpoints").rglob("*") if file.is_file()],
+            "the classifier is trained again",
+        ),
+    ],
+)
+def test_a_damaged_classifier_is_trained_again(trained, tmp_path, spoil, words):
+    folder, first = trained
+    shutil.copytree(folder, tmp_path / "c")
+    spoil(tmp_path / "c")
+    lines: list[str] = []
+    again = load_or_train(tmp_path / "c", small_dataset(), report=lines.append)
+    jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
+    assert again.report == first.report
+    assert any(words in line for line in lines)
+
+
+def test_another_classifier_than_the_one_there_is_trained_and_said(trained, tmp_path):
+    """Other images under the same name, another version: none is reused in silence."""
+    dataset = small_dataset()
+    shutil.copytree(trained[0], tmp_path / "c")
+    inverted = dataset._replace(train=Split(255 - dataset.train.images, dataset.train.labels))
+    lines: list[str] = []
+    found = load_or_train(tmp_path / "c", inverted, report=lines.append)
+    assert "is trained again: data: splits: train: fingerprint was " in lines[0]
+    fresh = load_or_train(tmp_path / "fresh", inverted)
+    jax.tree.map(np.testing.assert_array_equal, found.params, fresh.params)
+
+    file = tmp_path / "c" / "classifier.json"
+    old = records.read_json(file)
+    records.write_json(file, {**old, "settings": {**old["settings"], "version": "0.0.9"}})
+    lines.clear()
+    load_or_train(tmp_path / "c", inverted, report=lines.append)
+    assert f"is trained again: version was 0.0.9, is {old['settings']['version']}" in lines[0]
+
+
+def test_labels_may_be_huge_and_sparse(trained, tmp_path):
+    dataset = small_dataset()
+    ids = np.asarray([7, 400_000, 1_000_000], np.int32)
+    renamed = Dataset(dataset.name, *(Split(s.images, ids[s.labels]) for s in dataset[1:]))
+    found = load_or_train(tmp_path / "c", renamed)
+    jax.tree.map(np.testing.assert_array_equal, found.params, trained[1].params)
+    assert found.report["test_accuracy"] == trained[1].report["test_accuracy"]
+
+
+def test_a_folder_of_other_things_is_refused_and_kept(tmp_path):
+    run = tmp_path / "runs" / "mine"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    with pytest.raises(RunError, match=r"holds config\.json: it is no folder of a classifier"):
+        load_or_train(run, small_dataset())
+    with pytest.raises(RunError, match="holds mine and no classifier"):
+        classifier.check_folder(run.parent)
+    with pytest.raises(RunError, match="but it is a file"):
+        classifier.check_folder(run / "config.json")
+    assert sorted(entry.name for entry in run.iterdir()) == ["checkpoints", "config.json"]
+    classifier.check_folder(tmp_path / "absent")

@@ -6,7 +6,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from hvae_jax.evaluation import bound_checks, guidance
+from hvae_jax import bounds
+from hvae_jax.errors import RunError
+from hvae_jax.evaluation import bound_checks, guidance, guidance_text, tables
 from hvae_jax.evaluation.guidance import APPLICATIONS
 from hvae_jax.evaluation.representation import KINDS
 from hvae_jax.evaluation.results import Evaluated
@@ -41,11 +43,19 @@ def test_the_best_by_validation_is_reported_with_its_test_score_and_error():
     best, equal = made["best"], made["equal_betas"]
     # Not (3, 1), although its test score is the highest: its validation score, 10.5, is not.
     assert (best["betas"], best["valid"], best["test"], best["seeds"]) == ([0.1, 1.0], 11.0, 10.0, [0, 1])
-    # Two seeds at 9 and 11: a variance of 2, halved by the mean; and 0.3 within each model.
-    assert best["test_standard_error"] == pytest.approx(math.sqrt(2 / 2 + 0.3**2))
+    # Squares of 2, 0 and 0.5 with a degree of freedom each, for all alike; 0.3 within each model.
+    variance = (2 + 0 + 0.5) / 3
+    assert made["seed_spread"] == {
+        "standard_deviation": pytest.approx(math.sqrt(variance)),
+        "degrees_of_freedom": 3,
+        "of": "these models",
+    }
+    assert best["standard_error_of_images_and_draws"] == pytest.approx(0.3)
+    assert best["standard_error_of_seeds"] == pytest.approx(math.sqrt(variance / 2))
+    assert best["test_standard_error"] == pytest.approx(math.sqrt(variance / 2 + 0.3**2))
     assert equal["betas"] == [0.1, 0.1]
     assert equal["difference"] == 3.5
-    error = math.hypot(best["test_standard_error"], math.sqrt(0.5 / 2 + 0.3**2))
+    error = math.sqrt(2) * best["test_standard_error"]
     assert equal["num_standard_errors"] == pytest.approx(3.5 / error)
     assert made["unit_betas"]["difference"] == 5.0
     assert made["baseline"] is None
@@ -54,11 +64,13 @@ def test_the_best_by_validation_is_reported_with_its_test_score_and_error():
 def test_the_table_is_recomputed_from_the_json():
     baseline = [model("b", (0.5,), 0, valid=7.0, test=8.0), model("c", (2.0,), 0, valid=1.0, test=99.0)]
     made = guidance.make_guidance(MODELS, baseline)
-    text = guidance.to_markdown(made)
-    assert guidance.to_markdown(json.loads(json.dumps(made))) == text
-    assert "| **best** | 0.1, 1 | 50.00, 5.00 | 2 | 11.00 | 10.00 ± 1.04 |  |" in text
-    assert "| one layer (β-VAE) | 0.5 | 10.00 | 1 | 7.00 | 8.00 ± 0.30 | 2.000 ± 1.086 (1.8) |" in text
-    assert "Independent betas won, by 2.9 standard errors" in text
+    text = guidance_text.to_markdown(made)
+    assert guidance_text.to_markdown(json.loads(json.dumps(made))) == text
+    # √(2.5 / 3 / 2 + 0.3²), and for the one seed of the baseline √(2.5 / 3 + 0.3²).
+    assert "| **best** | 0.1, 1 | 50.00, 5.00 | 2 | 11.00 | 10.00 ± 0.71 |  |" in text
+    assert "| one layer (β-VAE) | 0.5 | 10.00 | 1 | 7.00 | 8.00 ± 0.96 | 2.000 ± 1.196 (1.7) |" in text
+    assert "Independent betas won, by 3.5 standard errors" in text
+    assert "standard deviation over seeds is 0.913, with 3 degrees of freedom" in text
 
 
 def test_an_application_that_follows_one_rate_is_explained_by_it_alone():
@@ -81,7 +93,8 @@ def test_an_application_that_follows_one_rate_is_explained_by_it_alone():
 def test_models_that_score_the_same_are_explained_by_nothing():
     found = guidance.explained_by_rates(MODELS[2:4], "generation")
     assert {entry["share"] for entry in found.values()} == {None}
-    text = guidance.to_markdown(guidance.make_guidance(MODELS[2:4]))
+    other = model("9", (3.0, 1.0), 0, valid=5.0, test=5.0)
+    text = guidance_text.to_markdown(guidance.make_guidance([*MODELS[2:4], other]))
     assert "explains: the total rate nothing (rising), R_1 nothing (rising), R_2 nothing (rising)." in text
 
 
@@ -96,8 +109,8 @@ def test_a_model_of_the_baseline_is_another_though_it_has_the_same_name():
     ("chosen", "sentence"),
     [
         ([(0.1, 1.0, 5.0, 5.1), (1.0, 1.0, 4.0, 5.0)], "No clear difference"),
-        ([(0.1, 1.0, 5.0, 2.0), (1.0, 1.0, 4.0, 5.0)], "lost on the test split, by 7.1 standard errors"),
-        ([(0.1, 1.0, 5.0, 9.0), (1.0, 1.0, 4.0, 5.0)], "Independent betas won, by 9.4"),
+        ([(0.1, 1.0, 5.0, 2.0), (1.0, 1.0, 4.0, 5.0)], "lost on the test split, by 5.9 standard errors"),
+        ([(0.1, 1.0, 5.0, 9.0), (1.0, 1.0, 4.0, 5.0)], "Independent betas won, by 7.8"),
         ([(0.1, 1.0, 3.0, 9.0), (1.0, 1.0, 4.0, 5.0)], "did not win"),
         ([(0.1, 1.0, 3.0, 9.0), (1.0, 2.0, 4.0, 5.0)], "No model has equal betas"),
     ],
@@ -107,7 +120,103 @@ def test_the_statement_follows_the_numbers(chosen, sentence):
         model(str(n), betas, 0, valid, test) for n, (*betas, valid, test) in enumerate(map(list, chosen))
     ]
     models = [m._replace(betas=tuple(m.betas)) for m in models]
-    assert sentence in guidance.to_markdown(guidance.make_guidance(models))
+    # Others, whose spread over seeds is 0.2: beside 0.3 of the images, a difference has √(2 · 0.13).
+    others = [model("a", (9.0, 1.0), 0, 0.0, 1.0), model("b", (9.0, 1.0), 1, 0.0, 1.0 + 0.2 * math.sqrt(2))]
+    assert sentence in guidance_text.to_markdown(guidance.make_guidance(models, seeds_from=others))
+
+
+@pytest.mark.parametrize(
+    ("test", "words"), [(9.0, "9.4 standard errors of images and draws ahead of"), (2.0, "7.1 standard")]
+)
+def test_without_a_second_seed_nothing_is_won_and_nothing_lost(test, words):
+    models = [model("0", (0.1, 1.0), 0, 5.0, test), model("1", (1.0, 1.0), 0, 4.0, 5.0)]
+    made = guidance.make_guidance(models)
+    text = guidance_text.to_markdown(made)
+    assert words in text
+    assert "whether they won cannot be said. The spread over seeds is not known" in text
+    assert not [verdict for verdict in ("betas won", "lost on", "No clear difference") if verdict in text]
+    entry = made["applications"]["generation"]
+    assert (entry["seed_spread"], entry["best"]["standard_error_of_seeds"]) == (None, None)
+
+
+def test_one_model_is_told_of_itself_alone():
+    made = guidance.make_guidance([model("run", (1.0, 0.5), 0, 5.0, 4.0)])
+    text = guidance_text.to_markdown(made)
+    assert "One model of 2 layers, reported on the test split" in text
+    assert "| this model | 1, 0.5 |" in text
+    assert "There is one choice of betas here, so there is nothing to compare it with." in text
+    assert "1 models" not in text
+    assert "did not win" not in text
+    assert "Of its variance" not in text
+
+
+def test_a_model_without_a_number_is_no_candidate_and_an_application_without_any_is_named():
+    lacking = model("5", (0.2, 1.0), 0, valid=99.0, test=99.0)
+    for split in ("valid", "test"):
+        del lacking.metrics["applications"][split]["representation"]
+    made = guidance.make_guidance([*MODELS, lacking])
+    assert made["applications"]["representation"]["best"]["betas"] == [0.1, 1.0]
+    assert made["applications"]["generation"]["best"]["betas"] == [0.2, 1.0]
+    # Without a validation split no model can be chosen, and the test split does not take its place.
+    alone = lacking._replace(metrics={**lacking.metrics, "applications": {"test": {}}})
+    alone.metrics["left_out"] = {f"applications.{name}": "no validation split" for name in APPLICATIONS}
+    made = guidance.make_guidance([alone])
+    assert made["applications"] == {}
+    assert made["left_out"] == dict.fromkeys(APPLICATIONS, "no validation split")
+    assert "- generation: no validation split" in guidance_text.to_markdown(made)
+
+
+def test_draws_and_means_are_not_compared():
+    scored = [model(str(i), (1.0, 1.0), i, 1.0, 1.0) for i in range(2)]
+    for one, pixels in zip(scored, ("draws", "means"), strict=True):
+        one.metrics["generation"] = {"test": {pixels: {}}}
+    text = guidance_text.to_markdown(guidance.make_guidance(scored[:1]))
+    assert "Generation: inception score of draws from p(x|z) by the data set's classifier" in text
+    with pytest.raises(RunError, match=r"draws from p\(x|z\) for some"):
+        guidance.make_guidance(scored)
+
+
+RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results"
+
+
+def study(inference):
+    """The Fashion-MNIST study's models, from a table of version 0.1.0, and its guidance.json."""
+    content = json.loads((RESULTS / f"fashion_{inference}_guidance.json").read_text())
+    return tables.read_table(RESULTS / f"fashion_{inference}_evaluation.csv"), content
+
+
+def test_the_wins_of_the_study_are_those_that_its_seeds_allow():
+    ghvae, kept = study("generalized_top_down")
+    made = guidance.make_guidance(ghvae, guidance.baseline_of(kept))
+    entry = made["applications"]["generation"]
+    assert entry["seed_spread"]["degrees_of_freedom"] == 9
+    assert entry["seed_spread"]["standard_deviation"] == pytest.approx(0.121, abs=5e-4)
+    assert entry["equal_betas"]["num_standard_errors"] == pytest.approx(0.95, abs=5e-3)
+    assert made == kept, "experiments/results has what experiments.guidance makes of the table"
+
+    ladder, kept = study("ladder")
+    alone = guidance.make_guidance(ladder)["applications"]["reconstruction"]
+    assert alone["equal_betas"]["num_standard_errors"] == pytest.approx(3.5, abs=0.05)
+    assert "cannot be said" in guidance_text.statement(alone)
+    made = guidance.make_guidance(ladder, guidance.baseline_of(kept), ghvae)
+    assert made["applications"]["reconstruction"]["equal_betas"]["num_standard_errors"] == pytest.approx(
+        1.4, abs=0.05
+    )
+    assert made == kept
+
+
+def test_a_table_is_read_back_as_it_was_written(tmp_path):
+    ghvae, _ = study("generalized_top_down")
+    assert ghvae[0].pixels == "means"
+    assert ghvae[0].generation["inception_score_classifier"] == ghvae[0].value("generation")
+    tables.write_table(tmp_path, ghvae)
+    assert tables.read_table(tmp_path / "evaluation.csv") == ghvae
+    for name, content in (("empty", ""), ("other", "model,status\n0,ok\n"), ("binary", "\x00\x01")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(RunError, match=name):
+            tables.read_table(tmp_path / name)
+    with pytest.raises(RunError, match="cannot be read"):
+        tables.read_table(tmp_path / "absent.csv")
 
 
 def metrics(label_information, top_rate, accuracy, lower_accuracy=0.1):
@@ -115,16 +224,19 @@ def metrics(label_information, top_rate, accuracy, lower_accuracy=0.1):
         scores = {kind: {"test_accuracy": value, "test_accuracy_standard_error": 0.01} for kind in KINDS}
         return {"layer": number, "samples": scores}
 
+    histogram = [50, 50, 50, 50]
+    scored = {
+        "num_images": 200,
+        "label_histogram": histogram,
+        "label_entropy_nats": math.log(4),
+        "label_information_nats": label_information,
+        "label_information_nats_standard_error": 0.01,
+        "top_rate_nats": top_rate,
+        "max_accuracy_by_information": float(bounds.max_accuracy(label_information, histogram)),
+        "max_accuracy_by_rates": [0.6, 0.9],
+    }
     return {
-        "information": {
-            "test": {
-                "label_histogram": [50, 50, 50, 50],
-                "label_information_nats": label_information,
-                "label_information_nats_standard_error": 0.01,
-                "top_rate_nats": top_rate,
-                "max_accuracy_by_rates": [0.6, 0.9],
-            }
-        },
+        "information": {"test": {**scored, "scored": scored}},
         "representation": {"layers": [layer(1, lower_accuracy), layer(2, accuracy)]},
         "reconstruction": {"test": {"min_distortion_nats": 4.0}},
         "rates": {"test": {"distortion_nats": 5.0, "distortion_nats_standard_error": 0.1}},
@@ -149,3 +261,44 @@ def test_sampling_error_is_no_violation_but_is_counted_without_it():
     within = metrics(0.64, 0.6, 0.5)
     assert bound_checks.violations(within) == []
     assert len(bound_checks.violations(within, num_standard_errors=0.0)) == 1
+
+
+def test_the_bound_of_an_accuracy_is_that_of_the_images_it_is_scored_on():
+    """The scored images know less of the class than the whole split does: only they count."""
+    mixed = metrics(0.3, 0.6, 0.75)
+    whole = metrics(1.2, 1.3, 0.75)["information"]["test"]
+    assert bound_checks.violations(metrics(1.2, 1.3, 0.75)) == []
+    mixed["information"]["test"] = {
+        **whole,
+        "num_images": 1000,
+        "scored": mixed["information"]["test"]["scored"],
+    }
+    found = bound_checks.violations(mixed)
+    assert len(found) == len(KINDS)
+    assert "above f⁻¹(I_q(y; z_L))" in found[0]
+
+
+def test_checks_say_what_they_are_worth():
+    free = metrics(1.5, 2.0, 1.0, lower_accuracy=0.5)
+    free["information"]["test"]["scored"]["max_accuracy_by_information"] = 1.0
+    free["reconstruction"]["test"]["min_distortion_nats"] = -3.0
+    tight = metrics(0.5, 0.6, 0.5, lower_accuracy=0.45)
+    worth = bound_checks.worth([free, tight])
+    counts = {kind: (entry["num_checked"], entry["num_could_fail"]) for kind, entry in worth.items()}
+    # R_L = 2 is above H[p(y)] = log 4; f⁻¹(1.5) is 1; and −3 is below any distortion of discrete pixels.
+    assert counts == {
+        "label_information": (2, 1),
+        "top_accuracy": (8, 4),
+        "lower_accuracy": (8, 8),
+        "distortion": (2, 1),
+    }
+    limit = float(bounds.max_accuracy(0.5, [1, 1, 1, 1]))
+    assert worth["top_accuracy"]["smallest_slack"] == pytest.approx(limit - 0.5)
+    assert worth["top_accuracy"]["smallest_slack_standard_errors"] == pytest.approx((limit - 0.5) / 0.01)
+    assert worth["lower_accuracy"]["smallest_slack"] == pytest.approx(0.1)
+    assert worth["distortion"]["smallest_slack"] == pytest.approx(1.0)
+    assert bound_checks.describe(worth["distortion"]) == (
+        "D ≥ H − ΣR: 2 checked, 1 could have failed (H − ΣR above 0), smallest slack 1.0000 nats or 10.0 "
+        "standard errors"
+    )
+    assert sum(entry["num_violations"] + entry["num_beyond_at_all"] for entry in worth.values()) == 0

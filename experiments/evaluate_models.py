@@ -1,0 +1,194 @@
+"""What `experiments.evaluate` does to run folders: which belong together, which are stale, their numbers."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from hvae_jax import checkpoints, claims, experiment, records
+from hvae_jax.errors import RunError
+from hvae_jax.evaluation import classifier, parts, results, settings
+from hvae_jax.evaluation.applications import NO_LABELS, ModelEvaluator
+from hvae_jax.evaluation.results import Evaluated, Runs
+from hvae_jax.evaluation.sizes import Sizes
+from hvae_jax.experiment import Experiment
+
+LOCK_FILE = "evaluation.lock"
+
+
+def find_repeats(folder: pathlib.Path, runs: Runs) -> Runs:
+    """The runs in `folder`, a grid, which repeat some of `runs` with other seeds.
+
+    Raises:
+      RunError: a single run, other models, or the same seeds.
+    """
+    repeats = results.find_runs(folder, "repeats")
+    if not repeats.is_grid:
+        raise RunError(
+            f"--repeats={folder} is a single run, it must be a grid of the same models with other seeds"
+        )
+    known = [results.read_config(run) for run in runs.folders]
+    taken = {(*config["objective"]["betas"], config["training"]["seed"]) for config in known}
+    for run in repeats.folders:
+        config = results.read_config(run)
+        if _shared(config) != _shared(known[0]):
+            raise RunError(
+                f"--repeats={folder} must differ from --workdir in betas and seeds only; {run} does not"
+            )
+        betas, seed = config["objective"]["betas"], config["training"]["seed"]
+        if (*betas, seed) in taken:
+            raise RunError(
+                f"--repeats={folder}: {run} has betas {betas} and seed {seed}, as a run of --workdir has"
+            )
+    return repeats
+
+
+def find_baseline(folder: pathlib.Path, runs: Runs) -> Runs:
+    """The models of one layer in `folder`, of the same data as `runs`.
+
+    Raises:
+      RunError: more layers, or data that are seen otherwise.
+    """
+    baseline = results.find_runs(folder, "baseline")
+    config, own = (results.read_config(found.folders[0]) for found in (baseline, runs))
+    if results.num_layers(config) != 1:
+        raise RunError(
+            f"--baseline={folder} must hold models of one layer, it has {results.num_layers(config)}"
+        )
+    if config["data"]["binarize"] != own["data"]["binarize"]:
+        raise RunError(
+            f"--baseline={folder} has config.data.binarize={config['data']['binarize']!r}, --workdir has "
+            f"{own['data']['binarize']!r}: their numbers are not to be compared"
+        )
+    return baseline
+
+
+def name_repeat(folder: pathlib.Path) -> str:
+    """What a repeated model of a grid is called beside those that it repeats: grid/model."""
+    return f"{folder.absolute().parents[1].name}/{folder.name}"
+
+
+@contextlib.contextmanager
+def locked(folders: Sequence[pathlib.Path]) -> Iterator[None]:
+    """Holds evaluation.lock in every folder, so that two evaluations do not write the same files.
+
+    Raises:
+      RunError: another evaluation is at work there, or a folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        for folder in sorted({folder.absolute() for folder in folders}):
+            stack.enter_context(claims.claim(folder / LOCK_FILE, f"the evaluation of {folder}"))
+        yield
+
+
+class Evaluators:
+    """One evaluator for all models that differ in betas and seed only: data and programs stay."""
+
+    def __init__(
+        self, classifiers: pathlib.Path, sizes: Sizes, data: str | None, report: Callable[[str], None]
+    ) -> None:
+        """Loads nothing yet.
+
+        Args:
+          classifiers: where they lie.
+          sizes: how much to do.
+          data: a `config.data.name` instead of that of the runs, for data that moved.
+          report: called with what the user should know, once for each line.
+        """
+        self._classifiers, self._sizes, self._data, self._report = classifiers, sizes, data, report
+        self._shared: str | None = None
+        self._current: tuple[Experiment, ModelEvaluator, dict[str, Any]] | None = None
+
+    def get(self, folder: pathlib.Path) -> tuple[Experiment, ModelEvaluator, dict[str, Any]]:
+        """What the run in `folder` was built from, its evaluator, and what decides its numbers."""
+        config = results.read_config(folder)
+        shared = json.dumps(_shared(config), sort_keys=True)
+        if self._current is None or shared != self._shared:
+            self._current, self._shared = self._make(folder, config), shared
+        built, evaluator, common = self._current
+        step = results.latest_step(folder)
+        assert step is not None
+        own = {
+            "config": settings.config_hash(config),
+            "step": step,
+            "checksum": checkpoints.checksum(folder / records.CHECKPOINTS_FOLDER, step),
+        }
+        return built, evaluator, {**common, **own}
+
+    def _make(
+        self, folder: pathlib.Path, config: dict[str, Any]
+    ) -> tuple[Experiment, ModelEvaluator, dict[str, Any]]:
+        built = experiment.from_folder(folder, data=self._data)
+        dataset, binarize = built.dataset, config["data"]["binarize"]
+        described = dataset.describe()
+        records.check_data(folder, described)
+        fingerprints = {**settings.data_fingerprints(described), "binarize": binarize}
+        judge = None
+        if parts.find_classes(dataset).can_be_told_apart:
+            judge = classifier.load_or_train(
+                self._classifiers / classifier.folder_name(dataset.name, binarize),
+                dataset,
+                built.preprocess_fn,
+                classifier.default_training(dataset.image_shape, len(dataset.train.images)),
+                fingerprints,
+                self._report,
+            )
+        else:
+            self._report(f"no classifier is trained: {NO_LABELS}")
+        likelihood = config["model"]["likelihood"]
+        is_discrete = likelihood == "logistic_mixture" or (likelihood == "bernoulli" and binarize != "none")
+        evaluator = ModelEvaluator(built.model, dataset, built.preprocess_fn, judge, self._sizes, is_discrete)
+        common = {
+            "version": settings.package_version(),
+            "sizes": dataclasses.asdict(self._sizes),
+            "data": fingerprints,
+            "classifier": None if judge is None else judge.report,
+        }
+        return built, evaluator, common
+
+
+def evaluate_runs(runs: Runs, evaluators: Evaluators, report: Callable[[str], None]) -> list[Evaluated]:
+    """Evaluates the runs that need it, one after the other, and loads them all."""
+    models = []
+    for folder in tqdm(runs.folders, unit="model", disable=None):
+        built, evaluator, wanted = evaluators.get(folder)
+        why = results.why_stale(folder, wanted)
+        if why is not None:
+            if (folder / results.METRICS_FILE).exists():
+                report(f"{folder} is evaluated again: {why}")
+            state = experiment.restore(built, folder)
+            results.save(folder, evaluator.evaluate(state.eval_params, seed=0), wanted)
+        models.append(results.load(folder, runs.is_grid))
+    for name, reason in models[0].metrics["left_out"].items():
+        report(f"left out: {name}: {reason}")
+    return models
+
+
+class Reporter:
+    """Prints lines above progress bars, each only once, and of many that end alike only the first few."""
+
+    def __init__(self, most: int = 3) -> None:
+        self._most, self._said, self._counts = most, set(), {}
+
+    def __call__(self, line: str) -> None:
+        """Prints it, unless it, or `most` lines with the same end, were printed."""
+        kind = line.partition(": ")[2] or line
+        count = self._counts[kind] = self._counts.get(kind, 0) + 1
+        if line in self._said or count > self._most:
+            return
+        self._said.add(line)
+        tqdm.write(line + (" (and of others, which are not listed)" if count == self._most else ""))
+
+
+def _shared(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without what may differ between models that one evaluator serves: betas, targets, seeds."""
+    objective = config["objective"]
+    return {
+        **config,
+        "objective": {n: value for n, value in objective.items() if n != "betas" and "targets" not in n},
+        "training": {name: value for name, value in config["training"].items() if not name.endswith("seed")},
+    }

@@ -1,0 +1,64 @@
+"""Makes guidance.json again from a table of evaluated models, without the models.
+
+    results=experiments/results
+    python -m experiments.guidance --table=$results/fashion_generalized_top_down_evaluation.csv \\
+        --baseline=$results/fashion_generalized_top_down_guidance.json \\
+        --out=$results/fashion_generalized_top_down_guidance.json
+    python -m experiments.guidance --table=$results/fashion_ladder_evaluation.csv \\
+        --seeds_from=$results/fashion_generalized_top_down_evaluation.csv \\
+        --baseline=$results/fashion_ladder_guidance.json --out=$results/fashion_ladder_guidance.json
+
+--table is an evaluation.csv of `experiments.evaluate`, also one of version 0.1.0. --baseline is such a table
+of models of one layer, or a guidance.json that compared with them. Seconds; it prints guidance.md.
+"""
+
+import pathlib
+
+from absl import flags
+
+from experiments import program
+from hvae_jax import records
+from hvae_jax.errors import RunError
+from hvae_jax.evaluation import guidance, guidance_text, tables
+from hvae_jax.evaluation.results import Evaluated
+
+_TABLE = flags.DEFINE_string("table", None, "evaluation.csv of the models.", required=True)
+_SEEDS_FROM = flags.DEFINE_string(
+    "seeds_from", None, "Table of other models, whose spread over seeds stands in where these have one each."
+)
+_BASELINE = flags.DEFINE_string("baseline", None, "Table of one-layer models, or a guidance.json.")
+_OUT = flags.DEFINE_string("out", None, "guidance.json to write.", required=True)
+
+
+def main(arguments: list[str]) -> None:
+    """Reads the tables, writes guidance.json, prints what it says."""
+    if arguments:
+        raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
+    out = program.file_flag("out", _OUT.value, (".json",))
+    others = tables.read_table(_SEEDS_FROM.value) if _SEEDS_FROM.value else []
+    baseline = read_baseline(pathlib.Path(_BASELINE.value)) if _BASELINE.value else []
+    content = guidance.make_guidance(tables.read_table(_TABLE.value), baseline, others)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    records.write_json(out, content)
+    print(guidance_text.to_markdown(content))
+
+
+def read_baseline(file: pathlib.Path) -> list[Evaluated]:
+    """The one-layer models of a table, or those that a guidance.json tells of.
+
+    Raises:
+      RunError: the file is neither, or its models have several layers.
+    """
+    if file.suffix != ".json":
+        models = tables.read_table(file)
+        if any(model.num_layers != 1 for model in models):
+            raise RunError(f"--baseline={file} must hold models of one layer")
+        return models
+    try:
+        return guidance.baseline_of(records.read_json(file))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"--baseline={file} is not a guidance.json of experiments.evaluate") from error
+
+
+if __name__ == "__main__":
+    program.run(main, resumes=False)

@@ -1,0 +1,106 @@
+"""Which images an evaluation reads, and which of them it fits on, scores and shows.
+
+Whatever is not all of a split is drawn from it once, by a fixed seed: files are often sorted by class, so
+the first images are no sample of the others.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hvae_jax import data, stored
+from hvae_jax.data import Dataset, Split
+from hvae_jax.evaluation.sizes import NUM_PICTURES, NUM_POINTS, Sizes
+from hvae_jax.stored import HostArray, StoredArray
+
+# Training images that samples are compared with, as float32: of more than this, a part.
+MAX_TRAIN_BYTES = 2**31
+
+
+class Classes(NamedTuple):
+    """The classes that occur, numbered from 0; label ids may be sparse or huge.
+
+    Attributes:
+      ids: label of class number n, those of the training split first.
+      num_trained: classes of the training split.
+    """
+
+    ids: np.ndarray
+    num_trained: int
+
+    @property
+    def can_be_told_apart(self) -> bool:
+        """Whether there is a class to read: two or more to train on. Data without labels have one, 0."""
+        return self.num_trained >= 2
+
+    def number(self, labels: Any) -> np.ndarray:
+        """Labels to class numbers, int32."""
+        order = np.argsort(self.ids)
+        return order[np.searchsorted(self.ids[order], np.asarray(labels))].astype(np.int32)
+
+
+class Part(NamedTuple):
+    """Images of a split that are measured.
+
+    Attributes:
+      images: uint8 `[N, H, W, C]`.
+      labels: class numbers `[N]`.
+      scored: places of those that probes, information, SSIM, precision and recall read, sorted.
+      points: places of those whose latents are drawn as points.
+      shown: places of those shown in pictures, all classes among them where there are enough, by class.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    scored: np.ndarray
+    points: np.ndarray
+    shown: np.ndarray
+
+
+def find_classes(dataset: Dataset) -> Classes:
+    """Those of the training split in the order of their labels, then what else the other splits hold."""
+    trained = np.unique(np.asarray(dataset.train.labels))
+    others = np.concatenate([np.asarray(split.labels) for split in (dataset.valid, dataset.test)])
+    return Classes(np.concatenate([trained, np.setdiff1d(others, trained)]), len(trained))
+
+
+def make_parts(dataset: Dataset, classes: Classes, sizes: Sizes) -> dict[str, Part]:
+    """`train` (what probes are fitted on), `valid` where there is one, `test`, read into memory."""
+    train = data.subset(len(dataset.train.images), sizes.max_fit_images)
+    parts = {"train": _make_part(dataset.train, train, classes, sizes)}
+    for name, split in (("valid", dataset.valid), ("test", dataset.test)):
+        if len(split.images):
+            parts[name] = _make_part(split, np.arange(len(split.images)), classes, sizes)
+    return parts
+
+
+def join(parts: dict[str, Part], is_streamed: bool) -> Any:
+    """The images of all parts in one array, which stays on the host where the data are streamed."""
+    images = np.concatenate([part.images for part in parts.values()])
+    return HostArray(images) if is_streamed else images
+
+
+def is_streamed(dataset: Dataset) -> bool:
+    """Whether some split comes to the devices batch by batch."""
+    splits = (dataset.train, dataset.valid, dataset.test)
+    return any(isinstance(split.images, StoredArray) for split in splits)
+
+
+def training_images(dataset: Dataset) -> Any:
+    """Those that samples are compared with: all, or where they are too many a subset of a fixed seed."""
+    images = dataset.train.images
+    most = max(1, MAX_TRAIN_BYTES // (4 * math.prod(images.shape[1:])))
+    return images if len(images) <= most else stored.select(images, data.subset(len(images), most))
+
+
+def _make_part(split: Split, places: np.ndarray, classes: Classes, sizes: Sizes) -> Part:
+    images, labels = (np.asarray(stored.select(rows, places)) for rows in split)
+    numbers = classes.number(labels)
+    return Part(
+        images,
+        numbers,
+        scored=data.subset(len(images), sizes.max_scored_images),
+        points=data.subset(len(images), NUM_POINTS),
+        shown=data.spread(numbers, NUM_PICTURES),
+    )

@@ -1,0 +1,49 @@
+"""How much a number varies with the seed of the training, pooled over all betas that were trained twice.
+
+A test score of one trained model has two errors. That of the images and of the draws is estimated from
+one model; that of the seed only from several models of the same betas. The second can be the larger one by
+far, so a comparison that leaves it out calls noise a win. Two or three seeds of one setting say little of
+their own spread, hence it is pooled over settings, as in an analysis of variance.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class SeedSpread(NamedTuple):
+    """Standard deviation of a number over seeds.
+
+    Attributes:
+      standard_deviation: √(Σ squared distances from the mean of the same betas / degrees of freedom).
+      degrees_of_freedom: Σ (seeds − 1) over the betas.
+    """
+
+    standard_deviation: float
+    degrees_of_freedom: int
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values, for guidance.json."""
+        return {
+            "standard_deviation": self.standard_deviation,
+            "degrees_of_freedom": self.degrees_of_freedom,
+        }
+
+
+def pool(groups: Iterable[Sequence[float]]) -> SeedSpread | None:
+    """The spread over seeds, from the values of each setting that has several; None where none has.
+
+    Args:
+      groups: one sequence of values per setting, one value per seed.
+
+    Example:
+      >>> pool([[9.0, 11.0], [5.0], [6.0, 6.0, 6.0]])
+      SeedSpread(standard_deviation=0.816496580927726, degrees_of_freedom=3)
+    """
+    squares, degrees = 0.0, 0
+    for values in groups:
+        squares += float(np.square(np.asarray(values, np.float64) - np.mean(values)).sum())
+        degrees += len(values) - 1
+    return SeedSpread(math.sqrt(squares / degrees), degrees) if degrees else None

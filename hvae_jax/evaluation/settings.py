@@ -1,0 +1,58 @@
+"""What decides the numbers of an evaluation: kept beside them, so that none outlives what made it."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from typing import Any
+
+# Fields of a run's config that change no number of its evaluation. The data are known by their fingerprints,
+# not by where they lie; `evaluation` is that of `experiments.run`.
+_FREE = {
+    "data": ("name", "data_dir", "streaming", "num_workers"),
+    "training": ("num_checkpoints",),
+    "evaluation": None,
+}
+
+
+def package_version() -> str | None:
+    """Of this package; None in a checkout that is not installed."""
+    try:
+        return importlib.metadata.version("hvae_jax")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that another field of a run's config would change, if it decides numbers."""
+    kept = {}
+    for group, fields in config.items():
+        free = _FREE.get(group, ())
+        if free is not None:
+            kept[group] = {name: value for name, value in fields.items() if name not in free}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def data_fingerprints(described: Mapping[str, Any]) -> dict[str, Any]:
+    """`Dataset.describe()` without where the data lie."""
+    return {name: value for name, value in described.items() if name != "name"}
+
+
+def difference(old: Any, new: Mapping[str, Any]) -> str | None:
+    """The first setting that is another, in words; None where all are the same."""
+    if not isinstance(old, dict):
+        return "its settings are not there"
+    for name in [*new, *(name for name in old if name not in new)]:
+        before, now = old.get(name, "absent"), new.get(name, "absent")
+        if before == now:
+            continue
+        if isinstance(before, dict) and isinstance(now, dict):
+            return f"{name}: {difference(before, now)}"
+        before, now = (_shorten(value) for value in (before, now))
+        return f"{name} was {before}, is {now}"
+    return None
+
+
+def _shorten(value: Any) -> str:
+    text = "unknown" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else text[:60] + "…"

@@ -1,0 +1,90 @@
+"""How much an evaluation draws, fits and scores, and whether that fits into memory."""
+
+import dataclasses
+import math
+import os
+import pathlib
+
+from hvae_jax.errors import RunError
+
+# What pictures.npz keeps of a model: images, and points of each layer's plane.
+NUM_PICTURES, NUM_POINTS = 10, 1000
+# Of one number, and copies of a large array at a time: on the device, on the host, in float64.
+_NUMBER_BYTES, _COPIES = 4, 3
+_CGROUP_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much is drawn, fitted and scored.
+
+    Attributes:
+      num_draws: posterior draws per image: the probes' error bars, the information, the rates.
+      num_samples: generated images per split.
+      num_splits: parts of them for the score's error bar.
+      max_fit_images: training images that the probes are fitted on, drawn once by a fixed seed.
+      max_scored_images: images of a split that probes, the information which bounds them, SSIM, and
+        precision and recall read, drawn once by a fixed seed.
+    """
+
+    num_draws: int
+    num_samples: int
+    num_splits: int
+    max_fit_images: int
+    max_scored_images: int
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise RunError(f"--{field.name}={value!r} must be an integer")
+        least = {"num_draws": 1, "num_splits": 2, "num_samples": 2 * self.num_splits}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value < least.get(field.name, 50):
+                raise RunError(f"--{field.name}={value} must be at least {least.get(field.name, 50)}")
+
+    def check_memory(
+        self,
+        num_images: int,
+        num_dims: int,
+        num_latents: int,
+        num_features: int,
+        available: int | None = None,
+    ) -> None:
+        """Refuses what this machine cannot hold, before it is tried.
+
+        Args:
+          num_images: that are measured: of the fits, the validation and the test split.
+          num_dims: numbers in an image.
+          num_latents: numbers in the latents of all layers.
+          num_features: of the classifier.
+          available: bytes; those of this machine by default.
+
+        Raises:
+          RunError: samples or draws need more.
+        """
+        available = memory_bytes() if available is None else available
+        for name, count in (
+            ("num_samples", self.num_samples * (num_dims + num_features)),
+            ("num_draws", self.num_draws * num_images * num_latents),
+        ):
+            needed = _NUMBER_BYTES * _COPIES * count
+            if needed > available:
+                raise RunError(
+                    f"--{name}={getattr(self, name)} needs about {_gib(needed)} of memory, this machine has "
+                    f"{_gib(available)}; ask for at most {max(1, getattr(self, name) * available // needed)}"
+                )
+
+
+def memory_bytes() -> int:
+    """Of this machine, or of the container that we are in."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(total, int(_CGROUP_LIMIT.read_text()))
+    except (OSError, ValueError):  # no such limit
+        return total
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{math.ceil(10 * num_bytes / 2**30) / 10:,.1f} GiB"

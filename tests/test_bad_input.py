@@ -1,0 +1,280 @@
+"""What users get wrong: for each, one clear line before any work, a status that is not 0, nothing changed.
+
+The programs are started by tests/started_in_process.py, all in one process.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import digits, digits_targets, targets_rows
+
+ROOT = pathlib.Path(__file__).parents[1]
+DIGITS = "--config=experiments/digits.py"
+GRID = "--config=experiments/digits_grid.py"
+TARGETS = "--config=experiments/digits_targets.py"
+
+CONFIGS = {
+    "syntax": "def get_config(:\n    return 1\n",
+    "no_such_name": "import math\n\nHALF = half\n",
+    "key_error": "def get_config():\n    return {}['absent']\n",
+    "value_error": "def get_config():\n    raise ValueError('not today')\n",
+    "reads_a_file": "def get_config():\n    return open('absent.txt')\n",
+    "plain_dict": "def get_config():\n    return {'data': {}}\n",
+    "nothing": "def get_config():\n    pass\n",
+    "no_get_config": "CONFIG = {}\n",
+    "no_model": (
+        "from experiments import digits\ndef get_config():\n    config = digits.get_config().unlock()\n"
+        "    del config.model\n    return config\n"
+    ),
+    "number_for_a_group": (
+        "from experiments import digits\ndef get_config():\n    config = digits.get_config().unlock()\n"
+        "    del config.model\n    config.model = 3\n    return config\n"
+    ),
+    "function_for_a_number": (
+        "from experiments import digits\ndef get_config():\n    config = digits.get_config().unlock()\n"
+        "    with config.ignore_type():\n        config.training.learning_rate = abs\n    return config\n"
+    ),
+}
+
+# Program, arguments, what the line says.
+ROWS = [
+    # Config files.
+    ("run", [], ["--config must be given", "--help"]),
+    ("run", ["--config=experiments/absent.py"], ["--config=experiments/absent.py: there is no such file"]),
+    ("run", ["--config=configs"], ["--config=configs is a folder"]),
+    ("run", ["--config="], ["--config= is empty"]),
+    ("run", [DIGITS, DIGITS], ["--config is given 2 times"]),
+    ("run", ["--config=configs/syntax.py"], ["configs/syntax.py:1: SyntaxError", "invalid syntax"]),
+    ("run", ["--config=configs/no_such_name.py"], ["configs/no_such_name.py:3: NameError", "half"]),
+    ("run", ["--config=configs/key_error.py"], ["configs/key_error.py:2: KeyError: 'absent'"]),
+    ("run", ["--config=configs/value_error.py"], ["configs/value_error.py:2: ValueError: not today"]),
+    ("run", ["--config=configs/reads_a_file.py"], ["reads_a_file.py:2: FileNotFoundError", "absent.txt"]),
+    ("run", ["--config=configs/plain_dict.py"], ["returned a dict", "ml_collections.ConfigDict"]),
+    ("run", ["--config=configs/plain_dict.py", "--config.data.name=x"], ["returned a dict"]),
+    ("run", ["--config=configs/nothing.py"], ["returned NoneType", "ml_collections.ConfigDict"]),
+    ("run", ["--config=configs/no_get_config.py"], ["no_get_config.py has no function get_config()"]),
+    ("run", ["--config=configs/no_model.py"], ["has no group config.model"]),
+    ("run", ["--config=configs/number_for_a_group.py"], ["config.model=3 must be a group"]),
+    ("run", ["--config=configs/function_for_a_number.py"], ["config.training.learning_rate is builtin"]),
+    ("run", ["--config=json.json"], ["--config=json.json has no function get_config()"]),
+    ("run", ["--config=npz.npz"], ["--config=npz.npz cannot be loaded"]),
+    ("grid", [DIGITS], ["config.grid"]),
+    ("run", [GRID], ["config must have the groups", "grid"]),
+    # Fields given as flags.
+    ("run", [DIGITS, "--config.trainin.seed=1"], ["config.trainin is not a field", "training"]),
+    ("run", [DIGITS, "--config.training.sed=1"], ["config.training.sed is not a field", "seed"]),
+    ("run", [DIGITS, "--config.training.seed.x=1"], ["config.training.seed is a field, 0", "'x'"]),
+    ("run", [DIGITS, "--config.training.batch_size=2.5"], ["--config.training.batch_size=2.5"]),
+    ("run", [DIGITS, "--config.training.num_epochs=many"], ["--config.training.num_epochs=many"]),
+    ("run", [DIGITS, "--config.objective.betas=(1.0,"], ["--config.objective.betas=(1.0,", "tuple"]),
+    ("run", [DIGITS, "--config.training=3"], ["--config.training=3", "ConfigDict"]),
+    ("run", ["--config.training.seed=1", DIGITS], ["--config.training.seed=1", "before"]),
+    ("run", [DIGITS, "--config.training.seed"], ["--config.training.seed"]),
+    ("run", [DIGITS, "--config.objective.betas=(1.0,2.0,3.0)"], ["has 3 entries but the model has 2 layers"]),
+    ("run", [DIGITS, "--config.training.num_epochs=1e12"], ["config.training.num_epochs=1000000000000.0"]),
+    ("run", [DIGITS, "--config.training.num_epochs=nan"], ["config.training.num_epochs=nan"]),
+    ("run", [DIGITS, "--config.evaluation.num_samples=0"], ["config.evaluation.num_samples=0"]),
+    ("run", [DIGITS, "--config.data.name=mmnist"], ["config.data.name='mmnist'"]),
+    ("run", [DIGITS, "--config.data.name=npz:masks.npz"], ["masks.npz", "255"]),
+    ("run", [DIGITS, "--config.data.name=npz:text.txt"], ["text.txt"]),
+    ("grid", [GRID, "--config.grid.betas=((True,1.0),(1.0,))"], ["config.grid.betas", "True"]),
+    # Other flags.
+    ("run", ["configs/plain_dict.py"], ["--config must be given"]),
+    ("run", [DIGITS, "more"], ["'more' is not a flag"]),
+    ("run", [DIGITS, "--wrokdir=x"], ["wrokdir"]),
+    ("run", [DIGITS, "--num_processes=2"], ["--num_processes=2 needs --coordinator=HOST:PORT"]),
+    ("run", [DIGITS, "--coordinator=nowhere"], ["--coordinator=nowhere must be HOST:PORT"]),
+    ("grid", [GRID, "--launcher=cloud"], ["--launcher=cloud"]),
+    ("grid", [GRID, "--cpu_devices=0"], ["--cpu_devices=0"]),
+    ("evaluate", [], ["--workdir must be given"]),
+    ("evaluate", ["--workdir=run", "--num_draws=0"], ["num_draws=0"]),
+    ("made_images", [], ["--data_dir must be given"]),
+    ("made_images", ["--data_dir=new", "--side=1"], ["--side=1"]),
+    ("made_images", ["--data_dir=new", "--num_train=0"], ["--num_train=0"]),
+    ("benchmark.__main__", ["--only=mnist"], ["--only=mnist is unknown"]),
+    ("benchmark.__main__", ["--cores=two"], ["--cores=two is unknown"]),
+    ("benchmark.__main__", ["--repeats=0"], ["--repeats=0"]),
+    ("grid_task", [], ["the grid's folder and the name of a chunk"]),
+    ("grid_task", ["absent", "0000"], ["absent has no plan with a chunk 0000"]),
+    # Folders and files.
+    ("run", [DIGITS, "--workdir="], ["--workdir is empty"]),
+    ("run", [DIGITS, "--workdir=gs://bucket/run"], ["--workdir=gs://bucket/run is an address"]),
+    ("run", [DIGITS, "--workdir=text.txt"], ["--workdir=text.txt must be a folder"]),
+    ("run", [DIGITS, "--workdir=text.txt/run"], ["text.txt is a file"]),
+    ("run", [DIGITS, "--workdir=~absent-user/run"], ["write the folder out"]),
+    ("run", [DIGITS, "--workdir=other_run"], ["config.training.seed is 5 there and 0 here"]),
+    ("run", [DIGITS, "--workdir=damaged_run"], ["damaged_run/config.json"]),
+    ("run", [DIGITS, "--workdir=list_run"], ["list_run/config.json"]),
+    ("grid", [GRID, "--workdir=s3://bucket/grid"], ["--workdir=s3://bucket/grid is an address"]),
+    ("grid", [GRID, "--baseline=absent"], ["absent"]),
+    ("grid", [GRID, "--baseline=text.txt"], ["--baseline=text.txt must be a folder"]),
+    ("evaluate", ["--workdir=absent"], ["--workdir=absent holds neither a run"]),
+    ("evaluate", ["--workdir=text.txt"], ["--workdir=text.txt must be a folder"]),
+    ("evaluate", ["--workdir=run", "--classifiers=text.txt"], ["--classifiers=text.txt must be a folder"]),
+    ("evaluate", ["--workdir=run", "--baseline=absent"], ["absent holds neither a run"]),
+    ("evaluate", ["--workdir=run", "--repeats=other_run"], ["--repeats=other_run", "grid"]),
+    ("evaluate", ["--workdir=list_run"], ["list_run"]),
+    ("made_images", ["--data_dir=gs://bucket"], ["--data_dir=gs://bucket is an address"]),
+    ("made_images", ["--data_dir=text.txt"], ["--data_dir=text.txt must be a folder"]),
+    ("benchmark.__main__", ["--out=folder"], ["--out=folder must be a file"]),
+    ("benchmark.__main__", ["--figure=steps.xyz"], ["--figure=steps.xyz", ".png"]),
+    # plot_betas.
+    ("plot_betas", [], ["--out must be given"]),
+    ("plot_betas", ["--out=f.png"], ["a beta that is not 1"]),
+    ("plot_betas", ["--out=f.xyz", "beta_3"], ["--out=f.xyz", ".png"]),
+    ("plot_betas", ["--out=folder", "beta_3"], ["--out=folder must be a file"]),
+    ("plot_betas", ["--out=text.txt/f.png", "beta_3"], ["text.txt is a file"]),
+    ("plot_betas", ["--out=f.png", "--results=r.png", "beta_3"], ["--results=r.png", ".json"]),
+    ("plot_betas", ["--out=f.png", "beta_3", "absent"], ["absent/config.json does not exist"]),
+    ("plot_betas", ["--out=f.png", "beta_3", "text.txt"], ["text.txt must be a folder"]),
+    ("plot_betas", ["--out=f.png", "beta_3", "one_layer"], ["differ in config.objective.betas"]),
+    ("plot_betas", ["--out=f.png", "beta_3", "other_data"], ["differ in config.data.name"]),
+    ("plot_betas", ["--out=f.png", "beta_3", "unfinished"], ["unfinished/evaluation.json does not exist"]),
+    (
+        "plot_betas",
+        ["--out=f.png", "beta_3", "no_test"],
+        ["no_test/evaluation.json has no rates"],
+    ),
+    ("plot_betas", ["--out=f.png", "beta_3", "damaged_run"], ["damaged_run/config.json is damaged"]),
+    # targets_table.
+    ("targets_table", [TARGETS], ["--out must be given"]),
+    ("targets_table", ["--out=new.json"], ["--config must be given"]),
+    ("targets_table", [TARGETS, "--out=new.json", "--layers=x"], ["--layers=x must be integers"]),
+    ("targets_table", [TARGETS, "--out=new.json", "--layers=4"], ["--layers=4", "2 and 3 layers"]),
+    ("targets_table", [TARGETS, "--out=new.json", "--layers="], ["--layers is empty"]),
+    ("targets_table", [TARGETS, "--out=new.json", "--layers=3", "--sweep=frontier"], ["--layers=3", "for 2"]),
+    ("targets_table", [TARGETS, "--out=new.json", "--seeds=x"], ["--seeds=x must be integers"]),
+    ("targets_table", [TARGETS, "--out=new.json", "--seeds="], ["--seeds is empty"]),
+    ("targets_table", [TARGETS, "--out=new.json", "--seeds=-1"], ["--seeds=-1 must be 0 to"]),
+    ("targets_table", [TARGETS, "--out=new.json", "--first=-1"], ["--first=-1"]),
+    ("targets_table", [TARGETS, "--out=new.json", "--inference=x"], ["--inference=x is unknown"]),
+    ("targets_table", [TARGETS, "--out=new.json", "--controls=x"], ["--controls=x is unknown"]),
+    ("targets_table", [TARGETS, "--out=new.json", "--controls="], ["--controls is empty"]),
+    ("targets_table", [TARGETS, "--out=new.json", "--controls=found_betas"], ["name it first"]),
+    ("targets_table", [TARGETS, "--out=new.json", "--scale=0"], ["--scale=0.0 must be a positive number"]),
+    ("targets_table", [TARGETS, "--out=new.json", "--scale=nan"], ["--scale=nan must be a positive number"]),
+    ("targets_table", [TARGETS, "--out=new.json", "--sweep=all"], ["--sweep=all"]),
+    (
+        "targets_table",
+        [TARGETS, "--out=new.json", "--config.model.latent_shapes=((2,2,16),)"],
+        ["config.model.latent_shapes=((2, 2, 16),)", "two layers"],
+    ),
+    ("targets_table", [TARGETS, "--out=new.json", "--config.model.channels=0"], ["config.model.channels=0"]),
+    ("targets_table", [TARGETS, "--out=folder"], ["--out=folder must be a file"]),
+    ("targets_table", [TARGETS, "--out=table.png"], ["--out=table.png", ".json"]),
+    ("targets_table", [TARGETS, "--out=json.json"], ["--out=json.json holds other JSON"]),
+    ("targets_table", [TARGETS, "--out=damaged_run/config.json"], ["config.json is damaged"]),
+    ("targets_table", [TARGETS, "--out=old.json"], ["old.json: row 1 does not say what config made it"]),
+    ("targets_table", [TARGETS, "--out=other.json"], ["other.json: row 1 was made by another config"]),
+    ("targets_table", ["--only_print", "--out=new.json"], ["new.json has no rows to print"]),
+    ("targets_table", ["--only_print", "--out=old.json", "--sweep=frontier"], ["a total of 20 nats"]),
+]
+# What the environment says.
+ENVIRONMENTS = [
+    ({"XLA_FLAGS": "--xla_no_such_flag=1"}, ["XLA_FLAGS=", "Unknown flag", "--xla_no_such_flag=1"]),
+    ({"XLA_FLAGS": "nonsense"}, ["XLA_FLAGS='nonsense'", "Could not open file"]),
+    ({"JAX_PLATFORMS": "nonsense"}, ["JAX_PLATFORMS=nonsense", "nonsense' is not in the list"]),
+    ({"JAX_PLATFORMS": "cuda"}, ["JAX_PLATFORMS=cuda"]),
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> pathlib.Path:
+    """A folder with a file or folder of every wrong kind."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "folder").mkdir()
+    (folder / "configs").mkdir()
+    for name, text in CONFIGS.items():
+        (folder / "configs" / f"{name}.py").write_text(text)
+    (folder / "text.txt").write_text("what was there")
+    (folder / "json.json").write_text('{"what": "was there"}')
+    np.savez(folder / "npz.npz", images=np.zeros((2, 2)))
+    pixels, classes = np.arange(20 * 64).reshape(20, 8, 8, 1).astype(np.uint8) % 2, np.arange(20) % 10
+    np.savez(
+        folder / "masks.npz",
+        train_images=pixels,
+        train_labels=classes,
+        test_images=pixels,
+        test_labels=classes,
+    )
+
+    config = digits.get_config().to_dict()
+    seed_5 = {**config, "training": {**config["training"], "seed": 5}}
+    evaluation = {"step": 10, "test": {"rates_nats": [3.0, 2.0]}}
+
+    def write_run(name: str, config: object, evaluation: object = evaluation) -> None:
+        (folder / name / "checkpoints" / "10").mkdir(parents=True)
+        (folder / name / "config.json").write_text(json.dumps(config))
+        if evaluation is not None:
+            (folder / name / "evaluation.json").write_text(json.dumps(evaluation))
+
+    write_run("run", config)
+    write_run("other_run", seed_5)
+    write_run("list_run", ["what", "was", "there"])
+    write_run("damaged_run", config)
+    (folder / "damaged_run" / "config.json").write_text(json.dumps(config)[:200])
+    three = {**config, "objective": {**config["objective"], "betas": (3.0, 1.0)}}
+    write_run("beta_3", three)
+    write_run("unfinished", config, None)
+    write_run("no_test", config, {"step": 10})
+    write_run("other_data", {**config, "data": {**config["data"], "name": "fashion_mnist"}})
+    one = {**config, "objective": {**config["objective"], "betas": (1.0,)}}
+    write_run("one_layer", one, {"step": 10, "test": {"rates_nats": [3.0]}})
+
+    row = {"inference": "ladder", "num_layers": 2, "control": "target_rates", "seed": 0, "betas": [1.0, 1.0]}
+    row.update(settled_at_step=None, targets_nats=[1.0, 1.0])
+    row.update(train_rates_nats=[1.0, 1.0], test_rates_nats=[1.0, 1.0])
+    row.update(test_rates_nats_standard_error=[0.1, 0.1])
+    (folder / "old.json").write_text(json.dumps([row]))
+    changed = digits_targets.get_config().to_dict()
+    changed["training"]["num_epochs"] = 7.0
+    row["made_by"] = targets_rows.made_by(changed)
+    (folder / "other.json").write_text(json.dumps([row]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(environment, world) -> list[dict]:
+    """What the programs answer to ROWS and ENVIRONMENTS."""
+    rows = [{"program": program, "arguments": arguments} for program, arguments, _ in ROWS]
+    rows += [{"program": "run", "arguments": [DIGITS], "environment": e} for e, _ in ENVIRONMENTS]
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "started_in_process.py")],
+        input=json.dumps([{**row, "folder": str(world)} for row in rows]),
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        cwd=world,
+        capture_output=True,
+        text=True,
+        timeout=560,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+def name_row(row: tuple[str, list[str], list[str]]) -> str:
+    return " ".join([row[0], *row[1]]).replace("--config=experiments/", "")
+
+
+@pytest.mark.parametrize("number", range(len(ROWS)), ids=list(map(name_row, ROWS)))
+def test_one_clear_line_and_nothing_changed(answers, number):
+    check(answers[number], ROWS[number][2])
+
+
+@pytest.mark.parametrize("number", range(len(ENVIRONMENTS)), ids=[str(e) for e, _ in ENVIRONMENTS])
+def test_an_environment_that_cannot_be(answers, number):
+    check(answers[len(ROWS) + number], ENVIRONMENTS[number][1])
+
+
+def check(answer: dict, words: list[str]) -> None:
+    assert answer["status"] == 1, answer
+    assert "Traceback" not in answer["out"] + answer["err"], answer["err"]
+    errors = [line for line in answer["err"].splitlines() if line.startswith("error:")]
+    assert len(errors) == 1, answer["err"]
+    for word in words:
+        assert word in errors[0]
+    assert answer["changed"] == []
