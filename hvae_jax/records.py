@@ -49,7 +49,13 @@ EVALUATION_FILE = "evaluation.json"
 INIT_FILE, RUN_LOCK = "init_from.json", "run.lock"
 CHECKPOINTS_FOLDER, FIGURES_FOLDER = "checkpoints", "figures"
 # Fields that change neither what a model is trained on nor how: they may differ from command to command.
-NOT_TRAINING = ("data.data_dir", "data.num_workers", "data.streaming", "training.num_checkpoints")
+NOT_TRAINING = (
+    "data.data_dir",
+    "data.num_workers",
+    "data.streaming",
+    "data.check_values",
+    "training.num_checkpoints",
+)
 _PACKAGES = ("hvae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy")
 
 
