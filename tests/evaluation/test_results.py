@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import small_grid
 
-from experiments import evaluate, evaluate_models
+from experiments import evaluate_models, evaluate_outputs
 from experiments.evaluate_models import Evaluators, Reporter
 from hvae_jax import claims, records
 from hvae_jax.errors import RunError
@@ -245,14 +245,14 @@ def test_a_damaged_table_of_a_grid_is_named(tmp_path, made):
 
 
 def test_what_is_in_the_way_of_the_results_is_named_before_any_work(tmp_path):
-    evaluate.check_outputs(tmp_path)
+    evaluate_outputs.check(tmp_path)
     (tmp_path / "figures").write_text("")
     with pytest.raises(RunError, match="figures is a file"):
-        evaluate.check_outputs(tmp_path)
+        evaluate_outputs.check(tmp_path)
     (tmp_path / "figures").unlink()
     (tmp_path / "guidance.json").mkdir()
     with pytest.raises(RunError, match=r"guidance\.json is a folder"):
-        evaluate.check_outputs(tmp_path)
+        evaluate_outputs.check(tmp_path)
 
 
 def test_many_lines_that_end_alike_are_said_a_few_times(capsys):
