@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 import small_grid
 
-from hvae_jax import data, experiment
+from experiments import digits, evaluate_outputs
+from hvae_jax import data, experiment, records
 from hvae_jax.data import Split
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation import bound_checks, classifier, guidance, information, representation, tables
+from hvae_jax.evaluation import (
+    bound_checks,
+    classifier,
+    guidance,
+    information,
+    representation,
+    results,
+    tables,
+)
 from hvae_jax.evaluation.applications import ModelEvaluator
 from hvae_jax.evaluation.sizes import Sizes
 from hvae_jax.keys import make_key
@@ -103,6 +112,22 @@ def test_neither_labels_nor_images_of_the_test_split_choose_anything(restored, j
     assert {name: before[name] for name in chosen} == {name: after[name] for name in chosen}
     changed = [name for name in before if before[name] != after[name]]
     assert {"representation.layers.1.means.knn.test_accuracy", "rates.test.distortion_nats"} <= set(changed)
+
+
+def write(folder, found):
+    """All that the program writes of one model, from its numbers: none of it may need what is not there."""
+    folder.mkdir()
+    config = digits.get_config().to_dict()
+    config["model"]["latent_shapes"] = ((2, 2, 2), (3,))
+    records.write_json(folder / "config.json", config)
+    results.save(folder, found, {})
+    models = [results.load(folder, is_grid=False)]
+    bounds = evaluate_outputs.write(folder, models, guidance.make_guidance(models))
+    assert bounds["violations"] == []
+    names = {"evaluation.csv", "guidance.json", "guidance.md", "bounds.json", "report.html", "figures"}
+    assert names <= {entry.name for entry in folder.iterdir()}
+    assert tables.read_table(folder / "evaluation.csv")[0].rates().shape == (2,)
+    return (folder / "guidance.md").read_text(), {file.stem for file in (folder / "figures").glob("*.png")}
 
 
 def without_labels(dataset):
@@ -203,9 +228,10 @@ def test_huge_labels_are_numbered(restored, judge, evaluation):
     assert set(found.pictures["latent_labels"]) == set(ids)
 
 
-def test_without_labels_the_rest_is_evaluated_and_what_lacks_is_named(restored, evaluation):
+def test_without_labels_the_rest_is_evaluated_and_what_lacks_is_named(restored, evaluation, tmp_path):
     dataset = restored[0].dataset
-    found = evaluate(restored, None, without_labels(dataset)).metrics
+    whole_evaluation = evaluate(restored, None, without_labels(dataset))
+    found = whole_evaluation.metrics
     assert json.loads(json.dumps(found)) == found
     assert found["rates"] == evaluation.metrics["rates"]
     whole, judged = (m["reconstruction"]["test"]["from_layer"][0] for m in (found, evaluation.metrics))
@@ -222,12 +248,16 @@ def test_without_labels_the_rest_is_evaluated_and_what_lacks_is_named(restored, 
     assert found["applications"]["test"].keys() == {"reconstruction"}
     assert found["left_out"]["applications.representation"].startswith("the training split has no labels")
     assert {kind: e["num_checked"] for kind, e in bound_checks.worth([found]).items()} == {"distortion": 1}
+    text, figures = write(tmp_path / "run", whole_evaluation)
+    assert "- generation: the training split has no labels of two or more classes" in text
+    assert figures == {"distortion_by_rate", "pictures_reconstruction", "latents_reconstruction"}
 
 
-def test_without_a_validation_split_nothing_is_chosen(restored, judge, evaluation):
+def test_without_a_validation_split_nothing_is_chosen(restored, judge, evaluation, tmp_path):
     dataset = restored[0].dataset
     empty = Split(dataset.valid.images[:0], dataset.valid.labels[:0])
-    found = evaluate(restored, judge, dataset._replace(valid=empty)).metrics
+    whole_evaluation = evaluate(restored, judge, dataset._replace(valid=empty))
+    found = whole_evaluation.metrics
     for group in ("rates", "reconstruction", "information", "generation", "applications"):
         assert found[group].keys() == {"test"}
     # Places in the one array of images, and so the draws, are others than with a validation split.
@@ -237,16 +267,20 @@ def test_without_a_validation_split_nothing_is_chosen(restored, judge, evaluatio
     assert "samples" not in found["representation"]["layers"][0]
     for application in guidance.APPLICATIONS:
         assert found["left_out"][f"applications.{application}"].startswith("config.data.num_valid=0")
+    text, figures = write(tmp_path / "run", whole_evaluation)
+    assert "- reconstruction: config.data.num_valid=0" in text
+    assert figures == {"distortion_by_rate", "pictures_model", "latents_model"}
 
 
-def test_a_handful_of_images_is_evaluated_as_far_as_they_go(restored, judge):
+def test_a_handful_of_images_is_evaluated_as_far_as_they_go(restored, judge, tmp_path):
     dataset = restored[0].dataset
     few = dataset._replace(
         train=Split(*(rows[:4] for rows in dataset.train)),
         valid=Split(*(rows[:3] for rows in dataset.valid)),
         test=Split(*(rows[:3] for rows in dataset.test)),
     )
-    found = evaluate(restored, judge, few).metrics
+    whole_evaluation = evaluate(restored, judge, few)
+    found = whole_evaluation.metrics
     flat = tables.flatten({name: value for name, value in found.items() if name != "left_out"})
     assert all(isinstance(value, str) or math.isfinite(value) for value in flat.values())
     layer = found["representation"]["layers"][-1]
@@ -261,6 +295,9 @@ def test_a_handful_of_images_is_evaluated_as_far_as_they_go(restored, judge):
         },
     }
     assert found["applications"]["test"].keys() == guidance.APPLICATIONS.keys()
+    text, figures = write(tmp_path / "run", whole_evaluation)
+    assert "There is one choice of betas here" in text
+    assert {"accuracy_by_information", "pictures_generation", "latents_representation"} <= figures
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""What `experiments.evaluate` writes beside the models: table, guidance, bounds, figures, report."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from hvae_jax import records
+from hvae_jax.errors import RunError
+from hvae_jax.evaluation import bound_checks, guidance, guidance_text, tables
+from hvae_jax.evaluation.results import Evaluated
+from hvae_jax.figures import applications as figures
+from hvae_jax.figures import report
+
+GUIDANCE_FILE, GUIDANCE_TEXT, BOUNDS_FILE = "guidance.json", "guidance.md", "bounds.json"
+# What DIR gets; none of it may be a folder.
+FILES = (tables.TABLE_FILE, GUIDANCE_FILE, GUIDANCE_TEXT, BOUNDS_FILE, report.REPORT_FILE)
+
+
+def check(workdir: pathlib.Path) -> None:
+    """Raises RunError where what is to be written is in the way of itself, before any work."""
+    figures_folder = workdir / records.FIGURES_FOLDER
+    if figures_folder.exists() and not figures_folder.is_dir():
+        raise RunError(f"{figures_folder} is a file, but figures are to be drawn into a folder of that name")
+    for name in FILES:
+        if (workdir / name).is_dir():
+            raise RunError(f"{workdir / name} is a folder, but a file of that name is to be written")
+
+
+def write(workdir: pathlib.Path, models: Sequence[Evaluated], content: dict[str, Any]) -> dict[str, Any]:
+    """Writes the table, the guidance, bounds, figures and the report of evaluated models.
+
+    Args:
+      workdir: of the run or grid.
+      models: evaluated.
+      content: of guidance.json.
+
+    Returns:
+      content of bounds.json.
+    """
+    tables.write_table(workdir, models)
+    records.write_json(workdir / GUIDANCE_FILE, content)
+    records.write_text(workdir / GUIDANCE_TEXT, guidance_text.to_markdown(content))
+    bounds = check_bounds(models)
+    records.write_json(workdir / BOUNDS_FILE, bounds)
+    draw(workdir / records.FIGURES_FOLDER, models, content)
+    report.write(workdir, models, content)
+    return bounds
+
+
+def draw(folder: pathlib.Path, models: Sequence[Evaluated], content: dict[str, Any]) -> None:
+    """Figures of all models together, and of the best for each application, as far as there are numbers."""
+    folder.mkdir(exist_ok=True)
+    chosen = content["applications"]
+    if all(figures.has_accuracies(model) for model in models):
+        figures.accuracy_by_information(models, folder / "accuracy_by_information")
+    figures.distortion_by_rate(models, folder / "distortion_by_rate")
+    if len(models) > 1 and chosen:
+        figures.application_maps(models, content, folder / "application_maps")
+        figures.metric_by_total_rate(models, content, folder / "metric_by_total_rate")
+        if "generation" in chosen:
+            figures.score_factor_maps(models, content, folder / "score_factor_maps")
+        if chosen.keys() == guidance.APPLICATIONS.keys():
+            figures.trade_off(models, content, folder / "trade_off")
+    best = {f"best for {name}": (name, entry["best"]["models"][0]) for name, entry in chosen.items()}
+    if not best and len(models) == 1:
+        best = {"": ("model", models[0].name)}
+    for words, (ending, name) in best.items():
+        model = next(model for model in models if model.name == name)
+        betas = ", ".join(f"{beta:.3g}" for beta in model.betas)
+        rates = ", ".join(f"{rate:.2f}" for rate in model.rates())
+        title = f"{words if len(models) > 1 else ''}: betas ({betas}), rates ({rates}) nats".removeprefix(
+            ": "
+        )
+        figures.pictures(model, title, folder / f"pictures_{ending}")
+        figures.latents(model, title, folder / f"latents_{ending}")
+
+
+def check_bounds(models: Sequence[Evaluated]) -> dict[str, Any]:
+    """Content of bounds.json: which bounds were checked, what that is worth, and what breaks one."""
+    return {
+        "num_models": len(models),
+        "num_standard_errors": bound_checks.NUM_STANDARD_ERRORS,
+        "bounds": bound_checks.worth([model.metrics for model in models]),
+        "violations": [
+            {"model": model.name, "sentence": sentence}
+            for model in models
+            for sentence in bound_checks.violations(model.metrics)
+        ],
+    }
+
+
+def print_bounds(content: dict[str, Any]) -> None:
+    """Prints what breaks a bound beyond its sampling error, and how much the checks are worth."""
+    for entry in content["violations"]:
+        print(f"violation in {entry['model']}: {entry['sentence']}")
+    beyond = sum(kind["num_beyond_at_all"] for kind in content["bounds"].values())
+    print(
+        f"Bounds checked on {content['num_models']} models: {len(content['violations'])} violations beyond "
+        f"{content['num_standard_errors']:g} standard errors; {beyond} numbers lie above a bound at all."
+    )
+    for kind in content["bounds"].values():
+        print(f"  {bound_checks.describe(kind)}")
