@@ -124,7 +124,7 @@ def begin(trained: Trained, folder: pathlib.Path) -> None:
 
 def test_a_finished_grid_takes_more_betas_and_seeds(trained, folder):
     before, old = contents(folder / "models"), grid_table.load(folder)
-    table = trained.train(folder, betas=((1.0, 3.0, 0.3), (1.0,)), seeds=(7, 0), chunk_size=3)
+    table = trained.train(folder, betas=((1.0, 3.0, 0.3), (1.0,)), seeds=(7, 0))
     # In the order of the grid; those that were there keep their folders.
     assert table["model"].reshape(3, 2).tolist() == [[2, 3], [4, 1], [5, 0]]
     assert table["betas"][:, 0, 0].tolist() == [[1.0, 1.0], [3.0, 1.0], [0.3, 1.0]]
@@ -251,7 +251,7 @@ def test_numbers_are_found_again_without_their_list(trained, tmp_path):
 def test_a_grid_of_other_data_is_refused(trained, folder, tmp_path):
     arrays = small_grid.make_arrays()
     arrays["train_images"][3] += 1
-    np.savez(tmp_path / "other.npz", **arrays)
+    np.savez(tmp_path / "other.npz", **arrays)  # type: ignore[arg-type]
     config, before = trained.config(seeds=(0, 1)), contents(folder)
     config["data"]["name"] = f"npz:{tmp_path / 'other.npz'}"
     grid_config, members = grid_members.read_config(config)

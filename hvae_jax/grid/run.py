@@ -282,7 +282,8 @@ def _read_chunk(chunk_folder: pathlib.Path, members: Sequence[Member]) -> list[M
             )
         return []
     numbers, by_number = records.read_json(file), {member.number: member for member in members}
-    if not isinstance(numbers, list) or not numbers or not all(n in by_number for n in numbers):
+    is_list = isinstance(numbers, list) and numbers and all(type(number) is int for number in numbers)
+    if not is_list or not set(numbers) <= set(by_number):
         raise RunError(
             f"{file} is damaged: it must list models of the grid; restore it, or delete {chunk_folder} to "
             "train its models anew"
