@@ -26,7 +26,7 @@ def prepare_flags(check_devices: Callable[[], None]) -> None:
       check_devices: called where a file fails, as it may because JAX finds no device; raises what to say.
     """
     for name in flags.FLAGS:
-        if config_flags.is_config_flag(flags.FLAGS[name]):
+        if config_flags.config_flags.is_config_flag(flags.FLAGS[name]):
             places = [n for n, a in enumerate(sys.argv) if re.fullmatch(rf"--?{name}(=.*)?", a, re.DOTALL)]
             if len(places) > 1:
                 raise RunError(
