@@ -188,6 +188,8 @@ def _strip(model: Evaluated) -> dict[str, str]:
     arrays = model.pictures()
     rows = [arrays["images"], *arrays["reconstructions"], arrays["samples"]]
     lines = [tile(row / 255) for row in rows]
+    width = max(line.shape[1] for line in lines)  # there may be fewer test images than samples
+    lines = [np.pad(a, ((0, 0), (0, width - a.shape[1]), (0, 0)), constant_values=1.0) for a in lines]
     between = np.ones((1, *lines[0].shape[1:]))
     stacked = np.concatenate([part for line in lines for part in (line, between)][:-1])
     file = io.BytesIO()
