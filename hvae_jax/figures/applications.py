@@ -247,14 +247,14 @@ def pictures(model: Evaluated, title: str, file: pathlib.Path) -> None:
     rows[samples] = arrays["samples"]
     rows["nearest training images"] = arrays["neighbors"]
     size, left, top, gap = 0.62, 2.35, 0.55, 0.16
-    num_columns = len(arrays["images"])
+    num_columns = max(map(len, rows.values()))  # there may be fewer test images than samples
     width = left + size * num_columns + 0.1
     height = top + size * len(rows) + gap + 0.1
     figure = Figure(figsize=(width, height))
     below = height - top
     for label, images in rows.items():
         below -= size + (gap if label == samples else 0.0)
-        place = (left / width, below / height, size * num_columns / width, 0.94 * size / height)
+        place = (left / width, below / height, size * len(images) / width, 0.94 * size / height)
         axes = figure.add_axes(place)
         axes.imshow(
             tile(images / 255), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="auto"

@@ -188,6 +188,9 @@ def _strip(model: Evaluated) -> dict[str, str]:
     arrays = model.pictures()
     rows = [arrays["images"], *arrays["reconstructions"], arrays["samples"]]
     lines = [tile(row / 255) for row in rows]
+    width = max(line.shape[1] for line in lines)  # there may be fewer test images than samples
+    fill = [((0, 0), (0, width - line.shape[1]), (0, 0))[: line.ndim] for line in lines]  # grey has two axes
+    lines = [np.pad(line, pad, constant_values=1.0) for line, pad in zip(lines, fill, strict=True)]
     between = np.ones((1, *lines[0].shape[1:]))
     stacked = np.concatenate([part for line in lines for part in (line, between)][:-1])
     file = io.BytesIO()
