@@ -46,8 +46,9 @@ def run_in_slurm(folder: str, name: str) -> None:
 
 def main() -> None:
     """What a process of its own does."""
+    program.start(main)
     if len(sys.argv) != 3:
-        print("error: give the grid's folder and the name of a chunk", file=sys.stderr)
+        print("error: give the grid's folder and the name of a chunk; see --help", file=sys.stderr)
         sys.exit(1)
     _run(pathlib.Path(sys.argv[1]), sys.argv[2], lambda: None)
 

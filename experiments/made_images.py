@@ -1,4 +1,4 @@
-"""Makes a data set of smooth random images in the form of TensorFlow Datasets, to try streaming with.
+r"""Makes a data set of smooth random images in the form of TensorFlow Datasets, to try streaming with.
 
     python -m experiments.made_images --data_dir=DIR --num_train=20000 --side=64
     python -m experiments.run --config=experiments/cifar.py --config.data.name=tfds:made_images \

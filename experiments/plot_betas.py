@@ -18,7 +18,7 @@ from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.figures import runs as figures
 
-_OUT = flags.DEFINE_string("out", None, "PNG to write.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Picture to write.", required=True)
 _RESULTS = flags.DEFINE_string("results", None, "JSON to write the numbers to.")
 
 

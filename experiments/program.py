@@ -1,16 +1,26 @@
-"""What the command line programs share: one-line errors and the compile cache."""
+"""What the command line programs share: one-line errors, help, flags, files, devices, compile cache."""
 
+import contextlib
 import os
-import pathlib
+import re
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 
+from experiments import config_files, streams, usage
+from experiments.config_files import read as read_config
+from experiments.environment import (
+    check_xla_flags,
+    num_cores,
+    split_cpu,
+    split_cpu_for_batch,
+    start_devices,
+    use_compile_cache,
+)
 from experiments.paths import file_flag, folder_flag, make_parent
 from hvae_jax import processes
 from hvae_jax.errors import RunError, Stopped
@@ -24,64 +34,57 @@ __all__ = [
     "run",
     "split_cpu",
     "split_cpu_for_batch",
+    "start",
+    "start_devices",
     "stop_now",
     "use_compile_cache",
 ]
-
-# On two cores, two devices took 0.76 to 0.9 of the time of one from 64 images each, and 1.07 to 1.3 with 32.
-MIN_IMAGES_PER_DEVICE = 64
 
 
 def run(main: Callable[[list[str]], None], resumes: bool = True) -> None:
     """Parses the flags and calls `main` with what is not a flag.
 
-    A RunError or a bad flag ends as one line and status 1.
+    A RunError, a bad flag and what the machine refuses end as one line and status 1. With --help, the
+    docstring of `main`'s module and its flags are printed instead.
+
+    Args:
+      main: the program.
+      resumes: the same command goes on where this one is stopped.
     """
+    start(main)
     try:
+        check_xla_flags()
+        config_files.prepare_flags(start_devices)
         arguments = flags.FLAGS(sys.argv)[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
+    except flags.Error as error:
+        missing = re.search(r"Flag --(\w+) must have a value other than None", str(error))
+        _exit(f"--{missing[1]} must be given; --help names all flags" if missing else str(error))
+    except (RunError, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
         _exit(f"{error.args[0] if isinstance(error, KeyError) else error}")
     sys.unraisablehook = _unraisable
     sys.excepthook = _uncaught
     use_compile_cache()
-    app.run(lambda _: _main(main, arguments, resumes), argv=sys.argv[:1])
-
-
-def read_config(holder: flags.FlagHolder) -> tuple[str, dict[str, Any]]:
-    """The name of the config file, without folder and suffix, and its content.
-
-    Raises:
-      RunError: it cannot be loaded.
-    """
-    path = config_flags.get_config_filename(flags.FLAGS[holder.name])
     try:
-        return pathlib.Path(path).stem, holder.value.to_dict()
-    except OSError as error:  # ml_collections reports a file that cannot be loaded here
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise RunError(f"--config={path} cannot be loaded: {reason}") from error
+        app.run(lambda _: _main(main, arguments, resumes), argv=sys.argv[:1])
+    except BrokenPipeError:
+        if not any(map(streams.is_closed, (sys.stdout, sys.stderr))):
+            raise
+        streams.end_quietly()
+    finally:
+        _flush()
 
 
-def split_cpu(num_devices: int) -> None:
-    """Makes as many devices of the CPU.
-
-    Call it before anything runs on a device. It leaves GPUs and TPUs alone, and a number of CPU devices
-    that the user has set.
-    """
-    is_set = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    # JAX does not declare this attribute, hence getattr.
-    if not is_set and getattr(jax.config, "jax_num_cpu_devices") == -1:  # noqa: B009
-        jax.config.update("jax_num_cpu_devices", num_devices)
-
-
-def split_cpu_for_batch(batch_size: int) -> None:
-    """`split_cpu` as far as a batch is large enough to share; a run's numbers do not depend on it."""
-    largest = min(num_cores(), batch_size // MIN_IMAGES_PER_DEVICE)
-    split_cpu(max((n for n in range(1, largest + 1) if batch_size % n == 0), default=1))
-
-
-def num_cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def start(main: Callable[..., None]) -> None:
+    """Readies standard output and error; where help is asked for, gives it and ends the program."""
+    sys.excepthook = sys.__excepthook__  # of the imports, see this package's __init__
+    streams.make_tolerant()
+    if usage.is_asked(sys.argv[1:]):
+        try:
+            print(usage.text(main, sys.argv[1:]))
+        except BrokenPipeError:
+            streams.end_quietly()
+        _flush()
+        sys.exit(0)
 
 
 def _main(main: Callable[[list[str]], None], arguments: list[str], resumes: bool) -> None:
@@ -90,11 +93,23 @@ def _main(main: Callable[[list[str]], None], arguments: list[str], resumes: bool
         main(arguments)
         processes.finish()
     except jax.errors.JaxRuntimeError as error:
-        if processes.count() == 1:
+        if processes.count() > 1:
+            _exit(processes.lost(error))
+        if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        _exit(processes.lost(error))
+        _exit(_out_of_memory(error))
+    except MemoryError as error:
+        _exit(_out_of_memory(error))
     except (RunError, Stopped) as error:
         _exit(str(error))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # A full or read-only disk, a folder where a file should be: the machine's, not a mistake in here.
+        if not error.strerror:
+            raise
+        where = f"{os.fsdecode(error.filename)}: " if error.filename and _is_path(error.filename) else ""
+        _exit(f"{where}{error.strerror}")
     except KeyboardInterrupt:
         _exit("stopped" + "; the same command resumes from the last checkpoint" * resumes)
 
@@ -120,17 +135,31 @@ def _is_aftermath(error: BaseException | None) -> bool:
     return isinstance(error, RuntimeError) and "loop is closed" in str(error)
 
 
+def _out_of_memory(error: Exception) -> str:
+    said = " ".join(str(error).split())[:200]
+    return (
+        f"out of memory ({said}); lower what is held at a time: config.training.batch_size, "
+        "config.model.channels, config.evaluation.num_samples or num_importance_samples, of a grid "
+        "config.grid.chunk_size"
+    )
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str | bytes | os.PathLike)
+
+
 def _exit(message: str) -> NoReturn:
     if processes.count() > 1:
         processes.leave(message)
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody may be there to read it
+        print("error:", " ".join(message.split()), file=sys.stderr)
     sys.exit(1)
 
 
-def use_compile_cache() -> None:
-    """Keeps compiled programs across runs: a second run starts in seconds."""
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR") is None:
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(cache / "hvae_jax" / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+def _flush() -> None:
+    try:
+        streams.flush()
+    except BrokenPipeError:
+        sys.exit(streams.CLOSED_PIPE_STATUS)
+    except OSError as error:
+        _exit(f"standard output cannot be written: {error.strerror}")

@@ -3,8 +3,9 @@
     python -m experiments.run --config=experiments/digits.py
     python -m experiments.run --config=experiments/cifar.py --config.objective.betas=(0.3,3.0) --workdir=DIR
 
-The folder then holds config.json, versions.json, rates.jsonl, checkpoints/, evaluation.json and
-figures/. The same command resumes a run that was stopped, and evaluates one that is complete.
+The folder then holds config.json, versions.json, data.json, rates.jsonl, checkpoints/, evaluation.json and
+figures/. The same command resumes a run that was stopped, and evaluates one that is complete; with more
+config.training.num_epochs it goes on. Ctrl-C and SIGTERM save a checkpoint first; a second Ctrl-C does not.
 """
 
 import contextlib
@@ -21,14 +22,15 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from experiments import program
-from hvae_jax import experiment, loop, processes, records
+from hvae_jax import claims, data, experiment, going_on, loop, processes, records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.experiment import Experiment
 from hvae_jax.figures import runs as figures
 from hvae_jax.figures import targets as target_figures
+from hvae_jax.going_on import Start
 from hvae_jax.keys import make_key
-from hvae_jax.stored import Rows
+from hvae_jax.stopping import STOP_SECONDS, StopSignals
 from hvae_jax.training import Params, TrainState
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "One of experiments/*.py.", lock_config=True)
@@ -40,9 +42,14 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many; with --coordinator=HOST:PORT.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, from 0; with --coordinator=HOST:PORT.")
 _START_TIMEOUT = flags.DEFINE_float("start_timeout_s", 120.0, "For all processes to arrive.", lower_bound=1.0)
+_INIT_FROM = flags.DEFINE_string(
+    "init_from", None, "Folder of a run: start from its newest parameters, for other betas or data."
+)
 flags.mark_flag_as_required("config")
 
 TEMPERATURES = (0.4, 0.7, 1.0)
+# Likelihoods whose pixels are drawn from a few values; the other samples are their means.
+DISCRETE = ("bernoulli", "logistic_mixture")
 NUM_PICTURES = 12
 
 
@@ -50,8 +57,15 @@ def main(arguments: list[str]) -> None:
     """Reads the flags, trains, evaluates."""
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
+    # A signal ends what cannot be saved at once; while steps are done, there is time for a checkpoint.
+    with StopSignals(program.stop_now, seconds=0.0) as signals, contextlib.ExitStack() as stack:
+        _run(signals, stack)
+
+
+def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
     name, config = program.read_config(_CONFIG)
     workdir = program.folder_flag("workdir", f"runs/{name}" if _WORKDIR.value is None else _WORKDIR.value)
+    init_from = None if _INIT_FROM.value is None else program.folder_flag("init_from", _INIT_FROM.value)
     num_processes = processes.start(
         _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _START_TIMEOUT.value
     )
@@ -60,27 +74,33 @@ def main(arguments: list[str]) -> None:
         batch_size // num_processes if isinstance(batch_size, int) else 1
     )  # what it is else, is said below
     built = experiment.from_config(config)
-    dataset, is_main = built.dataset, processes.is_main()
+    described, is_main = built.dataset.describe(), processes.is_main()
     if num_processes > 1:
-        images = {
-            f"the {s} split": _fingerprint(getattr(dataset, s).images) for s in ("train", "valid", "test")
-        }
-        processes.check_same({"the config": json.dumps(config).encode(), **images})
-    folder = records.open_run(workdir, config) if is_main else workdir
-    tensorboard = records.TensorBoard(folder) if _TENSORBOARD.value and is_main else None
+        splits = {f"the {s} split": str(split).encode() for s, split in described["splits"].items()}
+        processes.check_same({"the config": json.dumps(config).encode(), **splits})
+    start = open_folder(stack, workdir, built, config, described, init_from) if is_main else None
+    tensorboard = None
+    if _TENSORBOARD.value and is_main:
+        tensorboard = records.TensorBoard(workdir, built.training.log_every_steps)
+        stack.callback(tensorboard.close)
 
     test = rates.SplitEvaluator(built.dataset.test.images, built.preprocess_fn)
     validate = None
     if len(built.dataset.valid.images):
         valid = rates.SplitEvaluator(built.dataset.valid.images, built.preprocess_fn)
         validate = functools.partial(valid.map_images, built.terms_fn, key=make_key(built.training.seed))
+
+    def stop_requested() -> bool:
+        signals.seconds = STOP_SECONDS
+        return signals.requested()
+
     with (
         Progress(built.num_steps, is_shown=is_main) as progress,
         contextlib.closing(built.make_batches()) as batches,
     ):
         state = loop.train(
-            folder,
-            built.init_state(),
+            workdir,
+            init_state(built, start),
             built.terms_fn,
             batches,
             preprocess_fn=built.preprocess_fn,
@@ -88,9 +108,11 @@ def main(arguments: list[str]) -> None:
             config=built.training,
             validate=validate,
             reports=[progress.report, *([tensorboard.report] if tensorboard else [])],
+            stop_requested=stop_requested,
         )
-    if tensorboard:
-        tensorboard.close()
+    if signals.requested():  # too late for the loop, which has saved its last step
+        program.stop_now()
+    signals.seconds = 0.0
     summary = evaluate(built, state.eval_params, test)
     evaluation = {"step": int(state.step), "test": summary}
     lines = [_describe(summary)]
@@ -100,9 +122,59 @@ def main(arguments: list[str]) -> None:
         lines.append(targets.describe_targets(report))
     if not is_main:
         return
-    records.write_json(folder / records.EVALUATION_FILE, evaluation)
-    draw(built, state.eval_params, folder, evaluation)
-    print(*lines, f"Everything is in {folder}", sep="\n")
+    records.write_json(workdir / records.EVALUATION_FILE, evaluation)
+    draw(built, state.eval_params, workdir, evaluation)
+    print(*lines, f"Everything is in {workdir}", sep="\n")
+
+
+def open_folder(
+    stack: contextlib.ExitStack,
+    workdir: pathlib.Path,
+    built: Experiment,
+    config: dict[str, Any],
+    described: dict[str, Any],
+    init_from: pathlib.Path | None,
+) -> Start | None:
+    """Opens the run's folder for this process alone, after every check; what the run starts from.
+
+    Raises:
+      RunError: the folder is another run's or of other data, another process is at work in it, or it cannot
+        be written. Then it is as it was.
+    """
+    asked: dict[str, Any] = {"may_change": ("evaluation", "training.num_epochs"), "may_replace": True}
+
+    def check() -> Start | None:
+        for name in (records.CHECKPOINTS_FOLDER, records.FIGURES_FOLDER):
+            if (workdir / name).exists() and not (workdir / name).is_dir():
+                raise RunError(f"{workdir / name} must be a folder, but it is a file; move it away")
+        is_new = records.check_run(workdir, config, described, **asked)
+        going_on.check_epochs(workdir, built, config)
+        start = going_on.find_start(workdir, init_from)
+        if start is not None and not going_on.has_begun(workdir):
+            if is_new and init_from is None:  # another config: what was remembered was for the former
+                return None
+            going_on.init_state(built, start)
+        return start
+
+    check()
+    stack.enter_context(claims.claim(workdir / records.RUN_LOCK, f"the run in {workdir}"))
+    start = check()  # as it is now that no other process can change it
+    records.open_run(workdir, config, described, **asked)
+    if start is not None:
+        records.write_json(workdir / records.INIT_FILE, start._asdict())
+    if not going_on.has_begun(workdir):
+        return start
+    if going_on.newest_step(workdir) < built.num_steps:  # what is there is of a shorter run
+        (workdir / records.EVALUATION_FILE).unlink(missing_ok=True)
+    return None
+
+
+def init_state(built: Experiment, start: Start | None) -> TrainState:
+    """The state before the first step on every process, as process 0 starts."""
+    fresh = built.init_state()
+    if not processes.values_from_main(lambda: {"is_given": start is not None})["is_given"]:
+        return fresh
+    return processes.from_main(lambda: going_on.init_state(built, start) if start else fresh, fresh)
 
 
 def evaluate(built: Experiment, params: Params, test: rates.SplitEvaluator) -> dict[str, Any]:
@@ -153,7 +225,7 @@ def draw(built: Experiment, params: Params, folder: pathlib.Path, evaluation: di
         target_figures.way_to_targets(train_log, evaluation["targets_nats"], title, target / "targets.png")
 
     key = make_key(built.training.seed)
-    stored = built.dataset.test.images[:NUM_PICTURES]
+    stored = built.dataset.test.images[data.spread(built.dataset.test.labels, NUM_PICTURES)]
     x = built.preprocess_fn(jax.random.split(key, len(stored)), jnp.asarray(stored))
     rows = {"test image": np.asarray(x)}
     for layer in range(1, num_layers + 1):
@@ -170,9 +242,12 @@ def draw(built: Experiment, params: Params, folder: pathlib.Path, evaluation: di
 
     sample = jax.jit(functools.partial(model.apply, num=NUM_PICTURES, method="sample"))
     samples = {
-        f"temperature {temperature:g}": np.asarray(sample(params, key, temperature=temperature))
+        f"temperature {temperature:g}, means": np.asarray(sample(params, key, temperature=temperature))
         for temperature in TEMPERATURES
     }
+    if model.config.likelihood in DISCRETE:  # as the images are that it learns from
+        drawn = jax.jit(functools.partial(model.apply, num=NUM_PICTURES, method="draw"))
+        samples["temperature 1, pixels drawn"] = np.asarray(drawn(params, key))
     figures.image_rows(samples, f"Samples: {title}", target / "samples.png")
 
 
@@ -199,14 +274,6 @@ class Progress:
         elif self._bar.disable:
             text = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
             print(f"step {row['step']}/{self._bar.total}  {row['split']}  {text} nats", flush=True)
-
-
-def _fingerprint(images: Rows) -> bytes:
-    """What tells images from others; of those that are streamed, shape and beginning."""
-    return (
-        str(images.shape).encode()
-        + np.asarray(images[:] if isinstance(images, np.ndarray) else images[:16]).tobytes()
-    )
 
 
 def _describe(summary: dict[str, Any]) -> str:

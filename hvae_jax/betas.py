@@ -34,7 +34,7 @@ class BetaState(NamedTuple):
     Attributes:
       betas: `[L]`, the multipliers of the next step, z_1 first.
       step: int32 scalar, the number of updates so far.
-      final_betas: `[L]`, the betas before a warm-up scales them.
+      final_betas: `[L]`, those that a warm-up leads to; `target_rates` and its like move them along.
       memory: a control's own arrays, its targets among them; an empty dict where it has none.
 
     Example:
@@ -118,9 +118,13 @@ def linear_warmup(num_steps: int, control: BetaControl | None = None) -> BetaCon
     """All betas scaled by min(1, step / num_steps): the ladder's warm-up (Sønderby et al., 2016).
 
     Args:
-      num_steps: steps until the betas are reached; 0 starts with them.
-      control: what moves the betas once they are reached; None leaves them there. It rests until
-        then: rates under betas that are still too low say nothing of where the betas should be.
+      num_steps: steps until the betas are reached; 0 is `control` itself.
+      control: what moves the betas once they are reached, from those that its `init` gives; None leaves
+        them there. It rests until then: rates under betas that are still too low say nothing of where the
+        betas should be. Its first `update` is that of step `num_steps`, and the state is then its own.
+
+    Raises:
+      ValueError: `control` warms up itself.
 
     Example:
       >>> control = linear_warmup(4)
@@ -131,22 +135,28 @@ def linear_warmup(num_steps: int, control: BetaControl | None = None) -> BetaCon
       [0.75, 1.5]
     """
     control = control or constant()
-
-    def scale(step: jax.Array) -> jax.Array:
-        return jnp.minimum(1.0, step / num_steps) if num_steps else jnp.ones(())
+    if isinstance(control, _Warmup):
+        raise ValueError("linear_warmup of a control that warms up itself: add their steps, or leave one out")
+    if not num_steps:
+        return control
 
     def init(betas: jax.Array) -> BetaState:
         state = control.init(betas)
-        return state._replace(betas=state.final_betas * scale(state.step))
+        return state._replace(betas=jnp.zeros_like(state.betas), final_betas=state.betas)
 
     def update(state: BetaState, distortion: jax.Array, rates: jax.Array) -> BetaState:
-        moved = control.update(state._replace(betas=state.final_betas), distortion, rates)
-        is_over = state.step >= num_steps
-        keep = state._replace(step=moved.step)
-        state = jax.tree.map(lambda new, old: jnp.where(is_over, new, old), moved, keep)
-        return state._replace(betas=state.final_betas * scale(state.step))
+        step = state.step + 1
+        scale = jnp.minimum(1.0, step / num_steps)
+        warmed = state._replace(betas=state.final_betas * scale, step=step)
+        # Afterwards the state is what the control returns, whether or not it knows of final_betas.
+        moved = control.update(state, distortion, rates)
+        return jax.tree.map(lambda new, old: jnp.where(state.step >= num_steps, new, old), moved, warmed)
 
-    return control._replace(init=init, update=update)
+    return _Warmup(init, update, control.learning_rate_scale)
+
+
+class _Warmup(BetaControl):
+    """A control that `linear_warmup` made, to be known as such."""
 
 
 class TargetMemory(NamedTuple):
@@ -243,7 +253,7 @@ def target_distortion(
     """
 
     def relative_errors(memory: TargetMemory, betas: jax.Array) -> jax.Array:
-        weighted = jnp.maximum(betas @ memory.rates, 1e-6)
+        weighted = jnp.maximum((betas * memory.rates).sum(), 1e-6)
         return jnp.broadcast_to((memory.targets - memory.distortion) / weighted, betas.shape)
 
     return _dual_ascent(relative_errors, (target,), lower, upper, learning_rate_scale)

@@ -42,6 +42,11 @@ class Checkpoints:
         except OSError as error:
             raise RunError(f"{folder} cannot be used for checkpoints: {error}") from error
 
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where they are."""
+        return self._folder
+
     def latest_step(self) -> int | None:
         """The newest step on disk, None where there is none."""
         return self._manager.latest_step()
@@ -61,7 +66,7 @@ class Checkpoints:
         numpy_state = jax.tree.map(np.array, state)
         self._reserve(sum(leaf.nbytes for leaf in jax.tree.leaves(numpy_state)))
         content = json.loads(json.dumps(dict(progress or {})))
-        content[_CHECKSUM] = _sum_state(numpy_state)
+        content[_CHECKSUM] = sum_state(numpy_state)
         content[_PROGRESS_CHECKSUM] = _sum_progress(content)
         try:
             items = {
@@ -97,7 +102,7 @@ class Checkpoints:
         """
         step = self.latest_step() if step is None else step
         if step is None or not (self._folder / str(step)).is_dir():
-            steps = ", ".join(map(str, sorted(self._manager.all_steps()))) or "none"
+            steps = ", ".join(map(str, self.steps())) or "none"
             raise RunError(
                 f"{self._folder} holds no checkpoint"
                 + ("" if step is None else f" of step {step}; the steps there are: {steps}")
@@ -114,7 +119,7 @@ class Checkpoints:
             raise
         except Exception as error:
             raise self._damaged(step, _first_line(error)) from error
-        if wanted is not None and _sum_state(state) != wanted:
+        if wanted is not None and sum_state(state) != wanted:
             raise self._damaged(step, "its numbers are not those that were saved")
         return state
 
@@ -130,14 +135,18 @@ class Checkpoints:
         content = self._read_progress(step)
         return {name: value for name, value in content.items() if name not in (_CHECKSUM, _PROGRESS_CHECKSUM)}
 
+    def steps(self) -> list[int]:
+        """Of the checkpoints there are, those that are being written included, in order."""
+        return sorted(self._manager.all_steps())
+
     def delete(self, step: int) -> None:
-        """Removes the checkpoint of a step, if there is one, once all others are on disk.
+        """Removes the checkpoint of a step once all others are on disk.
 
         Raises:
           RunError: one could not be written.
         """
         self.wait()
-        if step in self._manager.all_steps():
+        if step in self._manager.all_steps():  # else it made room for others by now
             self._manager.delete(step)
 
     def close(self) -> None:
@@ -256,7 +265,8 @@ def _read_progress(folder: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def _sum_state(state: Any) -> str:
+def sum_state(state: Any) -> str:
+    """A hexadecimal number that tells a tree of arrays from one with another bit anywhere."""
     total = hashlib.blake2b(digest_size=16)
     for leaf in jax.tree.leaves(state):
         array = np.asarray(leaf, order="C")

@@ -123,6 +123,7 @@ def _convolve(
         lhs_dilation=(spread, spread),
         rhs_dilation=(kernel_spread, kernel_spread),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=products.precision(x.dtype),
     )
 
 

@@ -1,7 +1,11 @@
-"""Convolution and transposed convolution as one matrix product each, with shifted slices around it.
+"""The matrix product of all networks; convolution and transposed convolution as one of them each.
 
-For `vmap` over models, where a native convolution would become a grouped one, and for transposed
-convolutions to few channels on CPUs. Arguments are those of `convolution`, which checks them.
+`precision` is where it is decided how exact the products and convolutions of the models are. It is an
+argument of each, which gradients inherit: no setting of JAX, a user's or a test's, changes it.
+
+The convolutions here, with shifted slices around the product, are for `vmap` over models, where a native
+convolution would become a grouped one, and for transposed convolutions to few channels on CPUs. Their
+arguments are those of `convolution`, which checks them.
 """
 
 import jax
@@ -9,6 +13,21 @@ import jax.numpy as jnp
 
 # Below this a block of pixels is too narrow to make up for the copy that lays it out.
 MIN_BLOCK_CHANNELS = 8
+
+
+def precision(dtype: jax.typing.DTypeLike) -> jax.lax.Precision:
+    """Of a product of `dtype`: float32 means float32 on every device.
+
+    JAX's own default would make it of bfloat16 parts on TPUs and of TF32 on GPUs. Networks that compute in
+    bfloat16 ask for the speed of just that.
+    """
+    return jax.lax.Precision.DEFAULT if dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
+
+
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x W over the last axis, the leading axes as one."""
+    rows = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, precision=precision(x.dtype))
+    return rows.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
@@ -25,7 +44,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Arra
         for j in range(size)
     ]
     patches = jnp.concatenate(rows, axis=-1)
-    return _matmul(patches, kernel.reshape(size * size * c_in, c_out))
+    return matmul(patches, kernel.reshape(size * size * c_in, c_out))
 
 
 def _conv_by_blocks(
@@ -45,7 +64,7 @@ def _conv_by_blocks(
     x = x.reshape(batch, block_rows, stride, block_columns, stride * c_in)
     x = jnp.concatenate(jnp.split(x, stride, axis=2), axis=-1)[:, :, 0]
     kernel = kernel.reshape(taps, stride, taps, stride, c_in, c_out).transpose(1, 3, 4, 0, 2, 5)
-    partial = _matmul(x, kernel.reshape(stride * stride * c_in, taps * taps * c_out))
+    partial = matmul(x, kernel.reshape(stride * stride * c_in, taps * taps * c_out))
     out = None
     for i in range(taps):
         for j in range(taps):
@@ -83,13 +102,13 @@ def _gather_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
     starts = [taps - 1 - tap for tap in range(taps)]
     patches = jnp.concatenate([x[:, i : i + rows, j : j + columns] for i in starts for j in starts], axis=-1)
     kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(taps * taps * c_in, stride * stride * c_out)
-    return _matmul(patches, kernel)
+    return matmul(patches, kernel)
 
 
 def _scatter_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """One product to every tap of the kernel, and the overlapping windows added up, columns first."""
     taps, stride, _, _, c_in, c_out = kernel.shape
-    windows = _matmul(x, kernel.transpose(4, 2, 0, 1, 3, 5).reshape(c_in, (taps * stride) ** 2 * c_out))
+    windows = matmul(x, kernel.transpose(4, 2, 0, 1, 3, 5).reshape(c_in, (taps * stride) ** 2 * c_out))
 
     def add_up(windows: jax.Array, axis: int) -> jax.Array:
         out = None
@@ -102,9 +121,3 @@ def _scatter_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return out
 
     return add_up(add_up(windows, axis=2), axis=1)
-
-
-def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x W over the last axis, the leading axes as one."""
-    rows = x.reshape(-1, x.shape[-1]) @ kernel
-    return rows.reshape(*x.shape[:-1], kernel.shape[-1])

@@ -1,18 +1,16 @@
 """From a config to the things a program needs: data, model, functions of both, and how to train."""
 
-import dataclasses
 import functools
-import inspect
 import math
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from hvae_jax import data, records, training
+from hvae_jax import data, memory, records, training
 from hvae_jax.batches import Batches
 from hvae_jax.betas import BetaControl
 from hvae_jax.checkpoints import Checkpoints
@@ -22,40 +20,81 @@ from hvae_jax.evaluation.rates import LogWeightFn
 from hvae_jax.keys import make_key
 from hvae_jax.models.hvae import HVAE, ModelConfig, make_hvae
 from hvae_jax.objective_config import ObjectiveConfig
+from hvae_jax.run_config import GROUPS, EvaluationConfig, build_group, with_tuples
 from hvae_jax.streaming import make_batches
 from hvae_jax.training import Params, PreprocessFn, TermsFn, TrainingConfig, TrainState
 
-T = TypeVar("T")
+__all__ = [
+    "EvaluationConfig",
+    "Experiment",
+    "Source",
+    "build_group",
+    "from_config",
+    "from_folder",
+    "restore",
+    "with_tuples",
+]
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """What a config's `evaluation` group says.
+class Source:
+    """The data of an experiment: what they are is known at once, the images are read when first asked for.
 
     Attributes:
-      num_samples: posterior draws per image for distortion and rates on the test split.
-      num_importance_samples: draws per image for the importance-weighted bound.
+      image_shape: (H, W, C).
+      num_images: of the training split.
     """
 
-    num_samples: int
-    num_importance_samples: int
+    def __init__(
+        self,
+        config: DataConfig,
+        described: Mapping[str, Any] | None = None,
+        check: Callable[[Mapping[str, Any]], None] = lambda described: None,
+    ) -> None:
+        """Reads the images now where `described` does not say what they are.
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, int) or value < 1:
-                raise RunError(f"config.evaluation.{field.name}={value!r} must be an integer of at least 1")
+        Args:
+          config: of the data.
+          described: `Dataset.describe()` of them, as it was kept.
+          check: raises RunError where the images, once read, describe themselves otherwise.
+        """
+        self._config, self._check, self._dataset = config, check, None
+        if described is None:
+            train = self.dataset.train.images
+            self.image_shape: tuple[int, int, int] = self.dataset.image_shape
+            self.num_images = len(train)
+        else:
+            height, width, channels = described["image_shape"]
+            self.image_shape = (height, width, channels)
+            self.num_images = described["splits"]["train"]["num_images"]
+
+    @property
+    def dataset(self) -> Dataset:
+        """All splits.
+
+        Raises:
+          RunError: they are not there, or are not what they were.
+        """
+        if self._dataset is None:
+            dataset = data.load(self._config)
+            self._check(dataset.describe())
+            self._dataset = dataset
+        return self._dataset
 
 
 class Experiment(NamedTuple):
     """Everything that a config describes, checked and built; nothing has run yet."""
 
-    dataset: Dataset
+    source: Source
     model: HVAE
     preprocess_fn: PreprocessFn
     objective: ObjectiveConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data, read when first asked for where a folder says what they are; see `Source`."""
+        return self.source.dataset
 
     @property
     def terms_fn(self) -> TermsFn:
@@ -71,12 +110,12 @@ class Experiment(NamedTuple):
     @property
     def num_steps(self) -> int:
         """Optimiser steps of the run."""
-        return self.training.num_steps(len(self.dataset.train.images))
+        return self.training.num_steps(self.source.num_images)
 
     @property
     def num_dims(self) -> int:
         """Numbers in one image, H · W · C."""
-        return math.prod(self.dataset.image_shape)
+        return math.prod(self.source.image_shape)
 
     def make_control(self) -> BetaControl:
         """How the betas move over the run."""
@@ -90,7 +129,7 @@ class Experiment(NamedTuple):
 
     def init_params(self, seed: int) -> Params:
         """Fresh parameters of the model."""
-        x = jnp.zeros((1, *self.dataset.image_shape))
+        x = jnp.zeros((1, *self.source.image_shape))
         return jax.jit(lambda key: self.model.init(key, x, key))(make_key(seed))
 
     def init_state(self) -> TrainState:
@@ -103,44 +142,74 @@ def from_config(config: Mapping[str, Any], num_devices: int | None = None) -> Ex
     """Checks every field, then loads the data and builds the model.
 
     Args:
-      config: groups `data`, `model`, `objective`, `training`, `evaluation`; every field present.
+      config: groups `data`, `model`, `objective`, `training`, `evaluation`; fields that have a default may
+        be left out.
       num_devices: that share a batch; those of all processes by default.
 
     Raises:
-      RunError: a field that is missing, unknown or out of range, or data that is not there.
+      RunError: a field that is missing, unknown or out of range, data that is not there, or sizes that the
+        machine has no memory for.
     """
-    groups = ("data", "model", "objective", "training", "evaluation")
-    if set(config) != set(groups):
-        raise RunError(f"config must have the groups {sorted(groups)}, it has {sorted(config)}")
+    return _build(config, jax.device_count() if num_devices is None else num_devices)
+
+
+def from_folder(folder: str | os.PathLike[str], data: str | None = None) -> Experiment:
+    """What the run in a folder was made from; `restore` gives its parameters.
+
+    The data set is read when `dataset` is first asked for, so that a model samples without it, and has to
+    be what the model was trained on. Of a folder of 0.1.0, which does not say what that was, it is read at
+    once. The number of devices does not matter.
+
+    Args:
+      folder: of the run.
+      data: where the data are now, a `config.data.name`, instead of the one in the folder.
+
+    Raises:
+      RunError: no config.json there, or one that this version cannot build.
+    """
+    folder = pathlib.Path(folder)
+    config = with_tuples(records.config_of(folder))
+    if data is not None and isinstance(config.get("data"), dict):
+        config["data"]["name"] = data
+    described = records.data_of(folder)
+    try:
+        return _build(config, 1, described, functools.partial(records.check_data, folder))
+    except RunError as error:
+        raise RunError(f"{folder / records.CONFIG_FILE}: {error}") from error
+
+
+def _build(
+    config: Mapping[str, Any],
+    num_devices: int,
+    described: Mapping[str, Any] | None = None,
+    check: Callable[[Mapping[str, Any]], None] = lambda described: None,
+) -> Experiment:
+    if set(config) != set(GROUPS) or not all(isinstance(group, Mapping) for group in config.values()):
+        raise RunError(f"config must have the groups {sorted(GROUPS)}, it has {sorted(config)}")
     data_config = build_group("data", DataConfig, config)
     model_config = build_group("model", ModelConfig, config)
     objective = build_group("objective", ObjectiveConfig, config)
     training_config = build_group("training", TrainingConfig, config)
     evaluation = build_group("evaluation", EvaluationConfig, config)
     objective.check_layers(len(model_config.latent_shapes))
-    training_config.check_devices(jax.device_count() if num_devices is None else num_devices)
+    training_config.check_devices(num_devices)
 
-    dataset = data.load(data_config)
-    model = make_hvae(model_config, dataset.image_shape)
-    training_config.num_steps(len(dataset.train.images))
+    source = Source(data_config, described, check)
+    model = make_hvae(model_config, source.image_shape)
+    training_config.num_steps(source.num_images)
     preprocess_fn = data.make_preprocess(data_config.binarize)
-    return Experiment(dataset, model, preprocess_fn, objective, training_config, evaluation)
+    built = Experiment(source, model, preprocess_fn, objective, training_config, evaluation)
+    memory.check_fits(jax.eval_shape(built.init_state), source.image_shape, training_config.batch_size)
+    return built
 
 
-def from_folder(folder: str | os.PathLike[str]) -> Experiment:
-    """What the run in a folder was made from; `restore` gives its parameters.
+def restore(built: Experiment, folder: str | os.PathLike[str], step: int | None = None) -> TrainState:
+    """A state that the run in a folder saved; models that differ in betas or seed share `built`.
 
-    Raises:
-      RunError: no config.json there, or one that this version cannot build.
-    """
-    config = records.read_json(pathlib.Path(folder) / records.CONFIG_FILE)
-    if not isinstance(config, dict) or not all(isinstance(group, dict) for group in config.values()):
-        raise RunError(f"{pathlib.Path(folder) / records.CONFIG_FILE} is not the config of a run")
-    return from_config(with_tuples(config))
-
-
-def restore(built: Experiment, folder: str | os.PathLike[str]) -> TrainState:
-    """The newest state that the run in a folder saved; models that differ in betas or seed share `built`.
+    Args:
+      built: from `from_folder`, or of the same model.
+      folder: of the run.
+      step: of one of its checkpoints; the newest by default.
 
     Raises:
       RunError: no checkpoint there, a damaged one, or one of another model.
@@ -150,28 +219,6 @@ def restore(built: Experiment, folder: str | os.PathLike[str]) -> TrainState:
         raise RunError(f"{path} does not exist: the run in {folder} has not saved a checkpoint yet")
     checkpoints = Checkpoints(path, built.training.num_checkpoints)
     try:
-        return checkpoints.restore(jax.eval_shape(built.init_state))
+        return checkpoints.restore(jax.eval_shape(built.init_state), step)
     finally:
         checkpoints.close()
-
-
-def with_tuples(value: Any) -> Any:
-    """A config as it was before it went to JSON, which has no tuples; configs have no lists."""
-    if isinstance(value, dict):
-        return {name: with_tuples(entry) for name, entry in value.items()}
-    return tuple(map(with_tuples, value)) if isinstance(value, list) else value
-
-
-def build_group(group: str, cls: type[T], config: Mapping[str, Any]) -> T:
-    """The dataclass `cls` of a config's group.
-
-    Raises:
-      RunError: a field that is missing, unknown or out of range.
-    """
-    fields = set(inspect.signature(cls).parameters)
-    given = dict(config[group])
-    for name in sorted(set(given) - fields):
-        raise RunError(f"config.{group}.{name} is not a field; config.{group} has {sorted(fields)}")
-    for name in sorted(fields - set(given)):
-        raise RunError(f"config.{group}.{name} is missing; every field must be given")
-    return cls(**given)

@@ -65,7 +65,7 @@ def log_prob(p: Gaussian, z: jax.Array) -> jax.Array:
       ValueError: shapes differ.
     """
     _check_shapes(p=p.mean, p_std=p.std, z=z)
-    return -_sum_events(0.5 * (jnp.square((z - p.mean) / p.std) + LOG_2PI) + jnp.log(p.std))
+    return -_sum_events(0.5 * (jnp.square(_divide(z - p.mean, p.std)) + LOG_2PI) + jnp.log(p.std))
 
 
 def kl_divergence(q: Gaussian, p: Gaussian) -> jax.Array:
@@ -87,10 +87,10 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> jax.Array:
       1.3069
     """
     _check_shapes(q=q.mean, q_std=q.std, p=p.mean, p_std=p.std)
-    # In this form equal q and p give exactly zero, and no variance is divided by another.
-    variance_ratio = jnp.square(q.std / p.std)
-    distance = jnp.square((q.mean - p.mean) / p.std)
-    return _sum_events(0.5 * (variance_ratio + distance - 1.0 - jnp.log(variance_ratio)))
+    # In this form equal q and p give exactly zero, and nothing is formed that could under- or overflow.
+    log_variance_ratio = 2.0 * (jnp.log(q.std) - jnp.log(p.std))
+    distance = jnp.square(_divide(q.mean - p.mean, p.std))
+    return _sum_events(0.5 * (jnp.expm1(log_variance_ratio) - log_variance_ratio + distance))
 
 
 def precision_weighted(proposal: Gaussian, prior: Gaussian) -> Gaussian:
@@ -110,10 +110,17 @@ def precision_weighted(proposal: Gaussian, prior: Gaussian) -> Gaussian:
       ValueError: shapes differ.
     """
     _check_shapes(proposal=proposal.mean, proposal_std=proposal.std, prior=prior.mean, prior_std=prior.std)
-    var, var_p = jnp.square(proposal.std), jnp.square(prior.std)
-    total = var + var_p
-    mean = (proposal.mean * var_p + prior.mean * var) / total
-    return Gaussian(mean, proposal.std * prior.std * jax.lax.rsqrt(total))
+    # var_p / (var^ + var_p) = σ(log var_p − log var^): nothing is formed that could under- or overflow.
+    log_ratio = 2.0 * (jnp.log(proposal.std) - jnp.log(prior.std))
+    mean = proposal.mean * jax.nn.sigmoid(-log_ratio) + prior.mean * jax.nn.sigmoid(log_ratio)
+    share = jax.nn.sigmoid(jnp.abs(log_ratio))  # of the smaller variance, which the product keeps
+    return Gaussian(mean, jnp.minimum(proposal.std, prior.std) * jnp.sqrt(share))
+
+
+def _divide(x: jax.Array, std: jax.Array) -> jax.Array:
+    """x / std in two steps: the derivative of one step has 1 / std², which a small std makes infinite."""
+    root = jnp.sqrt(std)
+    return x / root / root
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -3,7 +3,7 @@
 import math
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,8 @@ from hvae_jax.training import Params, PreprocessFn, StepMetrics, TermsFn, Traini
 
 # A request to stop is looked for between compiled calls, so a call should not take longer than this.
 CALL_SECONDS = 1.0
+# What a checkpoint holds beside the state.
+PROGRESS = {"logged", "seconds", "totals", "batches", "ended"}
 
 
 def train(
@@ -36,8 +38,10 @@ def train(
 ) -> TrainState:
     """Trains over all devices of all processes, from the folder's newest checkpoint where there is one.
 
-    Writes `rates.jsonl` and `checkpoints/` into the folder. With several processes, process 0 alone reads
-    and writes there, and calls `reports`.
+    Writes `rates.jsonl` and `checkpoints/` into the folder. A run that was complete goes on where
+    `config.num_epochs` is larger by now: rows, final state and checkpoints are then those of a run that was
+    planned longer, as far as `control` does not depend on the plan. With several processes, process 0
+    alone reads and writes there, and calls `reports`.
 
     Args:
       folder: the run folder, see `records.open_run`.
@@ -76,20 +80,35 @@ def train(
         return checkpoints.restore(new)
 
     state = processes.from_main(read, new)
-    saved = processes.values_from_main(lambda: checkpoints.progress() if checkpoints else {})
+    saved = processes.values_from_main(lambda: _read_progress(checkpoints) if checkpoints else {})
     batches.restore(saved.get("batches", {}))
     step = int(state.step)
-    # Steps past `logged` are done and in the totals, but no row tells of them yet.
+    if step > num_steps:
+        raise RunError(
+            f"config.training.num_epochs={config.num_epochs} is {num_steps} steps, and {folder} has a "
+            f"checkpoint of step {step}: a run goes on, not back; give more epochs, or another folder"
+        )
+    # Steps past `logged` are done and in the totals, but no row of a whole interval tells of them yet; that
+    # of an interval cut short by the end of the run does, up to `ended`.
     logged, seconds = saved.get("logged", step), saved.get("seconds", 0.0)
     zeros = jax.device_get(training.zero_totals(len(state.beta_state.betas)))
     totals = StepMetrics(**saved["totals"]) if "totals" in saved else zeros
     totals = jax.tree.map(lambda _, total: np.asarray(total, np.float32), zeros, totals)
-    log = records.RateLog(folder, resume_step=logged) if is_main else None
-    if logged >= num_steps:
+    ended = saved.get("ended", logged)  # 0.1.0 took every end of a run for that of an interval
+    is_complete = step == ended == num_steps
+
+    def keep(row: Mapping[str, Any]) -> bool:
+        """Whether a longer run has it, too: at its end, a run validates at any step."""
+        return is_complete or row["split"] == "train" or row["step"] % config.eval_every_steps == 0
+
+    log = None
+    if is_main:
+        last_row = num_steps if is_complete else logged
+        log = records.RateLog(folder, last_row, keep, is_complete=last_row > 0)
+    if is_complete:
         if checkpoints:
             checkpoints.close()
         return jax.device_get(state)
-
     state, totals = devices.replicate((state, totals))
     calls = Calls(batches.steps_per_call)
 
@@ -113,15 +132,15 @@ def train(
     def save() -> None:
         if checkpoints is None:
             return
-        progress = {"logged": logged, "seconds": seconds, "batches": batches.state()}
+        progress = {"logged": logged, "seconds": seconds, "batches": batches.state(), "ended": ended}
         if logged < step:
             progress["totals"] = jax.tree.map(
                 np.ndarray.tolist, jax.device_get(devices.first(totals))
             )._asdict()
         checkpoints.save(step, devices.first(state), progress)
 
-    while logged < num_steps:
-        end = min(logged + config.log_every_steps, num_steps)
+    while ended < num_steps:
+        end = min((logged // config.log_every_steps + 1) * config.log_every_steps, num_steps)
         while step < end:
             start = time.perf_counter()
             count = min(calls.num_steps, end - step)
@@ -144,18 +163,35 @@ def train(
         means = StepMetrics(*(total / (end - logged) for total in sums))
         write("train", means, float(means.grad_norm), (end - logged) * config.batch_size / seconds)
         is_last = step == num_steps
+        ended = step
         if validate is not None and (step % config.eval_every_steps == 0 or is_last):
             start = time.perf_counter()
             terms = validate(devices.first(state).eval_params)
             elapsed = time.perf_counter() - start
             write("valid", split_means(terms, betas), None, len(terms.distortion) / elapsed)
-        logged, seconds, totals = step, 0.0, devices.replicate(zeros)
+        # An interval that the end of the run cuts short stays open, for a run that goes on.
+        if step % config.log_every_steps == 0:
+            logged, seconds, totals = step, 0.0, devices.replicate(zeros)
         if step % config.checkpoint_every_steps == 0 or is_last:
             save()
+            # Where a run was stopped or ended before it went on, an uninterrupted one has no checkpoint.
+            for stale in checkpoints.steps() if checkpoints else ():
+                if checkpoints and stale < step and stale % config.checkpoint_every_steps:
+                    checkpoints.delete(stale)
     if checkpoints:
         checkpoints.wait()
         checkpoints.close()
     return jax.device_get(devices.first(state))
+
+
+def _read_progress(checkpoints: Checkpoints) -> dict[str, Any]:
+    progress = checkpoints.progress()
+    if unknown := sorted(set(progress) - PROGRESS):
+        raise RunError(
+            f"the newest checkpoint in {checkpoints.folder} holds {', '.join(unknown)}, which this version "
+            "of hvae_jax does not know: a newer one wrote it; use that one"
+        )
+    return progress
 
 
 class Calls:

@@ -43,7 +43,7 @@ def layerwise_elbo(terms: LayerwiseTerms, betas: ArrayLike | Sequence[float] | N
       betas: `[L]`, one multiplier per layer, z_1 first. None is all ones.
 
     Returns:
-      `[B]`, nats.
+      `[B]`, nats, in float32 or wider whatever the terms and betas are in.
 
     Raises:
       ValueError: shapes that do not fit; nothing is broadcast.
@@ -58,14 +58,18 @@ def layerwise_elbo(terms: LayerwiseTerms, betas: ArrayLike | Sequence[float] | N
         raise ValueError(
             f"distortion must have shape [B] and rates [B, L], got {distortion.shape} and {rates.shape}"
         )
+    # Never in less than float32: a beta of 0.2154 is 0 as an integer, and 0.2158 as a bfloat16.
+    dtype = jnp.result_type(distortion, rates, jnp.float32)
+    distortion, rates = jnp.asarray(distortion, dtype), jnp.asarray(rates, dtype)
     if betas is None:
         return -(distortion + rates.sum(axis=1))
-    betas = jnp.asarray(betas, rates.dtype)
+    betas = jnp.asarray(betas, dtype)
     if betas.shape != rates.shape[1:]:
         raise ValueError(
             f"betas must have shape [L] = {rates.shape[1:]} to match rates {rates.shape}, got {betas.shape}"
         )
-    return -(distortion + rates @ betas)
+    # No matrix product: accelerators make those of bfloat16 parts unless they are told otherwise.
+    return -(distortion + (rates * betas[None, :]).sum(axis=1))
 
 
 def bits_per_dim(nats: ArrayLike, num_dims: int) -> jax.Array:

@@ -32,6 +32,7 @@ __all__ = [
     "check_data",
     "check_run",
     "config_of",
+    "data_of",
     "differences",
     "load",
     "open_run",
@@ -150,13 +151,38 @@ def check_data(folder: str | os.PathLike[str], described: Mapping[str, Any]) -> 
     Raises:
       RunError: a split differs in its images or labels.
     """
-    if not (pathlib.Path(folder) / DATA_FILE).exists():
-        return
     if problems := _data_differences(folder, described):
         raise RunError(
             f"config.data.name={described['name']!r} is not the data that {folder} is of: "
             f"{'; '.join(problems)}; put the former data back, or give another folder"
         )
+
+
+def data_of(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What the data of a run or grid were, as `Dataset.describe()` says it; None for a folder of 0.1.0.
+
+    Raises:
+      RunError: data.json is damaged.
+    """
+    file = pathlib.Path(folder) / DATA_FILE
+    if not file.exists():
+        return None
+    kept = read_json(file)
+    try:
+        height, width, channels = kept["image_shape"]
+        sizes = [split["num_images"] for split in kept["splits"].values()]
+        prints = [split["fingerprint"] for split in kept["splits"].values()]
+        is_whole = {"train", "valid", "test"} <= set(kept["splits"])
+        if not is_whole or not all(isinstance(n, int) for n in (height, width, channels, *sizes)):
+            raise ValueError("a split or a size is missing")
+        if not all(isinstance(fingerprint, str) for fingerprint in prints):
+            raise ValueError("a fingerprint is missing")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{file} does not say what the data were ({error}); restore it, or delete it if the data are the "
+            "same: it is then written again"
+        ) from error
+    return kept
 
 
 def config_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -201,22 +227,14 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _data_differences(folder: str | os.PathLike[str], described: Mapping[str, Any]) -> list[str]:
-    file = pathlib.Path(folder) / DATA_FILE
-    kept = read_json(file)
-    try:
-        splits = {name: (split["num_images"], split["fingerprint"]) for name, split in kept["splits"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"{file} is not what it should be ({error!r}); restore it, or delete it if the data are the same"
-        ) from error
+    kept = data_of(folder)
     problems = []
-    for name, split in described["splits"].items():
-        now = split["num_images"], split["fingerprint"]
-        if splits.get(name) != now:
-            was = splits.get(name, (0, "none"))
+    for name, now in described["splits"].items():
+        was = (kept or described)["splits"][name]
+        if any(was[field] != now[field] for field in ("num_images", "fingerprint")):
             problems.append(
-                f"its {name} split had {was[0]} images of fingerprint {was[1][:12]}, now it has {now[0]} of "
-                f"{now[1][:12]}"
+                f"its {name} split had {was['num_images']} images of fingerprint {was['fingerprint'][:12]}, "
+                f"now it has {now['num_images']} of {now['fingerprint'][:12]}"
             )
     return problems
 

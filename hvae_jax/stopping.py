@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-# Preemption and the end of a Slurm job's time: SIGTERM, and the signal that was ordered at submission.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# Ctrl-C, a terminal that closes; preemption and the end of a Slurm job's time: SIGTERM, and the signal that
+# was ordered at submission.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # Slurm kills 30 s after SIGTERM unless a cluster's KillWait says otherwise.
 STOP_SECONDS = 20.0
+# A second Ctrl-C within this is the same one, handed on by a program in between.
+SAME_SECONDS = 0.5
 
 
 class StopSignals:
@@ -19,17 +22,22 @@ class StopSignals:
 
     A loop that asks `requested` saves its state and ends. What cannot ask, a compilation or a long
     compiled call, can be cut short: `overdue`, if given, is called from another thread when `seconds`
-    have passed since the first signal. To be entered in the main thread.
+    have passed since the first signal, or at a second Ctrl-C. A signal that is ignored, as SIGHUP is under
+    nohup, stays ignored. To be entered in the main thread.
+
+    Attributes:
+      seconds: may be changed at any time: how long what runs then may take from a first signal on.
     """
 
     def __init__(self, overdue: Callable[[], None] | None = None, seconds: float = STOP_SECONDS) -> None:
-        self._overdue, self._seconds = overdue, seconds
+        self._overdue, self.seconds = overdue, seconds
         self._requested = threading.Event()
 
     def __enter__(self) -> "StopSignals":
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._write_end, False)
-        self._old = {number: signal.signal(number, _nothing) for number in STOP_SIGNALS}
+        heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._old = {number: signal.signal(number, _nothing) for number in heeded}
         # Python's own handlers wait until the main thread comes back from compiled code; this does not.
         self._old_wakeup = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -50,7 +58,7 @@ class StopSignals:
         return self._requested.is_set()
 
     def _watch(self) -> None:
-        deadline = None
+        first, deadline = 0.0, None
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not select.select([self._read_end], [], [], left)[0]:
@@ -60,9 +68,12 @@ class StopSignals:
             for number in os.read(self._read_end, 64):
                 if number == 0:
                     return
-                if number in STOP_SIGNALS and deadline is None:
-                    deadline = time.monotonic() + self._seconds
+                now = time.monotonic()
+                if number in self._old and deadline is None:
+                    first, deadline = now, now + self.seconds
                     self._requested.set()
+                elif number == signal.SIGINT and now - first > SAME_SECONDS:
+                    deadline = now
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:

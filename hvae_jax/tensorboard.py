@@ -41,7 +41,7 @@ class TensorBoard:
         """
         try:
             if self._writer is None:
-                self._open(row["step"])
+                self._writer = self._open(row["step"])
             for name, value in row.items():
                 if name in ("step", "epoch", "split") or value is None:
                     continue
@@ -62,22 +62,21 @@ class TensorBoard:
             except OSError as error:
                 raise self._error(error) from error
 
-    def _open(self, step: int) -> None:
+    def _open(self, step: int) -> Any:
         # Not tensorboardX's SummaryWriter: its thread would meet a full disk where nobody hears of it.
         self._folder.mkdir(parents=True, exist_ok=True)
         suffix = f".{time.time_ns()}"  # two writers in one second share no file
-        self._writer = self._make_writer(str(self._folder / "events"), suffix)
+        writer = self._make_writer(str(self._folder / "events"), suffix)
         # The first step of the interval that the first row tells of.
         start = (step - 1) // self._interval * self._interval + 1
-        self._write(step=start, file_version="brain.Event:2")
         log = self._events.SessionLog(status=self._events.SessionLog.START)
-        self._write(step=start, session_log=log)
+        for content in ({"file_version": "brain.Event:2"}, {"session_log": log}):
+            writer.write_event(self._events.Event(wall_time=time.time(), step=start, **content))
+        return writer
 
     def _add(self, name: str, value: float, step: int) -> None:
-        self._write(step=step, summary=self._summary.scalar(name, value))
-
-    def _write(self, **content: Any) -> None:
-        self._writer.write_event(self._events.Event(wall_time=time.time(), **content))
+        summary = self._summary.scalar(name, value)
+        self._writer.write_event(self._events.Event(wall_time=time.time(), step=step, summary=summary))
 
     def _error(self, error: OSError) -> RunError:
         return RunError(

@@ -36,6 +36,10 @@ PickFn = Callable[[Any, jax.Array], jax.Array]
 CPU_MICRO_BATCH, CPU_MICRO_BATCH_PIXELS = 32, 16 * 32 * 32
 
 
+# A step's number is an int32 on the devices.
+MAX_STEPS = 2**31 - 1
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """What a config's `training` group says; every field is checked before any work starts.
@@ -51,7 +55,8 @@ class TrainingConfig:
       learning_rate_decay_fraction: share of the steps, at the end, over which the learning rate falls
         to 0, as the cube of the steps left; 0 keeps it constant.
       max_grad_norm: global norm to clip gradients to; 0 turns clipping off.
-      ema_decay: of the averaged parameters that evaluation then uses; 0 turns averaging off.
+      ema_decay: of the averaged parameters that evaluation then uses, Σ_s d^{t−s} θ_s / Σ_s d^{t−s} over
+        the parameters θ_s after steps s = 1 … t; 0 turns averaging off.
       log_every_steps: steps per compiled call and per logged interval.
       eval_every_steps: steps between passes over the validation split; a multiple of the former.
       checkpoint_every_steps: likewise.
@@ -103,9 +108,15 @@ class TrainingConfig:
         """Optimiser steps of the whole run.
 
         Raises:
-          RunError: there are none.
+          RunError: there are none, or more than an int32 counts.
         """
         num_steps = int(self.num_epochs * num_images / self.batch_size + 1e-6)
+        if num_steps > MAX_STEPS:
+            raise RunError(
+                f"config.training.num_epochs={self.num_epochs} over {num_images} images is {num_steps} steps "
+                f"of config.training.batch_size={self.batch_size}, more than {MAX_STEPS} that can be "
+                "counted; lower the one or raise the other"
+            )
         if num_steps < 1:
             raise RunError(
                 f"config.training.num_epochs={self.num_epochs} over {num_images} images is less than one "
@@ -252,13 +263,24 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
         if config.ema_decay:
-            ema_params = optax.incremental_update(params, ema_params, 1.0 - config.ema_decay)
+            weight = _ema_weight(state.step, config.ema_decay)
+            ema_params = optax.incremental_update(params, ema_params, weight)
         beta_state = control.update(state.beta_state, distortion, rates)
         new = TrainState(state.step + 1, state.key, params, opt_state, ema_params, beta_state)
         ok = is_finite(metrics)
         return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, state), metrics
 
     return step_fn
+
+
+def _ema_weight(step: jax.Array, decay: float) -> jax.Array:
+    """(1 − d) / (1 − dᵗ), the weight of the parameters after step t = step + 1 in their average.
+
+    1 after the first step: the random ones that training starts from never count. Every step's weight in
+    the average is then as in Adam's corrected moments.
+    """
+    share = -jnp.expm1((step + 1) * math.log(decay))
+    return jnp.where(step == 0, 1.0, (1.0 - decay) / share)
 
 
 def is_finite(metrics: StepMetrics) -> jax.Array:

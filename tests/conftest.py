@@ -33,12 +33,11 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def strict_jax(shared_folder: pathlib.Path) -> None:
-    """Silent broadcasting between ranks is an error; matrix products are float32 on every device.
+    """Silent broadcasting between ranks is an error.
 
     Session-wide, so that it is in force before any module-scoped fixture runs.
     """
     jax.config.update("jax_numpy_rank_promotion", "raise")
-    jax.config.update("jax_default_matmul_precision", "highest")
     # What one test compiled, another need not.
     jax.config.update("jax_compilation_cache_dir", str(shared_folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

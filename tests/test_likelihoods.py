@@ -296,18 +296,97 @@ def test_colour_samples_have_the_probabilities_of_log_prob():
         assert abs(weight.mean() - 1.0) < 5.0 * weight.std(ddof=1) / np.sqrt(num)
 
 
+def values_by_hand(mean: np.ndarray, scale: float) -> np.ndarray:
+    """P(n), `[..., 256]`, of a discretised logistic in float64: differences of its distribution function."""
+    edges = (2.0 * np.arange(1, 256) - 1.0) / 255.0 - 1.0
+    below = scipy.special.expit((edges - mean[..., None]) / scale)
+    ends = np.zeros((*mean.shape, 1)), np.ones((*mean.shape, 1))
+    return np.diff(np.concatenate([ends[0], below, ends[1]], axis=-1))
+
+
+def colour_mean_by_hand(means: np.ndarray, scales: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """Of one component: sums over all 256 values of a channel, in float64, all of the earlier ones inside."""
+    grid = 2.0 * GRID - 1.0
+    first = values_by_hand(means[:1], scales[0])[0]
+    second = values_by_hand(means[1] + coefficients[0] * grid, scales[1])  # [256, 256]
+    third = 0.0
+    for probability, x, row in zip(first, grid, second, strict=True):
+        mean = means[2] + coefficients[1] * x + coefficients[2] * grid
+        third += probability * (row * (values_by_hand(mean, scales[2]) @ GRID)).sum()
+    return np.array([first @ GRID, first @ (second @ GRID), third])
+
+
+def test_grey_mixture_mean_is_the_sum_over_all_values():
+    """Scales from a tenth of a bin to the whole grid, means inside, at and beyond both ends."""
+    rng = np.random.default_rng(40)
+    logits, means, log_scales = (
+        rng.normal(size=(200, 3)),
+        rng.normal(size=(200, 3)),
+        rng.uniform(-8, 3, (200, 3)),
+    )
+    outputs = np.concatenate([logits, means, log_scales], axis=1).astype(np.float32)
+    scales = np.exp(np.clip(outputs[:, 6:].astype(np.float64), -7.0, 7.0))
+    expected = np.zeros(200)
+    for i, (out, scale) in enumerate(zip(outputs.astype(np.float64), scales, strict=True)):
+        weights = scipy.special.softmax(out[:3])
+        for k in range(3):
+            expected[i] += weights[k] * (values_by_hand(out[3 + k : 4 + k], scale[k])[0] @ GRID)
+    np.testing.assert_allclose(np.ravel(mean(pixels(outputs))), expected, rtol=0.0, atol=ROUNDING)
+
+
+def test_a_mean_near_the_end_of_the_grid_is_that_of_what_is_drawn():
+    # Half of what this component draws is clipped to 1: its centre is no mean.
+    outputs = mixture_outputs(1, [0.0] * 3, [[1.0] * 3], [[-1.0] * 3])
+    expected = values_by_hand(np.ones(1), np.exp(-1.0))[0] @ GRID
+    assert expected == pytest.approx(0.875, abs=0.001)
+    assert float(mean(outputs).ravel()[0]) == pytest.approx(expected, abs=ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("seed", "spread", "log_scales", "most"),
+    [(41, 0.6, (-7.0, -5.0), 0.2), (42, 0.6, (-5.0, -1.0), 0.2), (43, 1.0, (-2.0, 1.0), 0.7)],
+    ids=["sharp", "usual", "over the whole grid"],
+)
+def test_colour_mean_is_the_sum_over_all_values(
+    seed: int, spread: float, log_scales: tuple[float, float], most: float
+):
+    """Of one component, in grey levels; a mixture's is the weighted mean of those."""
+    rng, one = np.random.default_rng(seed), LogisticMixture(1)
+    for _ in range(6):
+        parts = [rng.normal(size=3) * spread, rng.uniform(*log_scales, 3), rng.normal(size=3)]
+        out = np.concatenate([[0.0], *parts]).astype(np.float32)
+        means, log_scale, raw = np.split(out[1:].astype(np.float64), 3)
+        expected = colour_mean_by_hand(means, np.exp(log_scale), np.tanh(raw))
+        got = np.ravel(quick_mean(one, out))
+        assert abs(255.0 * (got[0] - expected[0])) < 0.001
+        assert (np.abs(255.0 * (got - expected)) < most).all(), (out, got, expected)
+
+
+@functools.partial(quick_jit, static_argnums=0)
+def quick_mean(likelihood: LogisticMixture, out: jax.Array) -> jax.Array:
+    return likelihood.mean(out.reshape(1, 1, 1, -1))
+
+
 @pytest.mark.parametrize("channels", [1, 3])
-def test_mixture_mean_is_the_mean_of_samples(channels: int):
-    """Where nothing is clipped and a scale spans bins, the continuous mean is that of the samples."""
+@pytest.mark.parametrize("size", [0.15, 1.0], ids=["inside", "clipped at both ends"])
+def test_mixture_mean_is_the_mean_of_samples(channels: int, size: float):
     num, logits = 20_000, [0.5, 0.0, -0.5]
-    means, coefficients = random(22, (3, 3), 0.15), random(23, (3, 3), 0.3)
+    means, coefficients = random(22, (3, 3), size), random(23, (3, 3), 2 * size)
     means, coefficients = means[:channels], coefficients[: channels * (channels - 1) // 2]
-    outputs = mixture_outputs(num, logits, means, np.full((channels, 3), -4.0), coefficients)
+    log_scales = np.full((channels, 3), -4.0 if size < 1.0 else -1.0)
+    outputs = mixture_outputs(num, logits, means, log_scales, coefficients)
     x = np.asarray(sample(jax.random.key(2), outputs), np.float64).reshape(num, channels)
-    assert x.min() > 0.0
-    assert x.max() < 1.0
-    expected = np.asarray(mean(outputs))[0].ravel()
+    assert (0.0 in x and 1.0 in x) == (size == 1.0)
+    expected = np.asarray(mean(outputs[:1])).ravel()
     assert (np.abs(x.mean(axis=0) - expected) < 5.0 * x.std(axis=0, ddof=1) / np.sqrt(num)).all()
+
+
+def test_mixture_mean_is_finite_and_in_range_at_extreme_parameters():
+    cases = [(m, s) for m in (-1e30, -1e3, -1.0, 0.0, 1.0, 1e3, 1e30) for s in (-1e3, -7.0, 0.0, 7.0, 1e3)]
+    outputs = [[0.0] * 3 + [m] * 9 + [s] * 9 + [30.0] * 9 for m, s in cases]
+    found = np.asarray(mean(pixels(np.array(outputs))))
+    assert np.isfinite(found).all() and (found >= 0.0).all() and (found <= 1.0).all()
+    assert (found[:5].max(), found[-5:].min()) == (0.0, 1.0)
 
 
 def test_samples_of_a_sharp_mixture_are_its_mean():
@@ -315,12 +394,22 @@ def test_samples_of_a_sharp_mixture_are_its_mean():
     one = LogisticMixture(1)
     outputs = np.stack([np.zeros(13), means, np.full(13, -9.0)], axis=1).astype(np.float32)
     outputs = jnp.asarray(outputs.reshape(13, 1, 1, 3))
-    expected = np.clip(0.5 + 0.5 * means, 0.0, 1.0)
-    np.testing.assert_allclose(np.ravel(one.mean(outputs)), expected, rtol=1e-6, atol=EPS)
+    # The scale is held at e^−7, a ninth of a bin: its draws are in one bin, or in two that share it out.
+    found, centre = np.ravel(one.mean(outputs)), np.clip(0.5 + 0.5 * means, 0.0, 1.0)
+    assert (np.abs(found - centre) < 0.16 / 255.0).all()
     # Half a bin of rounding, and the farthest that any of 13 draws lies, short of 5 standard errors.
     spread = 0.5 * np.exp(-7.0) * scipy.stats.logistic.isf(scipy.stats.norm.sf(5.0))
     samples = np.ravel(quick_jit(one.sample)(jax.random.key(3), outputs))
-    assert (np.abs(samples - expected) <= 0.5 / 255.0 + spread).all()
+    assert (np.abs(samples - centre) <= 0.5 / 255.0 + spread).all()
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])
+def test_integers_are_no_pixels(name: str, dtype: type):
+    likelihood: Likelihood = make_likelihood(name, std=0.5, num_components=2)
+    outputs = jnp.zeros((4, 2, 3, likelihood.num_outputs(3)))
+    with pytest.raises(ValueError, match=f"x has dtype {np.dtype(dtype).name}, .*divide .* by 255"):
+        likelihood.log_prob(outputs, jnp.zeros((4, 2, 3, 3), dtype))
 
 
 def test_num_outputs():

@@ -1,3 +1,4 @@
+import errno
 import json
 
 import numpy as np
@@ -99,12 +100,55 @@ def test_a_damaged_config_file_is_named(tmp_path):
         records.open_run(tmp_path, CONFIG)
 
 
-def test_tensorboard_events_carry_every_layer(tmp_path):
+@pytest.mark.parametrize("text", ['{"epoch": 3}\n', "[1, 2]\n", '"a"\n{"step": 1, "split": "train"}\n'])
+def test_a_log_of_another_program_is_one_line(tmp_path, text):
+    (tmp_path / records.RATES_FILE).write_text(text)
+    for read in (lambda: records.load(tmp_path), lambda: records.RateLog(tmp_path, resume_step=0)):
+        with pytest.raises(RunError, match=r"rates\.jsonl is not a rate log: line 1 has no step and split"):
+            read()
+    assert (tmp_path / records.RATES_FILE).read_text() == text
+
+
+def events_of(folder) -> list:
+    """What TensorBoard reads from all files of a folder, in its order."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    events = []
+    for file in sorted((folder / "tensorboard").iterdir()):
+        content = file.read_bytes()
+        while content:  # a record: length, its checksum, the event, its checksum
+            size = int.from_bytes(content[:8], "little")
+            events.append(Event.FromString(content[12 : 12 + size]))
+            content = content[16 + size :]
+    return events
+
+
+def test_tensorboard_shows_every_layer_and_every_step_once_after_a_resume(tmp_path):
+    for steps in ((5, 10, 15), (15, 20)):  # killed after 15, of which there was no checkpoint yet
+        log = records.TensorBoard(tmp_path, interval=5)
+        for step in steps:
+            log.report(row(step))
+            log.report(row(step, "valid"))
+        log.close()
+    shown: dict[str, list[int]] = {}
+    for event in events_of(tmp_path):
+        if event.session_log.status:  # START: what was written from this step on is forgotten
+            shown = {name: [step for step in steps if step < event.step] for name, steps in shown.items()}
+        for value in event.summary.value:
+            shown.setdefault(value.tag, []).append(event.step)
+    names = ("loss_nats", "distortion_nats", "rates_nats_1", "rates_nats_2", "betas_1", "betas_2")
+    assert {f"{split}/{name}" for split in ("train", "valid") for name in names} <= set(shown)
+    assert all(steps == [5, 10, 15, 20] for steps in shown.values())
+
+
+def test_tensorboard_on_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    from tensorboardX.record_writer import RecordWriter
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     log = records.TensorBoard(tmp_path)
     log.report(row(5))
-    log.close()
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    content = events.read_bytes()
-    assert b"train/rates_nats_1" in content
-    assert b"train/rates_nats_2" in content
-    assert b"train/distortion_nats" in content
+    monkeypatch.setattr(RecordWriter, "flush", full)
+    with pytest.raises(RunError, match="tensorboard cannot be written: No space left on device; make room"):
+        log.report(row(10))

@@ -62,7 +62,8 @@ def finished(environment, tmp_path_factory) -> pathlib.Path:
 
 
 def test_a_run_leaves_everything_it_promises(finished):
-    names = {"config.json", "versions.json", "rates.jsonl", "checkpoints", "evaluation.json", "figures"}
+    names = {"config.json", "versions.json", "data.json", "rates.jsonl", "checkpoints", "evaluation.json"}
+    names |= {"figures", "run.lock"}
     assert {entry.name for entry in finished.iterdir()} == names
     figures = {file.name for file in (finished / "figures").iterdir()}
     assert figures == {"training.png", "rate_distortion.png", "reconstructions.png", "samples.png"}
@@ -99,6 +100,35 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(environment, finish
     assert records.read_json(tmp_path / "run" / "evaluation.json") == records.read_json(
         finished / "evaluation.json"
     )
+
+
+def test_signals_end_it_as_of_a_checkpoint_of_that_very_step(environment, finished, tmp_path):
+    folder = tmp_path / "run"
+    arguments = ("--config=experiments/digits.py", f"--workdir={folder}", *SHORT)
+    # While it compiles, it ends at once; while it trains, it saves.
+    for number, is_there in (
+        (signal.SIGINT, lambda: (folder / "data.json").exists()),
+        (signal.SIGTERM, lambda: rows(folder)[2:] if (folder / "rates.jsonl").exists() else False),
+    ):
+        process = start(environment, *arguments)
+        deadline = time.monotonic() + 200
+        while not is_there():
+            assert process.poll() is None, "finished before it could be stopped"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+        result = subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        if number == signal.SIGINT:
+            assert_one_error(result, "stopped; the same command resumes from the last checkpoint")
+            assert not (folder / "rates.jsonl").exists()
+        else:
+            assert_one_error(result, "stopped at step ")
+            step = int(err.split("stopped at step ")[1].split(";")[0])
+            assert (folder / "checkpoints" / str(step)).is_dir()
+    resumed = run_digits(environment, folder)
+    assert resumed.returncode == 0, resumed.stderr
+    assert rows(folder) == rows(finished)
 
 
 def test_four_devices_give_the_rates_of_one(environment, finished, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from linear_gaussian import identity
 
 from experiments import digits
-from hvae_jax import batches, betas, experiment, loop, records, training
+from hvae_jax import batches, betas, checkpoints, experiment, loop, records, training
 from hvae_jax.checkpoints import Checkpoints
 from hvae_jax.errors import RunError, Stopped
 from hvae_jax.evaluation import rates
@@ -131,6 +131,74 @@ def test_a_run_stopped_on_request_goes_on_bit_for_bit(tmp_path, monkeypatch):
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(a, b)
     assert rows_without_speed(tmp_path / "cut") == rows_without_speed(tmp_path / "whole")
+
+
+def validated(folder, num_steps: int, stop_requested=lambda: False, **changes):
+    """A run that validates; every 10 steps, and at its end."""
+    images, config = linear_gaussian.data(64), short(num_steps, eval_every_steps=10, **changes)
+    control = betas.constant()
+    terms = jax.device_get(LayerwiseTerms(jnp.full(8, 2.0), jnp.ones((8, 2))))
+    return loop.train(
+        folder,
+        training.init_state(linear_gaussian.init_params(), (1.0, 1.0), control, config),
+        linear_gaussian.terms_fn,
+        batches.ResidentBatches(images, config),
+        preprocess_fn=identity,
+        control=control,
+        config=config,
+        validate=lambda params: terms,
+        stop_requested=stop_requested,
+    )
+
+
+def test_a_run_that_goes_on_equals_one_that_was_planned_longer(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CALL_SECONDS", 0.0)
+    whole = validated(tmp_path / "whole", 33, checkpoint_every_steps=10, num_checkpoints=9)
+    # It ends between two rows; where a row is due, but no validation and no checkpoint; it is stopped.
+    cut = tmp_path / "cut"
+    for num_steps in (3, 15, 17):
+        validated(cut, num_steps, checkpoint_every_steps=10, num_checkpoints=9)
+        assert records.load(cut)["step"][-1] == records.load(cut, "valid")["step"][-1] == num_steps
+    calls = iter(range(99))
+    with pytest.raises(Stopped):
+        validated(cut, 33, lambda: next(calls) == 2, checkpoint_every_steps=10, num_checkpoints=9)
+    gone_on = validated(cut, 33, checkpoint_every_steps=10, num_checkpoints=9)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(gone_on), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert rows_without_speed(cut) == rows_without_speed(tmp_path / "whole")
+    steps = [Checkpoints(folder / "checkpoints", 9).folder for folder in (cut, tmp_path / "whole")]
+    assert [checkpoints.steps_of(folder) for folder in steps] == [[10, 20, 30, 33]] * 2
+    with pytest.raises(RunError, match=r"num_epochs=4.0 is 16 steps, and .* has a checkpoint of step 33"):
+        validated(cut, 16)
+
+
+@pytest.mark.parametrize("content", ["half", "", None])
+def test_a_rate_log_that_lacks_rows_is_not_gone_on_with(tmp_path, content):
+    images, file = linear_gaussian.data(64), tmp_path / records.RATES_FILE
+    train_linear(tmp_path, short(17), images)
+    text = file.read_text()
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(text[: len(text) // 2] if content else "")
+    for num_steps in (17, 25):
+        with pytest.raises(
+            RunError, match=r"rates\.jsonl .* the run had logged step 1[57]: rows are missing"
+        ):
+            train_linear(tmp_path, short(num_steps), images)
+    file.write_text(text)
+    train_linear(tmp_path, short(17), images)
+    assert file.read_text() == text
+
+
+def test_progress_of_a_newer_version_is_refused(tmp_path):
+    images = linear_gaussian.data(64)
+    state = train_linear(tmp_path, short(5), images)
+    newer = Checkpoints(tmp_path / "checkpoints", 2)
+    newer.save(6, state, {"logged": 5, "added": 1})
+    newer.wait()
+    with pytest.raises(RunError, match="holds added, which this version of hvae_jax does not know"):
+        train_linear(tmp_path, short(17), images)
 
 
 def rows_without_speed(folder) -> list[dict]:

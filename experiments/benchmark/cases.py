@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import cifar, digits, mnist
@@ -15,6 +14,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.keys import make_key
 from hvae_jax.models import blocks
 from hvae_jax.models.hvae import ModelConfig, make_hvae
+from hvae_jax.objective import layerwise_elbo
 
 TOLERANCE = 1e-3
 
@@ -111,7 +111,7 @@ def verify(case: Case) -> str:
 
     def loss_fn(params: Any) -> Any:
         terms: Any = model.apply(params, x, key)
-        return (terms.distortion + terms.rates @ jnp.asarray(betas)).mean(), terms
+        return -layerwise_elbo(terms, betas).mean(), terms
 
     (_, terms), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params)
     network = describe_network(config, case.image_shape)

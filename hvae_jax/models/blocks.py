@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from hvae_jax import convolution
+from hvae_jax import convolution_products as products
 from hvae_jax.gaussian import Gaussian
 
 KERNEL_SIZE = 4
@@ -73,7 +74,8 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         init = uniform_fan_in(x.shape[-1])
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        return add_bias(x @ kernel.astype(x.dtype), self.param("bias", init, (self.features,)))
+        y = products.matmul(x, kernel.astype(x.dtype))
+        return add_bias(y, self.param("bias", init, (self.features,)))
 
 
 class Conv(nn.Module):

@@ -7,6 +7,8 @@ layer beside the logits.
 import jax
 from flax import linen as nn
 
+from hvae_jax import convolution_products as products
+from hvae_jax.likelihoods import check_pixels
 from hvae_jax.models import blocks
 
 GROUP_SIZE = 16
@@ -22,6 +24,7 @@ class ConvNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images `[B, H, W, C]` in [0, 1] to features `[B, F]` and logits `[B, M]`."""
+        check_pixels(x)
         h = nn.relu(blocks.Conv(self.channels, kernel_size=3, stride=1, padding=1)(x - 0.5))
         h = nn.relu(blocks.Conv(2 * self.channels, kernel_size=4, stride=2, padding=1)(h))
         h = nn.relu(blocks.Conv(4 * self.channels, kernel_size=4, stride=2, padding=1)(h))
@@ -43,6 +46,7 @@ class ResNet18(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images `[B, H, W, C]` in [0, 1] to features `[B, 512]` and logits `[B, M]`."""
+        check_pixels(x)
         h = nn.relu(_norm(_Conv3(64)(2 * x - 1)))
         for channels, stride in (
             (64, 1),
@@ -73,7 +77,8 @@ class _Residual(nn.Module):
         h = nn.relu(_norm(_Conv3(self.channels, self.stride)(x)))
         h = _norm(_Conv3(self.channels)(h))
         if x.shape != h.shape:
-            x = _norm(nn.Conv(self.channels, (1, 1), self.stride, use_bias=False)(x))
+            size, precision = (1, 1), products.precision(x.dtype)
+            x = _norm(nn.Conv(self.channels, size, self.stride, use_bias=False, precision=precision)(x))
         return nn.relu(h + x)
 
 
@@ -83,7 +88,8 @@ class _Conv3(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.Conv(self.channels, (3, 3), self.stride, padding=1, use_bias=False)(x)
+        size, precision = (3, 3), products.precision(x.dtype)
+        return nn.Conv(self.channels, size, self.stride, padding=1, use_bias=False, precision=precision)(x)
 
 
 def _norm(x: jax.Array) -> jax.Array:

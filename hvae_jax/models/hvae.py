@@ -182,11 +182,14 @@ class HVAE(nn.Module):
         """D and R_1 … R_L of each image, with one posterior draw per image.
 
         Args:
-          x: `[B, H, W, C]`, values in [0, 1].
+          x: `[B, H, W, C]`, values in [0, 1], floating point.
           key: a typed key, or `[B]` of them, one per image.
 
         Returns:
           distortion `[B]` and rates `[B, L]`, nats; each rate's KL is analytic.
+
+        Raises:
+          ValueError: x has another shape, or integers in it (8-bit pixels that nobody divided by 255).
         """
         layers = self._infer(x, key)
         rates = [gaussian.kl_divergence(layer.q, layer.p) for layer in layers]
@@ -255,7 +258,7 @@ class HVAE(nn.Module):
         return self.decode(means[0])
 
     def sample(self, key: jax.Array, num: int, temperature: jax.Array | float = 1.0) -> jax.Array:
-        """E[x|z_1] for latents drawn from the prior.
+        """E[x|z_1] for latents drawn from the prior: means of pixels, which `draw` draws.
 
         Args:
           key: a typed key.
@@ -268,25 +271,57 @@ class HVAE(nn.Module):
         Raises:
           ValueError: temperature is neither a number nor `[L]`.
         """
+        return self.decode(self._draw_z_1(per_image_keys(key, num), temperature))
+
+    def draw(self, key: jax.Array, num: int, temperature: jax.Array | float = 1.0) -> jax.Array:
+        """x drawn from the model: latents as `sample` draws them at the same key, pixels from p(x|z_1).
+
+        Args:
+          key: a typed key.
+          num: B.
+          temperature: of the latents alone, as in `sample`. Pixels keep their noise: at 0 all images share
+            the prior's mean and differ still.
+
+        Returns:
+          `[B, H, W, C]`: zeros and ones of a Bernoulli likelihood, values on the grid n/255 of a logistic
+          mixture, any number, not clipped, of a Gaussian.
+
+        Raises:
+          ValueError: temperature is neither a number nor `[L]`.
+
+        Example:
+          >>> sizes = (((2, 2, 4), (3,)), 4, 2)
+          >>> config = ModelConfig("generalized_top_down", *sizes, "bernoulli", 1.0, 10, "float32", False)
+          >>> model, x, key = make_hvae(config, (8, 8, 1)), jnp.zeros((1, 8, 8, 1)), jax.random.key(0)
+          >>> params = model.init(key, x, key)
+          >>> images = model.apply(params, key, num=5, method="draw")
+          >>> images.shape, set(images.ravel().tolist())
+          ((5, 8, 8, 1), {0.0, 1.0})
+        """
+        keys = per_image_keys(key, num)
+        outputs = self._outputs(self._draw_z_1(keys, temperature))
+        return self._likelihood().sample(fold_in(keys, self.num_layers), outputs)
+
+    def _draw_z_1(self, keys: jax.Array, temperature: jax.Array | float) -> jax.Array:
+        """z_1 of the prior, `[B, ...]`; layer l draws with its index, l − 1, folded into `keys` `[B]`."""
         temperature = jnp.asarray(temperature, jnp.float32)
         if temperature.shape not in ((), (self.num_layers,)):
             raise ValueError(
                 f"temperature must be one number or [{self.num_layers}], got {temperature.shape}"
             )
         temperature = jnp.broadcast_to(temperature, (self.num_layers,))
-        keys = per_image_keys(key, num)
         latents: list[jax.Array] = []
         for index in reversed(range(self.num_layers)):
             p = self._prior(index, latents)
             if p is None:
-                shape = (num, *self.config.latent_shapes[index])
+                shape = (len(keys), *self.config.latent_shapes[index])
                 p = Gaussian(jnp.zeros(shape), jnp.ones(shape))
             latents.insert(0, gaussian.sample(fold_in(keys, index), p, temperature[index]))
-        return self.decode(latents[0])
+        return latents[0]
 
     def _infer(self, x: jax.Array, key: jax.Array, temperature: float = 1.0) -> list[Layer]:
-        keys = per_image_keys(key, x.shape[0])
         features = self._features(x)
+        keys = per_image_keys(key, x.shape[0])
         layers: list[Layer] = []
         for index in reversed(range(self.num_layers)):
             higher = [layer.z for layer in layers]
@@ -300,6 +335,7 @@ class HVAE(nn.Module):
         """What inference reads: x, and for a ladder the shared bottom-up pass over it, stage by stage."""
         if x.shape[1:] != self.image_shape:
             raise ValueError(f"x must be [B, {', '.join(map(str, self.image_shape))}], got {x.shape}")
+        likelihoods.check_pixels(x)
         features = [self._cast(x)]
         if self.config.inference == "ladder":
             for stage in self.bottom_up:
