@@ -159,8 +159,10 @@ class _BatchSource:
 def _start_worker(index: int, num_workers: int) -> None:
     """What a worker does first."""
     del index, num_workers
-    # Ctrl-C reaches every process of a terminal; workers end when the one that started them says so,
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and the terminal's end reach every process of it, a job's signals every process of a step;
+    # workers read on while the program saves, and end when it says so,
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     # or when it is gone: killed, it says nothing.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -190,6 +190,7 @@ def test_another_run_gives_the_parameters(begun, tmp_path, file):
     source, _ = begun
     folder, config = tmp_path / "new", make_config(file, objective__betas=(1.0, 4.0))
     start = open_folder(folder, config, source)
+    assert start is not None
     state = going_on.init_state(build(config), start)
     wanted = experiment.restore(experiment.from_folder(source), source).params
     jax.tree.map(np.testing.assert_array_equal, state.params, wanted)
@@ -200,6 +201,7 @@ def test_another_run_gives_the_parameters(begun, tmp_path, file):
     assert open_folder(folder, config) == open_folder(folder, config, source) == start
     # A new run takes the newest.
     newest = open_folder(tmp_path / "newer", config, source)
+    assert newest is not None
     assert (newest.step, newest.checksum) == (13, checkpoints.sum_state(later))
     # Once it has a checkpoint of its own, the other run is not needed, and no third one may take its place.
     save(folder, config)
@@ -324,7 +326,9 @@ def test_a_run_of_version_0_1_0_loads_goes_on_and_evaluates(tmp_path):
     config = run_config.with_tuples(records.config_of(folder))
     assert open_folder(folder, config) is None
     built = experiment.from_folder(folder)
-    assert set(records.data_of(folder)["splits"]) == {"train", "valid", "test"}
+    described = records.data_of(folder)
+    assert described is not None
+    assert set(described["splits"]) == {"train", "valid", "test"}
     state = experiment.restore(built, folder, step=8)
     assert int(state.step) == 8
     with pytest.raises(RunError, match="no checkpoint of step 4; the steps there are: 8"):

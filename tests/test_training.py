@@ -137,7 +137,7 @@ def validated(folder, num_steps: int, stop_requested=lambda: False, **changes):
     """A run that validates; every 10 steps, and at its end."""
     images, config = linear_gaussian.data(64), short(num_steps, eval_every_steps=10, **changes)
     control = betas.constant()
-    terms = LayerwiseTerms(np.full(8, 2.0, np.float32), np.ones((8, 2), np.float32))
+    terms = jax.device_get(LayerwiseTerms(jnp.full(8, 2.0), jnp.ones((8, 2))))
     return loop.train(
         folder,
         training.init_state(linear_gaussian.init_params(), (1.0, 1.0), control, config),
