@@ -66,6 +66,7 @@ def main(arguments: list[str]) -> None:
             f"the {s} split": _fingerprint(getattr(dataset, s).images) for s in ("train", "valid", "test")
         }
         processes.check_same({"the config": json.dumps(config).encode(), **images})
+    state = built.init_state()  # before there is a folder: the model may not fit in memory
     folder = records.open_run(workdir, config) if is_main else workdir
     tensorboard = records.TensorBoard(folder) if _TENSORBOARD.value and is_main else None
 
@@ -80,7 +81,7 @@ def main(arguments: list[str]) -> None:
     ):
         state = loop.train(
             folder,
-            built.init_state(),
+            state,
             built.terms_fn,
             batches,
             preprocess_fn=built.preprocess_fn,
