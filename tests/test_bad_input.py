@@ -69,7 +69,7 @@ ROWS = [
     ("run", ["--config=configs/function_for_a_number.py"], ["config.training.learning_rate is builtin"]),
     ("run", ["--config=json.json"], ["--config=json.json has no function get_config()"]),
     ("run", ["--config=npz.npz"], ["--config=npz.npz cannot be loaded"]),
-    ("grid", [DIGITS], ["config.grid"]),
+    ("grid", [DIGITS], ["config has no group grid"]),
     ("run", [GRID], ["config must have the groups", "grid"]),
     # Fields given as flags.
     ("run", [DIGITS, "--config.trainin.seed=1"], ["config.trainin is not a field", "training"]),
@@ -87,7 +87,7 @@ ROWS = [
     ("run", [DIGITS, "--config.training.num_epochs=nan"], ["config.training.num_epochs=nan"]),
     ("run", [DIGITS, "--config.evaluation.num_samples=0"], ["config.evaluation.num_samples=0"]),
     ("run", [DIGITS, "--config.data.name=mmnist"], ["config.data.name='mmnist'"]),
-    ("run", [DIGITS, "--config.data.name=npz:masks.npz"], ["masks.npz", "255"]),
+    ("run", [DIGITS, "--config.data.name=npz:masks.npz", "--config.data.num_valid=0"], ["masks.npz", "255"]),
     ("run", [DIGITS, "--config.data.name=npz:text.txt"], ["text.txt"]),
     ("grid", [GRID, "--config.grid.betas=((True,1.0),(1.0,))"], ["config.grid.betas", "True"]),
     # Other flags.
@@ -212,7 +212,7 @@ def world(tmp_path_factory) -> pathlib.Path:
     (folder / "text.txt").write_text("what was there")
     (folder / "json.json").write_text('{"what": "was there"}')
     np.savez(folder / "npz.npz", images=np.zeros((2, 2)))
-    pixels, classes = np.arange(20 * 64).reshape(20, 8, 8, 1).astype(np.uint8) % 2, np.arange(20) % 10
+    pixels, classes = np.arange(80 * 64).reshape(80, 8, 8, 1).astype(np.uint8) % 2, np.arange(80) % 10
     np.savez(
         folder / "masks.npz",
         train_images=pixels,
@@ -263,8 +263,8 @@ def answers(environment, world) -> list[dict]:
     rows += [{"program": "run", "arguments": [DIGITS], "environment": e} for e, _ in ENVIRONMENTS]
     rows += [{"program": program, "arguments": ["--config=absent", "--help"]} for program, _ in HELP]
     rows += [{"program": "run", "arguments": ["--help"], "closed_pipe": True}]
-    plot = ["--out=plots/new.png", "--results=plots/new.json", "beta_3"]
-    rows += [{"program": "plot_betas", "arguments": plot, "closed_pipe": True}]
+    plot = ["--out=new_folder/new.png", "--results=new_folder/new.json", "beta_3"]
+    rows += [{"program": "plot_betas", "arguments": plot, **pipe} for pipe in ({}, {"closed_pipe": True})]
     process = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "started_in_process.py")],
         input=json.dumps([{**row, "folder": str(world)} for row in rows]),
@@ -301,11 +301,12 @@ def test_help_is_given_without_the_flags_that_are_needed(answers, number):
 
 
 def test_a_closed_pipe_ends_a_program_quietly(answers):
-    helped, plotted = answers[-2:]
-    for answer in (helped, plotted):
+    helped, plotted, closed = answers[-3:]
+    for answer in (helped, closed):
         assert (answer["status"], answer["err"]) == (128 + signal.SIGPIPE, "")
-    # What was done before the last words is there, in folders that the program made.
-    assert plotted["changed"] == ["plots", "plots/new.json", "plots/new.png"]
+    assert (plotted["status"], plotted["err"]) == (0, "")
+    # And an output goes into a folder that was not there.
+    assert plotted["changed"] == ["new_folder", "new_folder/new.json", "new_folder/new.png"]
 
 
 def check(answer: dict, words: list[str]) -> None:
