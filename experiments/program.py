@@ -116,8 +116,9 @@ def _main(main: Callable[[list[str]], None], arguments: list[str], resumes: bool
         # A full or read-only disk, a folder where a file should be: the machine's, not a mistake in here.
         if not error.strerror:
             raise
-        where = f"{os.fsdecode(error.filename)}: " if error.filename and _is_path(error.filename) else ""
-        _exit(f"{where}{error.strerror}")
+        is_path = isinstance(error.filename, str | bytes | os.PathLike)
+        where = os.fsdecode(error.filename) if is_path else "standard output or a file cannot be written"
+        _exit(f"{where}: {error.strerror}")
     except KeyboardInterrupt:
         _exit("stopped" + "; the same command resumes from the last checkpoint" * resumes)
 
@@ -150,10 +151,6 @@ def _out_of_memory(error: Exception) -> str:
         "config.model.channels, config.evaluation.num_samples or num_importance_samples, of a grid "
         "config.grid.chunk_size"
     )
-
-
-def _is_path(value: object) -> bool:
-    return isinstance(value, str | bytes | os.PathLike)
 
 
 def _exit(message: str) -> NoReturn:

@@ -3,8 +3,8 @@
     python tests/started_in_process.py < ROWS.json > ANSWERS.json
 
 What takes the seconds of a start, the imports, is done once. A row is {"program", "arguments", "folder",
-"environment"}; its answer is {"status", "out", "err", "changed"}, where `changed` names the files of the
-folder that are new, gone or different after it.
+"environment", "closed_pipe"}, the last if nobody is to read standard output; its answer is {"status", "out",
+"err", "changed"}, where `changed` names the files of the folder that are new, gone or different after it.
 """
 
 import contextlib
@@ -32,6 +32,10 @@ def answer(row: dict[str, Any], module: Any) -> dict[str, Any]:
         if not child:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
+            if row.get("closed_pipe"):
+                read_end, write_end = os.pipe()
+                os.close(read_end)
+                os.dup2(write_end, 1)
             _start(row, module)
         _, status = os.waitpid(child, 0)
         out.seek(0)

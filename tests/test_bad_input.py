@@ -5,6 +5,7 @@ The programs are started by tests/started_in_process.py, all in one process.
 
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -26,6 +27,10 @@ CONFIGS = {
     "reads_a_file": "def get_config():\n    return open('absent.txt')\n",
     "plain_dict": "def get_config():\n    return {'data': {}}\n",
     "nothing": "def get_config():\n    pass\n",
+    "computes": (
+        "import jax.numpy as jnp\nfrom experiments import digits\nONES = jnp.ones(2)\ndef get_config():\n"
+        "    return digits.get_config()\n"
+    ),
     "no_get_config": "CONFIG = {}\n",
     "no_model": (
         "from experiments import digits\ndef get_config():\n    config = digits.get_config().unlock()\n"
@@ -60,10 +65,11 @@ ROWS = [
     ("run", ["--config=configs/no_get_config.py"], ["no_get_config.py has no function get_config()"]),
     ("run", ["--config=configs/no_model.py"], ["has no group config.model"]),
     ("run", ["--config=configs/number_for_a_group.py"], ["config.model=3 must be a group"]),
+    ("run", ["--config=configs/computes.py", "--config.data.name=mmnist"], ["config.data.name='mmnist'"]),
     ("run", ["--config=configs/function_for_a_number.py"], ["config.training.learning_rate is builtin"]),
     ("run", ["--config=json.json"], ["--config=json.json has no function get_config()"]),
     ("run", ["--config=npz.npz"], ["--config=npz.npz cannot be loaded"]),
-    ("grid", [DIGITS], ["config.grid"]),
+    ("grid", [DIGITS], ["config has no group grid"]),
     ("run", [GRID], ["config must have the groups", "grid"]),
     # Fields given as flags.
     ("run", [DIGITS, "--config.trainin.seed=1"], ["config.trainin is not a field", "training"]),
@@ -77,10 +83,11 @@ ROWS = [
     ("run", [DIGITS, "--config.training.seed"], ["--config.training.seed"]),
     ("run", [DIGITS, "--config.objective.betas=(1.0,2.0,3.0)"], ["has 3 entries but the model has 2 layers"]),
     ("run", [DIGITS, "--config.training.num_epochs=1e12"], ["config.training.num_epochs=1000000000000.0"]),
+    ("run", [DIGITS, "--config.model.channels=1000000"], ["out of memory", "config.model.channels"]),
     ("run", [DIGITS, "--config.training.num_epochs=nan"], ["config.training.num_epochs=nan"]),
     ("run", [DIGITS, "--config.evaluation.num_samples=0"], ["config.evaluation.num_samples=0"]),
     ("run", [DIGITS, "--config.data.name=mmnist"], ["config.data.name='mmnist'"]),
-    ("run", [DIGITS, "--config.data.name=npz:masks.npz"], ["masks.npz", "255"]),
+    ("run", [DIGITS, "--config.data.name=npz:masks.npz", "--config.data.num_valid=0"], ["masks.npz", "255"]),
     ("run", [DIGITS, "--config.data.name=npz:text.txt"], ["text.txt"]),
     ("grid", [GRID, "--config.grid.betas=((True,1.0),(1.0,))"], ["config.grid.betas", "True"]),
     # Other flags.
@@ -174,6 +181,17 @@ ROWS = [
     ("targets_table", ["--only_print", "--out=new.json"], ["new.json has no rows to print"]),
     ("targets_table", ["--only_print", "--out=old.json", "--sweep=frontier"], ["a total of 20 nats"]),
 ]
+# What is asked for rather than done: program, and words of the answer.
+HELP = [
+    ("run", ["Train one model", "--config.GROUP.FIELD=VALUE", "--[no]tensorboard", "Required."]),
+    ("grid", ["Train a whole grid", "--launcher=here|local|slurm", "Default: here."]),
+    ("evaluate", ["Evaluate a run or a grid", "--workdir=TEXT"]),
+    ("plot_betas", ["test rate answers", "--results=TEXT"]),
+    ("targets_table", ["Ask for many rates", "--only_print", "--layers=A,B,..."]),
+    ("made_images", ["smooth random images", "--data_dir=TEXT"]),
+    ("benchmark.__main__", ["PyTorch", "--repeats=INTEGER", "Default: 20."]),
+    ("grid_task", ["One task of a grid", "experiments.grid_task runs/digits_grid 0032"]),
+]
 # What the environment says.
 ENVIRONMENTS = [
     ({"XLA_FLAGS": "--xla_no_such_flag=1"}, ["XLA_FLAGS=", "Unknown flag", "--xla_no_such_flag=1"]),
@@ -194,7 +212,7 @@ def world(tmp_path_factory) -> pathlib.Path:
     (folder / "text.txt").write_text("what was there")
     (folder / "json.json").write_text('{"what": "was there"}')
     np.savez(folder / "npz.npz", images=np.zeros((2, 2)))
-    pixels, classes = np.arange(20 * 64).reshape(20, 8, 8, 1).astype(np.uint8) % 2, np.arange(20) % 10
+    pixels, classes = np.arange(80 * 64).reshape(80, 8, 8, 1).astype(np.uint8) % 2, np.arange(80) % 10
     np.savez(
         folder / "masks.npz",
         train_images=pixels,
@@ -243,6 +261,10 @@ def answers(environment, world) -> list[dict]:
     """What the programs answer to ROWS and ENVIRONMENTS."""
     rows = [{"program": program, "arguments": arguments} for program, arguments, _ in ROWS]
     rows += [{"program": "run", "arguments": [DIGITS], "environment": e} for e, _ in ENVIRONMENTS]
+    rows += [{"program": program, "arguments": ["--config=absent", "--help"]} for program, _ in HELP]
+    rows += [{"program": "run", "arguments": ["--help"], "closed_pipe": True}]
+    plot = ["--out=new_folder/new.png", "--results=new_folder/new.json", "beta_3"]
+    rows += [{"program": "plot_betas", "arguments": plot, **pipe} for pipe in ({}, {"closed_pipe": True})]
     process = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "started_in_process.py")],
         input=json.dumps([{**row, "folder": str(world)} for row in rows]),
@@ -268,6 +290,23 @@ def test_one_clear_line_and_nothing_changed(answers, number):
 @pytest.mark.parametrize("number", range(len(ENVIRONMENTS)), ids=[str(e) for e, _ in ENVIRONMENTS])
 def test_an_environment_that_cannot_be(answers, number):
     check(answers[len(ROWS) + number], ENVIRONMENTS[number][1])
+
+
+@pytest.mark.parametrize("number", range(len(HELP)), ids=[name for name, _ in HELP])
+def test_help_is_given_without_the_flags_that_are_needed(answers, number):
+    answer = answers[len(ROWS) + len(ENVIRONMENTS) + number]
+    assert (answer["status"], answer["err"], answer["changed"]) == (0, "", [])
+    for word in HELP[number][1]:
+        assert word in answer["out"]
+
+
+def test_a_closed_pipe_ends_a_program_quietly(answers):
+    helped, plotted, closed = answers[-3:]
+    for answer in (helped, closed):
+        assert (answer["status"], answer["err"]) == (128 + signal.SIGPIPE, "")
+    assert (plotted["status"], plotted["err"]) == (0, "")
+    # And an output goes into a folder that was not there.
+    assert plotted["changed"] == ["new_folder", "new_folder/new.json", "new_folder/new.png"]
 
 
 def check(answer: dict, words: list[str]) -> None:
