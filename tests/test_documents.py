@@ -1,5 +1,6 @@
 """The documents: their numbers are those of the files, their commands and code exist and run."""
 
+import ast
 import importlib.util
 import pathlib
 import re
@@ -85,3 +86,24 @@ def test_the_code_of_the_front_door_runs(number, capsys):
     else:
         assert names["terms"].rates.shape == (8, 2)
         assert names["pixels"].shape == names["means"].shape == (16, 32, 32, 3)
+
+
+def test_imports_run_one_way():
+    """The order that CONTRIBUTING.md gives holds, and names every module and package of the library."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    order = re.findall(r"in this order: `([^`]+)`", text)[0].split()
+    library = ROOT / "hvae_jax"
+
+    def room(parts: tuple[str, ...]) -> str:
+        return parts[0].removesuffix(".py")
+
+    files = {file: room(file.relative_to(library).parts) for file in library.rglob("*.py")}
+    files = {file: name for file, name in files.items() if name != "__init__"}
+    assert set(files.values()) == set(order)
+    for file, own in files.items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("hvae_jax"):
+                continue
+            parts = (node.module or "").split(".")[1:]
+            for name in parts[:1] or [alias.name for alias in node.names]:
+                assert order.index(name) <= order.index(own), f"{file} imports {name}"

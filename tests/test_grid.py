@@ -132,7 +132,7 @@ def test_a_dry_run_tells_and_writes_nothing(environment, tmp_path):
         (["--config.model.latent_shapes=((2,2,16),)"], "is over 2 layers but the model has 1"),
         (["--config.grid.memory_gib=0.01"], "config.grid.memory_gib=0.01 allows 0.01 GiB"),
         (["--baseline=nowhere"], "--baseline=nowhere: nowhere/config.json does not exist"),
-        (["--cpu_devices=1000000000"], "flag --cpu_devices=1000000000: 1000000000 is not an integer in the range"),
+        (["--cpu_devices=1000000000"], "--cpu_devices=1000000000: 1000000000 is not an integer in the range"),
     ],
 )
 def test_bad_input_is_one_line_and_touches_nothing(environment, tmp_path, arguments, message):
