@@ -27,8 +27,11 @@ def test_every_block_that_can_be_written_is_in_a_document():
 def test_only_what_stands_between_the_comments_changes():
     text = "a\n<!-- from results: one -->\nold 1\n<!-- end -->\nb <!-- end -->\n"
     assert blocks.names(text) == ["one"]
-    filled = blocks.fill(text, {"one": lambda: "new\n2"})
-    assert filled == text.replace("old 1", "new\n2")
+    assert blocks.fill(text, {"one": lambda: "| new |\n"}) == text.replace("old 1", "| new |")
+    long = "- " + 40 * "word " + "\n\nend"
+    filled = blocks.fill(text, {"one": lambda: long})
+    assert filled.split() == text.replace("old 1", long).split()
+    assert max(map(len, filled.splitlines())) <= 118
     with pytest.raises(ValueError, match="nobody writes the blocks"):
         blocks.fill(text, {"two": str})
 
