@@ -65,7 +65,7 @@ def image_rows(rows: Mapping[str, np.ndarray], title: str, file: PathLike) -> No
     """
     num_columns = len(next(iter(rows.values())))
     size = 0.62
-    left, top = 1.75, 0.55
+    left, top = max(1.75, 0.2 + 0.078 * max(map(len, rows))), 0.55  # the longest label has room
     width, height = left + size * num_columns + 0.1, top + size * len(rows) + 0.1
     figure = Figure(figsize=(width, height))
     for row, (label, images) in enumerate(rows.items()):
