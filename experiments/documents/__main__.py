@@ -19,8 +19,6 @@ WRITERS: Mapping[str, Writer] = {
     "study_target_map": study.target_map,
     "digits_betas": digits.betas,
     "digits_elbo": digits.elbo,
-    "digits_guidance": digits.guidance,
-    "digits_wins": digits.wins,
     "digits_spread": digits.spread,
     "target_runs": targets.runs,
     "target_missed": targets.missed,

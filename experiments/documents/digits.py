@@ -1,11 +1,9 @@
 """Results on scikit-learn's digits."""
 
 import collections
-from typing import Any
 
 import numpy as np
 
-from experiments.documents import study
 from experiments.documents.blocks import read, table
 
 
@@ -34,22 +32,6 @@ def elbo() -> str:
     return f"At (1, 1): D {distortion:.2f}, −ELBO {negative:.2f} nats."
 
 
-def guidance() -> str:
-    """Which betas serve which application."""
-    entries = read("digits_guidance.json")
-    labels = {**study.UNITS, "generation": "inception score of draws, own classifier"}
-    rows = study.guidance_rows("GHVAE", entries["applications"], labels)
-    return table(study.GUIDANCE_HEAD, rows)
-
-
-def wins() -> str:
-    """Whether independent betas won."""
-    parts = []
-    for application, entry in read("digits_guidance.json")["applications"].items():
-        parts.append(f"{application}: {_statement(entry)}")
-    return "; ".join(parts) + "."
-
-
 def spread() -> str:
     """How rates differ between seeds at the same betas."""
     rates = collections.defaultdict(list)
@@ -65,11 +47,3 @@ def spread() -> str:
         f"is {first:.1f} % of R_1 and {second:.1f} % of R_2 (medians over the betas), and only "
         f"{(relative < 0.03).all(axis=1).sum()} of {len(relative)} pairs of betas have both below 3 %."
     )
-
-
-def _statement(entry: dict[str, Any]) -> str:
-    equal = entry["equal_betas"]
-    if equal["is_best"]:
-        return "the best has equal betas"
-    difference, error = equal["difference"], equal["difference_standard_error"]
-    return f"ahead of the best equal betas by {difference:.3f} ± {error:.3f}, {difference / error:.1f} standard errors"
