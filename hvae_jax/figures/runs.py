@@ -20,6 +20,8 @@ from hvae_jax.figures.style import (
     tile,
 )
 
+LABEL_SIZE, TITLE_SIZE = 9, 11  # points, of the words beside and above rows of images
+
 
 def training_curves(
     train: Mapping[str, np.ndarray], valid: Mapping[str, np.ndarray] | None, title: str, file: PathLike
@@ -65,8 +67,10 @@ def image_rows(rows: Mapping[str, np.ndarray], title: str, file: PathLike) -> No
     """
     num_columns = len(next(iter(rows.values())))
     size = 0.62
-    left, top = max(1.75, 0.2 + 0.078 * max(map(len, rows))), 0.55  # the longest label has room
-    width, height = left + size * num_columns + 0.1, top + size * len(rows) + 0.1
+    # Words take 0.6 em a letter at most, so that no label and no title is cut off at an edge.
+    left, top = max(1.75, 0.3 + 0.6 / 72 * LABEL_SIZE * max(map(len, rows))), 0.55
+    width = max(left + size * num_columns, 0.6 / 72 * TITLE_SIZE * len(title)) + 0.1
+    height = top + size * len(rows) + 0.1
     figure = Figure(figsize=(width, height))
     for row, (label, images) in enumerate(rows.items()):
         bottom = 1.0 - (top + size * (row + 1)) / height
@@ -74,8 +78,8 @@ def image_rows(rows: Mapping[str, np.ndarray], title: str, file: PathLike) -> No
         axes.imshow(tile(images), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
         middle = bottom + 0.47 * size / height
-        figure.text((left - 0.12) / width, middle, label, ha="right", va="center", fontsize=9)
-    figure.text(0.5, 1.0 - 0.3 / height, title, ha="center", va="center", fontsize=11)
+        figure.text((left - 0.12) / width, middle, label, ha="right", va="center", fontsize=LABEL_SIZE)
+    figure.text(0.5, 1.0 - 0.3 / height, title, ha="center", va="center", fontsize=TITLE_SIZE)
     figure.savefig(os.fspath(file), dpi=DPI)
 
 
