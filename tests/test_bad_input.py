@@ -83,7 +83,7 @@ ROWS = [
     ("run", [DIGITS, "--config.training.seed"], ["--config.training.seed"]),
     ("run", [DIGITS, "--config.objective.betas=(1.0,2.0,3.0)"], ["has 3 entries but the model has 2 layers"]),
     ("run", [DIGITS, "--config.training.num_epochs=1e12"], ["config.training.num_epochs=1000000000000.0"]),
-    ("run", [DIGITS, "--config.model.channels=1000000"], ["out of memory", "config.model.channels"]),
+    ("run", [DIGITS, "--config.model.channels=1000000"], ["GiB", "lower config.model.channels"]),
     ("run", [DIGITS, "--config.training.num_epochs=nan"], ["config.training.num_epochs=nan"]),
     ("run", [DIGITS, "--config.evaluation.num_samples=0"], ["config.evaluation.num_samples=0"]),
     ("run", [DIGITS, "--config.data.name=mmnist"], ["config.data.name='mmnist'"]),
