@@ -27,6 +27,7 @@ from hvae_jax.data import Dataset
 from hvae_jax.errors import RunError, Stopped
 
 __all__ = [
+    "describe",
     "file_flag",
     "folder_flag",
     "make_parent",
@@ -100,27 +101,31 @@ def _main(main: Callable[[list[str]], None], arguments: list[str], resumes: bool
     try:
         main(arguments)
         processes.finish()
-    except jax.errors.JaxRuntimeError as error:
-        if processes.count() > 1:
-            _exit(processes.lost(error))
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except Exception as error:
+        message = describe(error)
+        if message is None:
             raise
-        _exit(_out_of_memory(error))
-    except MemoryError as error:
-        _exit(_out_of_memory(error))
-    except (RunError, Stopped) as error:
-        _exit(str(error))
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        # A full or read-only disk, a folder where a file should be: the machine's, not a mistake in here.
-        if not error.strerror:
-            raise
-        is_path = isinstance(error.filename, str | bytes | os.PathLike)
-        where = os.fsdecode(error.filename) if is_path else "standard output or a file cannot be written"
-        _exit(f"{where}: {error.strerror}")
+        _exit(message)
     except KeyboardInterrupt:
         _exit("stopped" + "; the same command resumes from the last checkpoint" * resumes)
+
+
+def describe(error: Exception) -> str | None:
+    """What to say of an error that is no mistake in here; None of one that is, or of a closed pipe."""
+    if isinstance(error, RunError | Stopped):
+        return str(error)
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        if processes.count() > 1:
+            return processes.lost(error)
+        return _out_of_memory(error) if "RESOURCE_EXHAUSTED" in str(error) else None
+    if isinstance(error, MemoryError):
+        return _out_of_memory(error)
+    # A full or read-only disk, a folder where a file should be: the machine's.
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
+        is_path = isinstance(error.filename, str | bytes | os.PathLike)
+        where = os.fsdecode(error.filename) if is_path else "standard output or a file cannot be written"
+        return f"{where}: {error.strerror}"
+    return None
 
 
 def stop_now() -> NoReturn:

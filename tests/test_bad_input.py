@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import digits, digits_targets, targets_rows
+from hvae_jax import data, experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=experiments/digits.py"
@@ -178,6 +179,7 @@ ROWS = [
     ("targets_table", [TARGETS, "--out=damaged_run/config.json"], ["config.json is damaged"]),
     ("targets_table", [TARGETS, "--out=old.json"], ["old.json: row 1 does not say what config made it"]),
     ("targets_table", [TARGETS, "--out=other.json"], ["other.json: row 1 was made by another config"]),
+    ("targets_table", [TARGETS, "--out=replaced.json"], ["replaced.json: row 1 was made by other data"]),
     ("targets_table", ["--only_print", "--out=new.json"], ["new.json has no rows to print"]),
     ("targets_table", ["--only_print", "--out=old.json", "--sweep=frontier"], ["a total of 20 nats"]),
 ]
@@ -251,8 +253,12 @@ def world(tmp_path_factory) -> pathlib.Path:
     (folder / "old.json").write_text(json.dumps([row]))
     changed = digits_targets.get_config().to_dict()
     changed["training"]["num_epochs"] = 7.0
-    row["made_by"] = targets_rows.made_by(changed)
+    described = data.load(experiment.build_group("data", data.DataConfig, changed)).describe()
+    row["made_by"] = targets_rows.made_by(changed, described)
     (folder / "other.json").write_text(json.dumps([row]))
+    described["splits"]["test"]["fingerprint"] = "0"
+    row["made_by"] = targets_rows.made_by(digits_targets.get_config().to_dict(), described)
+    (folder / "replaced.json").write_text(json.dumps([row]))
     return folder
 
 
