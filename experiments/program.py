@@ -62,8 +62,12 @@ def run(main: Callable[[list[str]], None], resumes: bool = True) -> None:
     except flags.Error as error:
         missing = re.search(r"Flag --(\w+) must have a value other than None", str(error))
         _exit(f"--{missing[1]} must be given; --help names all flags" if missing else str(error))
-    except (RunError, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
+    except UnicodeDecodeError as error:  # of a --flagfile; no other file is read as text here
+        _exit(f"a file that a flag names is no text in UTF-8: {error}")
+    except (RunError, AttributeError, LookupError, TypeError, ValueError, OSError, ImportError) as error:
         _exit(f"{error.args[0] if isinstance(error, KeyError) else error}")
+    except KeyboardInterrupt:
+        _exit("stopped before anything was done")
     sys.unraisablehook = _unraisable
     sys.excepthook = _uncaught
     use_compile_cache()

@@ -27,6 +27,8 @@ from hvae_jax.objective_config import ObjectiveConfig
 from hvae_jax.training import TrainingConfig
 from hvae_jax.values import is_number, shorten
 
+# No machine has more.
+MAX_MEMORY_GIB = 10**6
 DATA_ORDERS = ("shared", "per_model")
 # The fields that say which points there are: values per layer, or lists of vectors.
 PRODUCTS, LISTS = ("betas", "targets_nats"), ("points", "target_points")
@@ -100,10 +102,10 @@ class GridConfig:
             raise RunError(
                 f"config.grid.chunk_size={self.chunk_size!r} must be an integer; 0 chooses by memory"
             )
-        if not is_number(self.memory_gib) or self.memory_gib < 0:
+        if not is_number(self.memory_gib) or not 0 <= self.memory_gib <= MAX_MEMORY_GIB:
             raise RunError(
-                f"config.grid.memory_gib={self.memory_gib!r} must be finite and not negative; 0 takes "
-                "most of what is free"
+                f"config.grid.memory_gib={shorten(self.memory_gib)} must be a number, not negative and at "
+                f"most {MAX_MEMORY_GIB}; 0 takes most of what is free"
             )
 
     @property
