@@ -10,7 +10,9 @@ def _say_in_one_line(
 ) -> None:
     """Names the environment variable that an import stumbled over, as Matplotlib does over MPLBACKEND."""
     text = " ".join(str(error).split())
-    said = [name for name, value in os.environ.items() if name.startswith("JAX_") and name in text and value]
+    # JAX says either the variable or the option that it sets, jax_num_cpu_devices.
+    names = [name for name, value in os.environ.items() if name.startswith("JAX_") and value]
+    said = [name for name in names if name in text or f"flag {name.lower()}" in text]
     if os.environ.get("MPLBACKEND", "") and text.startswith("Key backend:"):
         said = ["MPLBACKEND"]
     if isinstance(error, ValueError) and said:

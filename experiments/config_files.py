@@ -7,11 +7,11 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from hvae_jax.errors import RunError
 
@@ -76,7 +76,9 @@ class Loader(flags.ArgumentParser):
             config = _run(file, f"{self._name}_config", [rest] if ":" in argument else [])
         except RunError as error:
             raise RunError(f"{what} {error}") from error
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self._check_devices()
             raise RunError(f"{what} cannot be loaded: {describe(error, file)}") from error
         if not isinstance(config, ConfigDict):
@@ -84,6 +86,8 @@ class Loader(flags.ArgumentParser):
                 f"{what}: its get_config() returned {'a ' if config is not None else ''}"
                 f"{type(config).__name__}; it must return an ml_collections.ConfigDict"
             )
+        if isinstance(config, FrozenConfigDict):
+            config = cast(ConfigDict, config.as_configdict())
         _make_plain(config, what, "config")
         self._check_overrides(config)
         return config.lock()
@@ -94,7 +98,7 @@ class Loader(flags.ArgumentParser):
 
     def _check_overrides(self, config: ConfigDict) -> None:
         for argument in sys.argv:
-            match = re.match(rf"--?(no)?{self._name}\.([\w.]+)(=|$)", argument)
+            match = re.match(rf"--?(no)?{self._name}\.([^=]*)(=|$)", argument, re.DOTALL)
             if not match:
                 continue
             group: Any = config
@@ -138,7 +142,7 @@ def describe(error: BaseException, file: pathlib.Path) -> str:
     text = " ".join(str(error).split())
     place = ""
     if isinstance(error, SyntaxError):
-        text, place = error.msg, f"{error.filename}:{error.lineno}: "
+        text, place = error.msg, f"{error.filename or file}:{error.lineno or 1}: "
     else:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
         place = f"{file}:{lines[-1]}: " if lines else ""
@@ -165,7 +169,11 @@ def _run(file: pathlib.Path, name: str, arguments: list[str]) -> Any:
 def _make_plain(config: ConfigDict, what: str, place: str) -> None:
     """Replaces arrays by numbers and tuples: a config goes to a file."""
     with config.unlocked():
-        for field in list(config):
+        try:
+            fields = list(config)
+        except TypeError as error:  # it sorts them
+            raise RunError(f"{what}: {place} has fields whose names are not all strings") from error
+        for field in fields:
             value = config[field]
             if isinstance(value, ConfigDict):
                 _make_plain(value, what, f"{place}.{field}")

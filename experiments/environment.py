@@ -67,6 +67,9 @@ def start_devices() -> None:
     Raises:
       RunError: there is none of the kind it was asked for.
     """
+    number = getattr(jax.config, "jax_num_cpu_devices")  # noqa: B009
+    if number < 1 and number != -1:
+        raise RunError(f"JAX_NUM_CPU_DEVICES={number} must be at least 1; mend or unset it")
     try:
         jax.devices()
     # Which of them depends on the platform: a CUDA without a GPU is an assertion that fails.

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from experiments import program
 from hvae_jax import checkpoints, claims, experiment, records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import classifier, parts, results, settings
@@ -101,6 +102,7 @@ class Evaluators:
         """
         self._classifiers, self._sizes, self._data, self._report = classifiers, sizes, data, report
         self._shared: str | None = None
+        self._described: list[dict[str, Any]] = []  # the data whose notices were shown
         self._current: tuple[Experiment, ModelEvaluator, dict[str, Any]] | None = None
 
     def get(self, folder: pathlib.Path) -> tuple[Experiment, ModelEvaluator, dict[str, Any]]:
@@ -126,6 +128,9 @@ class Evaluators:
         dataset, binarize = built.dataset, config["data"]["binarize"]
         described = dataset.describe()
         records.check_data(folder, described)
+        if described not in self._described:
+            program.show_notices(dataset)
+            self._described.append(described)
         fingerprints = {**settings.data_fingerprints(described), "binarize": binarize}
         judge = None
         if parts.find_classes(dataset).can_be_told_apart:

@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 import jax
 
@@ -50,12 +51,11 @@ def main() -> None:
     if len(sys.argv) != 3:
         print("error: give the grid's folder and the name of a chunk; see --help", file=sys.stderr)
         sys.exit(1)
-    folder, name = pathlib.Path(sys.argv[1]).expanduser(), sys.argv[2]
     try:
+        folder, name = program.folder_flag("FOLDER", sys.argv[1]), sys.argv[2]
         _read_plan(folder, name)
-    except RunError as error:  # before anything is written there
-        print("error:", error, file=sys.stderr)
-        sys.exit(1)
+    except (RunError, OSError) as error:  # before anything is written there
+        _exit(program.describe(error) or str(error))
     _run(folder, name, lambda: None)
 
 
@@ -88,13 +88,13 @@ def _run(folder: pathlib.Path, name: str, requeue: Callable[[], None]) -> None:
             _say(f"asked to stop; saved at step {stopped.step}")
             stop()
             sys.exit(STOPPED_STATUS)
-        except RunError as error:
-            note(str(error))
-            print("error:", error, file=sys.stderr)
-            sys.exit(1)
         except Exception as error:
-            note(traceback.format_exception_only(error)[-1].strip().splitlines()[0])
-            raise
+            message = program.describe(error)
+            if message is None:
+                note(traceback.format_exception_only(error)[-1].strip().splitlines()[0])
+                raise
+            note(message)
+            _exit(message)
 
 
 def _read_plan(folder: pathlib.Path, name: str) -> grid_plan.Plan:
@@ -158,6 +158,11 @@ def merge(
     except claims.Claimed:
         _say("another task writes the table")
     return True
+
+
+def _exit(message: str) -> NoReturn:
+    print("error:", " ".join(message.split()), file=sys.stderr, flush=True)
+    sys.exit(1)
 
 
 def _say(text: str) -> None:

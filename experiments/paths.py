@@ -73,12 +73,17 @@ def _local(name: str, value: str | os.PathLike[str]) -> pathlib.Path:
     text = os.fspath(value)
     if not text:
         raise RunError(f"--{name} is empty; give a path, or leave the flag out")
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+    if re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*://|(gs|s3):/)", text):
         raise RunError(f"--{name}={text} is an address; give a path of this machine (mount or copy it)")
     try:
-        return pathlib.Path(text).expanduser()
+        path = pathlib.Path(text).expanduser()
     except RuntimeError as error:  # no such user, or nobody knows a home folder
         raise RunError(f"--{name}={text}: {error}; write the folder out") from error
+    ups = [place for place, part in enumerate(path.parts) if part == ".."]
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # said where it is looked at
+        if not all(pathlib.Path(*path.parts[:place]).exists() for place in ups):
+            return path.resolve()  # a way back out of what is not there would be made on the way
+    return path
 
 
 def _first_existing(name: str, path: pathlib.Path) -> pathlib.Path:

@@ -27,6 +27,7 @@ from hvae_jax.data import Dataset
 from hvae_jax.errors import RunError, Stopped
 
 __all__ = [
+    "describe",
     "file_flag",
     "folder_flag",
     "make_parent",
@@ -61,8 +62,12 @@ def run(main: Callable[[list[str]], None], resumes: bool = True) -> None:
     except flags.Error as error:
         missing = re.search(r"Flag --(\w+) must have a value other than None", str(error))
         _exit(f"--{missing[1]} must be given; --help names all flags" if missing else str(error))
-    except (RunError, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
+    except UnicodeDecodeError as error:  # of a --flagfile; no other file is read as text here
+        _exit(f"a file that a flag names is no text in UTF-8: {error}")
+    except (RunError, AttributeError, LookupError, TypeError, ValueError, OSError, ImportError) as error:
         _exit(f"{error.args[0] if isinstance(error, KeyError) else error}")
+    except KeyboardInterrupt:
+        _exit("stopped before anything was done")
     sys.unraisablehook = _unraisable
     sys.excepthook = _uncaught
     use_compile_cache()
@@ -100,27 +105,31 @@ def _main(main: Callable[[list[str]], None], arguments: list[str], resumes: bool
     try:
         main(arguments)
         processes.finish()
-    except jax.errors.JaxRuntimeError as error:
-        if processes.count() > 1:
-            _exit(processes.lost(error))
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except Exception as error:
+        message = describe(error)
+        if message is None:
             raise
-        _exit(_out_of_memory(error))
-    except MemoryError as error:
-        _exit(_out_of_memory(error))
-    except (RunError, Stopped) as error:
-        _exit(str(error))
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        # A full or read-only disk, a folder where a file should be: the machine's, not a mistake in here.
-        if not error.strerror:
-            raise
-        is_path = isinstance(error.filename, str | bytes | os.PathLike)
-        where = os.fsdecode(error.filename) if is_path else "standard output or a file cannot be written"
-        _exit(f"{where}: {error.strerror}")
+        _exit(message)
     except KeyboardInterrupt:
         _exit("stopped" + "; the same command resumes from the last checkpoint" * resumes)
+
+
+def describe(error: Exception) -> str | None:
+    """What to say of an error that is no mistake in here; None of one that is, or of a closed pipe."""
+    if isinstance(error, RunError | Stopped):
+        return str(error)
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        if processes.count() > 1:
+            return processes.lost(error)
+        return _out_of_memory(error) if "RESOURCE_EXHAUSTED" in str(error) else None
+    if isinstance(error, MemoryError):
+        return _out_of_memory(error)
+    # A full or read-only disk, a folder where a file should be: the machine's.
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
+        is_path = isinstance(error.filename, str | bytes | os.PathLike)
+        where = os.fsdecode(error.filename) if is_path else "standard output or a file cannot be written"
+        return f"{where}: {error.strerror}"
+    return None
 
 
 def stop_now() -> NoReturn:

@@ -11,6 +11,7 @@ config.training.num_epochs it goes on. Ctrl-C and SIGTERM save a checkpoint firs
 import contextlib
 import functools
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -66,6 +67,8 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
     name, config = program.read_config(_CONFIG)
     workdir = program.folder_flag("workdir", f"runs/{name}" if _WORKDIR.value is None else _WORKDIR.value)
     init_from = None if _INIT_FROM.value is None else program.folder_flag("init_from", _INIT_FROM.value)
+    if not math.isfinite(_START_TIMEOUT.value):
+        raise RunError(f"--start_timeout_s={_START_TIMEOUT.value} must be a finite number of seconds")
     num_processes = processes.start(
         _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _START_TIMEOUT.value
     )

@@ -48,7 +48,7 @@ def flush() -> None:
     failed: OSError | None = None
     for stream in (sys.stdout, sys.stderr):
         try:
-            if stream is not None:  # as it is where the shell closed it
+            if stream is not None and not stream.closed:  # None where the shell closed it
                 stream.flush()
         except OSError as error:
             failed = error

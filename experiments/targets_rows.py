@@ -12,7 +12,7 @@ import numpy as np
 
 from hvae_jax import records
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation import targets
+from hvae_jax.evaluation import settings, targets
 from hvae_jax.figures import targets as figures
 
 # Controls that train anew with betas that were found.
@@ -27,7 +27,7 @@ _SET = {
     "model": ("inference", "latent_shapes"),
     "objective": ("betas", "control", "targets_nats", "pi_gains"),
     "training": ("seed", "order_seed", "num_checkpoints", "num_workers"),
-    "data": ("data_dir",),
+    "data": ("data_dir", "streaming", "num_workers"),
 }
 
 
@@ -64,40 +64,49 @@ def write(file: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     records.write_text(file, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
 
 
-def made_by(config: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """What makes the rows of a config: a hash of all that the table does not set, and our version."""
+def made_by(config: Mapping[str, Mapping[str, Any]], described: Mapping[str, Any]) -> dict[str, str]:
+    """What makes the rows of a config: hashes of the data and of all that the table does not set.
+
+    Args:
+      config: of the program.
+      described: `Dataset.describe()` of its data.
+    """
     shapes = config["model"]["latent_shapes"]
     rest = {
         group: {name: value for name, value in fields.items() if name not in _SET.get(group, ())}
         for group, fields in config.items()
     }
-    text = json.dumps([rest, shapes[0], shapes[-1]], sort_keys=True)
     try:
         version = importlib.metadata.version("hvae_jax")
     except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
         version = "not installed"
-    return {"config": hashlib.sha256(text.encode()).hexdigest()[:16], "version": version}
+    return {
+        "config": _hash([rest, shapes[0], shapes[-1]]),
+        "data": _hash(settings.data_fingerprints(described)),
+        "version": version,
+    }
 
 
 def check_made_by(
     file: pathlib.Path,
     rows: Sequence[Mapping[str, Any]],
     config: Mapping[str, Mapping[str, Any]],
+    described: Mapping[str, Any],
     controls: Sequence[str],
 ) -> None:
-    """That rows in a file are what this config and this version would make.
+    """That rows in a file are what this config, these data and this version would make.
 
     Args:
       file: to name.
       rows: in it.
-      config: of the program.
+      config, described: as for `made_by`.
       controls: that are asked for; the gains of `pi` matter to nobody else.
 
     Raises:
       RunError: other rows, or old ones that do not say what made them.
     """
     advice = "give another --out, or --only_print to print what is there"
-    wanted = made_by(config)
+    wanted = made_by(config, described)
     for number, row in enumerate(rows, start=1):
         made = row.get("made_by")
         if not isinstance(made, dict):
@@ -106,10 +115,14 @@ def check_made_by(
                 f"it cannot be continued; {advice}"
             )
         if made != wanted:
-            name = next(name for name in wanted if made.get(name) != wanted[name])
-            what = {"config": "config", "version": "version of hvae_jax"}[name]
+            name = next((name for name in wanted if made.get(name) != wanted[name]), "version")
+            what = {
+                "config": "another config",
+                "data": "other data",
+                "version": "another version of hvae_jax",
+            }
             raise RunError(
-                f"--out={file}: row {number} was made by another {what} ({made.get(name)} there, "
+                f"--out={file}: row {number} was made by {what[name]} ({made.get(name)} there, "
                 f"{wanted[name]} here); {advice}"
             )
         gains = list(config["objective"]["pi_gains"])
@@ -118,6 +131,10 @@ def check_made_by(
                 f"--out={file}: row {number} was made with config.objective.pi_gains={row.get('pi_gains')}, "
                 f"not {gains}; {advice}"
             )
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def describe(rows: list[dict[str, Any]]) -> str:

@@ -24,7 +24,7 @@ from ml_collections import config_flags
 
 from experiments import program, targets_rows
 from experiments.targets_rows import REFITS, WITHIN, describe
-from hvae_jax import experiment, packing
+from hvae_jax import data, experiment, packing
 from hvae_jax.data import DataConfig
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
@@ -87,8 +87,11 @@ def train_missing(file: pathlib.Path, rows: list[dict[str, Any]], scale: float) 
     sweep = {"table": TABLE, "frontier": FRONTIER}[_SWEEP.value]
     layers, controls, inferences, seeds = read_lists(sweep)
     check_config(config, inferences, layers, controls)
-    made_by = targets_rows.made_by(config)
-    targets_rows.check_made_by(file, rows, config, controls)
+    dataset = data.load(experiment.build_group("data", DataConfig, config))
+    program.show_notices(dataset)
+    described = dataset.describe()
+    targets_rows.check_made_by(file, rows, config, described, controls)
+    made_by = targets_rows.made_by(config, described)
     wanted = {
         number: [tuple(scale * rate for rate in v) for v in sweep[number][: _FIRST.value or None]]
         for number in layers

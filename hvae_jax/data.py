@@ -61,6 +61,7 @@ from hvae_jax.stored import HostArray
 from hvae_jax.stored import Split as Split
 from hvae_jax.subsets import spread as spread
 from hvae_jax.subsets import subset as subset
+from hvae_jax.values import is_integer
 
 BINARIZE = ("none", "round", "sample")
 TFDS_NAMES = ("mnist", "fashion_mnist", "svhn_cropped", "cifar10")
@@ -68,6 +69,8 @@ KNOWN_NAMES = ("digits", *TFDS_NAMES, "tfds:NAME", "idx:FOLDER", "npz:FILE")
 STREAMING = ("auto", "always", "never")
 # Bytes of a split beyond which "auto" streams it: every device would keep a copy.
 STREAM_BYTES = 2**30
+# No machine has more cores.
+MAX_WORKERS = 1024
 
 
 class Dataset(NamedTuple):
@@ -173,8 +176,11 @@ class DataConfig:
             raise data_error(self.check_values, "must be True or False", "check_values")
         for field in ("num_valid", "split_seed", "num_workers"):
             value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise data_error(value, "must be an integer, 0 or more", field)
+            most = MAX_WORKERS if field == "num_workers" else None
+            if not is_integer(value, 0, most):
+                raise data_error(
+                    value, "must be an integer, 0 " + (f"to {most}" if most else "or more"), field
+                )
 
 
 def load(config: DataConfig) -> Dataset:

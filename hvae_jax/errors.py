@@ -1,5 +1,7 @@
 """What ends a program without a traceback: a mistake, or a wish to stop."""
 
+from hvae_jax.values import shorten
+
 
 class RunError(Exception):
     """Something the person who started a run can put right.
@@ -16,7 +18,7 @@ class RunError(Exception):
 
 def data_error(value: object, problem: str, field: str = "name") -> RunError:
     """The one line that says what is wrong with a field of `config.data`."""
-    return RunError(" ".join(f"config.data.{field}={value!r}: {problem}".split("\n")))
+    return RunError(" ".join(f"config.data.{field}={shorten(value)}: {problem}".split("\n")))
 
 
 class Stopped(Exception):

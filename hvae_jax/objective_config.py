@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-from typing import Any
 
 from hvae_jax import betas as controls
 from hvae_jax.betas import BetaControl
 from hvae_jax.errors import RunError
+from hvae_jax.values import are_numbers, is_number, shorten
 
 CONTROLS = ("constant", "target_rates", "pi", "target_distortion")
 TARGET_KINDS = ("equal", "at_most", "free")
@@ -48,14 +48,17 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         self._check_betas()
-        if not _is_number(self.warmup_fraction) or not 0.0 <= self.warmup_fraction <= 1.0:
+        if not is_number(self.warmup_fraction) or not 0.0 <= self.warmup_fraction <= 1.0:
             self._refuse("warmup_fraction", "must lie in [0, 1]")
         if self.control not in CONTROLS:
             self._refuse("control", f"is unknown; choose one of {CONTROLS}")
-        if not _are_numbers(self.beta_bounds, 2) or not 0.0 < self.beta_bounds[0] < self.beta_bounds[1]:
+        if not are_numbers(self.beta_bounds, 2) or not 0.0 < self.beta_bounds[0] < self.beta_bounds[1]:
             self._refuse("beta_bounds", "must be two numbers, 0 < smallest < largest")
-        if not _are_numbers(self.pi_gains, 2) or not (self.pi_gains[0] >= 0.0 and self.pi_gains[1] > 0.0):
+        if not are_numbers(self.pi_gains, 2) or not (self.pi_gains[0] >= 0.0 and self.pi_gains[1] > 0.0):
             self._refuse("pi_gains", "must be two numbers (K_p, K_i), K_p at least 0 and K_i positive")
+        for name in (*self._target_fields(), "target_kinds", "target_shares"):
+            if not isinstance(getattr(self, name), tuple):
+                self._refuse(name, "must be a tuple; () where there is none")
         given = [name for name in self._target_fields() if getattr(self, name)]
         if self.control == "constant":
             for name in (*given, *(n for n in ("target_kinds", "target_shares") if getattr(self, n))):
@@ -80,7 +83,7 @@ class ObjectiveConfig:
             if len(values) != num_layers and (values or name == "betas"):
                 advice = " or the total with config.objective.target_shares" if entry == "target" else ""
                 raise RunError(
-                    f"config.objective.{name}={values} has {len(values)} entries but the model has "
+                    f"config.objective.{name}={shorten(values)} has {len(values)} entries but the model has "
                     f"{num_layers} layers (config.model.latent_shapes); give one {entry} per layer, z_1 "
                     f"first{advice}"
                 )
@@ -139,23 +142,26 @@ class ObjectiveConfig:
 
     def _check_betas(self) -> None:
         betas = self.betas
-        if not isinstance(betas, tuple) or not all(_is_number(b) for b in betas):
+        if not isinstance(betas, tuple) or any(
+            isinstance(b, bool) or not isinstance(b, int | float) for b in betas
+        ):
             self._refuse("betas", "must be a tuple of numbers, one per layer")
         for layer, beta in enumerate(betas, start=1):
-            if not math.isfinite(beta) or beta < 0:
+            if not is_number(beta) or beta < 0:
                 raise RunError(
-                    f"config.objective.betas={betas}: beta_{layer}={beta} must be finite and not negative"
+                    f"config.objective.betas={shorten(betas)}: beta_{layer}={shorten(beta)} must be finite "
+                    "and not negative"
                 )
 
     def _check_targets(self, name: str) -> None:
         targets, kinds, shares = getattr(self, name), self.target_kinds, self.target_shares
-        if not _are_numbers(targets):
+        if not are_numbers(targets):
             self._refuse(name, "must be a tuple of finite numbers")
-        if not isinstance(kinds, tuple) or any(kind not in TARGET_KINDS for kind in kinds):
+        if any(kind not in TARGET_KINDS for kind in kinds):
             self._refuse("target_kinds", f"must be a tuple with one of {TARGET_KINDS} per layer")
         if kinds and set(kinds) == {"free"}:
             self._refuse("target_kinds", "leaves nothing to control; set control='constant'")
-        if shares and (not _are_numbers(shares) or min(shares) <= 0 or abs(sum(shares) - 1.0) > 1e-6):
+        if shares and (not are_numbers(shares) or min(shares) <= 0 or abs(sum(shares) - 1.0) > 1e-6):
             self._refuse("target_shares", "must be positive numbers that sum to 1, one per layer")
         if (shares or self.control == "target_distortion") and len(targets) != 1:
             what = "the total rate that target_shares splits" if shares else "the distortion"
@@ -184,17 +190,4 @@ class ObjectiveConfig:
         return "targets_nats", "targets_bits", "targets_bits_per_dim"
 
     def _refuse(self, name: str, reason: str) -> None:
-        raise RunError(f"config.objective.{name}={getattr(self, name)!r} {reason}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _are_numbers(values: Any, length: int | None = None) -> bool:
-    """Whether it is a tuple of finite numbers, of that length."""
-    return (
-        isinstance(values, tuple)
-        and all(_is_number(value) and math.isfinite(value) for value in values)
-        and length in (None, len(values))
-    )
+        raise RunError(f"config.objective.{name}={shorten(getattr(self, name))} {reason}")

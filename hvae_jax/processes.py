@@ -185,7 +185,8 @@ def _arguments(
         in_slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
         in_slice = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
         return {} if coordinator == "auto" or in_slurm or in_slice else None
-    if not re.fullmatch(r"\S+:\d{1,5}", coordinator or ""):
+    port = re.fullmatch(r"\S+:([0-9]{1,5})", coordinator or "")
+    if not port or not 1 <= int(port[1]) < 2**16:
         raise RunError(f"--coordinator={coordinator} must be HOST:PORT, for example 10.0.0.1:1234, or auto")
     for flag, value in given.items():
         if value is None:

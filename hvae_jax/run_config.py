@@ -10,6 +10,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.models.hvae import ModelConfig
 from hvae_jax.objective_config import ObjectiveConfig
 from hvae_jax.training import TrainingConfig
+from hvae_jax.values import is_integer, shorten
 
 T = TypeVar("T")
 
@@ -32,11 +33,10 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            is_number = isinstance(value, int) and not isinstance(value, bool)
-            if not is_number or not 1 <= value <= MAX_SAMPLES:
+            if not is_integer(value, 1, MAX_SAMPLES):
                 raise RunError(
-                    f"config.evaluation.{field.name}={value!r} must be an integer of at least 1 and at most "
-                    f"{MAX_SAMPLES}"
+                    f"config.evaluation.{field.name}={shorten(value)} must be an integer of at least 1 "
+                    f"and at most {MAX_SAMPLES}"
                 )
 
 
@@ -59,7 +59,9 @@ def build_group(group: str, cls: type[T], config: Mapping[str, Any]) -> T:
     parameters = inspect.signature(cls).parameters
     given = config[group]
     if not isinstance(given, Mapping):
-        raise RunError(f"config.{group}={given!r} must be a group with the fields {sorted(parameters)}")
+        raise RunError(
+            f"config.{group}={shorten(given)} must be a group with the fields {sorted(parameters)}"
+        )
     for name in sorted(set(given) - set(parameters)):
         raise RunError(f"config.{group}.{name} is not a field; config.{group} has {sorted(parameters)}")
     for name, parameter in sorted(parameters.items()):

@@ -20,6 +20,7 @@ from hvae_jax.devices import DEVICE_AXIS, every_device
 from hvae_jax.errors import RunError
 from hvae_jax.keys import fold_in, from_data, make_key, to_data
 from hvae_jax.objective import LayerwiseTerms, layerwise_elbo
+from hvae_jax.values import MAX_SIZE, is_integer, is_number, shorten
 
 Params = Any
 # (params, x [B, ...], keys [B]) -> terms. Flax types `apply` as returning more than it does here, hence Any.
@@ -82,27 +83,28 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "log_every_steps", "num_checkpoints"):
-            _require(
-                self, name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "at least 1"
-            )
+            is_size = is_integer(getattr(self, name), 1, MAX_SIZE)
+            _require(self, name, is_size, f"an integer of at least 1 and at most {MAX_SIZE}")
         for name in ("eval_every_steps", "checkpoint_every_steps"):
             value = getattr(self, name)
-            is_multiple = isinstance(value, int) and value >= 1 and value % self.log_every_steps == 0
+            is_multiple = is_integer(value, 1) and value % self.log_every_steps == 0
             _require(self, name, is_multiple, f"a multiple of log_every_steps={self.log_every_steps}")
         for name in ("num_epochs", "learning_rate", "eps"):
             value = getattr(self, name)
-            _require(self, name, math.isfinite(value) and value > 0, "positive and finite")
+            _require(self, name, is_number(value) and value > 0, "a number, positive and finite")
         for name in ("b1", "b2", "ema_decay"):
-            _require(self, name, 0.0 <= getattr(self, name) < 1.0, "in [0, 1)")
-        decay = self.learning_rate_decay_fraction
-        _require(self, "learning_rate_decay_fraction", 0.0 <= decay <= 1.0, "in [0, 1]")
-        is_norm = math.isfinite(self.max_grad_norm) and self.max_grad_norm >= 0
-        _require(self, "max_grad_norm", is_norm, "finite and not negative; 0 turns clipping off")
-        is_size = isinstance(self.micro_batch, int) and self.micro_batch >= 0
+            value = getattr(self, name)
+            _require(self, name, is_number(value) and 0.0 <= value < 1.0, "a number in [0, 1)")
+        decay, norm = self.learning_rate_decay_fraction, self.max_grad_norm
+        is_share = is_number(decay) and 0.0 <= decay <= 1.0
+        _require(self, "learning_rate_decay_fraction", is_share, "a number in [0, 1]")
+        is_norm = is_number(norm) and norm >= 0
+        _require(self, "max_grad_norm", is_norm, "a number, finite and not negative; 0 turns clipping off")
+        is_size = is_integer(self.micro_batch, 0, MAX_SIZE)
         _require(self, "micro_batch", is_size, "a number of images; 0 chooses for the platform")
         for name in ("seed", "order_seed"):
-            value = getattr(self, name)
-            _require(self, name, isinstance(value, int) and 0 <= value < 2**32, "in [0, 2**32)")
+            is_seed = is_integer(getattr(self, name), 0, 2**32 - 1)
+            _require(self, name, is_seed, "in [0, 2**32), an integer")
 
     def num_steps(self, num_images: int) -> int:
         """Optimiser steps of the whole run.
@@ -362,4 +364,4 @@ def compile_interval(
 
 def _require(config: TrainingConfig, name: str, ok: bool, allowed: str) -> None:
     if not ok:
-        raise RunError(f"config.training.{name}={getattr(config, name)!r} must be {allowed}")
+        raise RunError(f"config.training.{name}={shorten(getattr(config, name))} must be {allowed}")

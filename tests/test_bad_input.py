@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import digits, digits_targets, targets_rows
+from hvae_jax import data, experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=experiments/digits.py"
@@ -32,6 +33,33 @@ CONFIGS = {
         "    return digits.get_config()\n"
     ),
     "no_get_config": "CONFIG = {}\n",
+    "exits": "import sys\n\n\ndef get_config():\n    sys.exit(0)\n",
+    "interrupted": "raise KeyboardInterrupt\n",
+    "no_error": "class Odd(BaseException):\n    pass\n\n\nraise Odd('odd')\n",
+    "null_bytes": "\0\0",
+    "calls_itself": "def get_config():\n    return get_config()\n",
+    "numbered_group": (
+        "from ml_collections import ConfigDict\nfrom experiments import digits\ndef get_config():\n"
+        "    return ConfigDict({**digits.get_config().to_dict(), 3: {}})\n"
+    ),
+    "frozen": (
+        "from ml_collections import FrozenConfigDict\nfrom experiments import digits\ndef get_config():\n"
+        "    return FrozenConfigDict(digits.get_config())\n"
+    ),
+    **{
+        name: (
+            "from experiments import digits\ndef get_config():\n    config = digits.get_config().unlock()\n"
+            f"    with config.ignore_type():\n        config.{change}\n    return config\n"
+        )
+        for name, change in (
+            ("seed_true", "training.seed = True"),
+            ("rate_text", "training.learning_rate = '0.1'"),
+            ("long_betas", "objective.betas = (1.0,) * 100000"),
+            ("targets_none", "objective.targets_nats = None"),
+            ("huge_beta", "objective.betas = (10**400, 1.0)"),
+            ("huge_seed", "training.seed = 10**5000"),
+        )
+    },
     "no_model": (
         "from experiments import digits\ndef get_config():\n    config = digits.get_config().unlock()\n"
         "    del config.model\n    return config\n"
@@ -63,6 +91,19 @@ ROWS = [
     ("run", ["--config=configs/plain_dict.py", "--config.data.name=x"], ["returned a dict"]),
     ("run", ["--config=configs/nothing.py"], ["returned NoneType", "ml_collections.ConfigDict"]),
     ("run", ["--config=configs/no_get_config.py"], ["no_get_config.py has no function get_config()"]),
+    ("run", ["--config=configs/exits.py"], ["configs/exits.py:5: SystemExit: 0"]),
+    ("run", ["--config=configs/interrupted.py"], ["stopped"]),
+    ("run", ["--config=configs/no_error.py"], ["configs/no_error.py:5: Odd: odd"]),
+    ("run", ["--config=configs/null_bytes.py"], ["null_bytes.py:1: SyntaxError"]),
+    ("run", ["--config=configs/calls_itself.py"], ["calls_itself.py:2: RecursionError"]),
+    ("run", ["--config=configs/numbered_group.py"], ["config has fields whose names are not all strings"]),
+    ("run", ["--config=configs/frozen.py", "--config.data.name=mmnist"], ["config.data.name='mmnist'"]),
+    ("run", ["--config=configs/seed_true.py"], ["config.training.seed=True must be", "integer"]),
+    ("run", ["--config=configs/rate_text.py"], ["config.training.learning_rate='0.1' must be a number"]),
+    ("run", ["--config=configs/long_betas.py"], ["config.objective.betas=(1.0", "has 100000 entries"]),
+    ("run", ["--config=configs/targets_none.py"], ["config.objective.targets_nats=None must be a tuple"]),
+    ("run", ["--config=configs/huge_beta.py"], ["beta_1=1000", "must be finite"]),
+    ("run", ["--config=configs/huge_seed.py"], ["config.training.seed=a number of thousands of digits"]),
     ("run", ["--config=configs/no_model.py"], ["has no group config.model"]),
     ("run", ["--config=configs/number_for_a_group.py"], ["config.model=3 must be a group"]),
     ("run", ["--config=configs/computes.py", "--config.data.name=mmnist"], ["config.data.name='mmnist'"]),
@@ -81,20 +122,31 @@ ROWS = [
     ("run", [DIGITS, "--config.training=3"], ["--config.training=3", "ConfigDict"]),
     ("run", ["--config.training.seed=1", DIGITS], ["--config.training.seed=1", "before"]),
     ("run", [DIGITS, "--config.training.seed"], ["--config.training.seed"]),
+    ("run", [DIGITS, "--config.objective.betas[0]=2.0"], ["config.objective.betas[0] is not a field"]),
+    ("run", [DIGITS, "--config.=1"], ["--config.=1", "is not a field"]),
+    ("run", [DIGITS, "--config.evaluation.num_samples=1000000000"], ["num_samples=1000000000", "1000000"]),
+    ("run", [DIGITS, "--config.data.num_workers=1000000000"], ["num_workers=1000000000", "0 to 1024"]),
     ("run", [DIGITS, "--config.objective.betas=(1.0,2.0,3.0)"], ["has 3 entries but the model has 2 layers"]),
     ("run", [DIGITS, "--config.training.num_epochs=1e12"], ["config.training.num_epochs=1000000000000.0"]),
-    ("run", [DIGITS, "--config.model.channels=1000000"], ["out of memory", "config.model.channels"]),
+    ("run", [DIGITS, "--config.model.channels=1000000"], ["GiB", "lower config.model.channels"]),
     ("run", [DIGITS, "--config.training.num_epochs=nan"], ["config.training.num_epochs=nan"]),
     ("run", [DIGITS, "--config.evaluation.num_samples=0"], ["config.evaluation.num_samples=0"]),
     ("run", [DIGITS, "--config.data.name=mmnist"], ["config.data.name='mmnist'"]),
     ("run", [DIGITS, "--config.data.name=npz:masks.npz", "--config.data.num_valid=0"], ["masks.npz", "255"]),
     ("run", [DIGITS, "--config.data.name=npz:text.txt"], ["text.txt"]),
     ("grid", [GRID, "--config.grid.betas=((True,1.0),(1.0,))"], ["config.grid.betas", "True"]),
+    ("grid", [GRID, "--config.grid.memory_gib=1e300"], ["config.grid.memory_gib=1e+300", "at most 1000000"]),
     # Other flags.
     ("run", ["configs/plain_dict.py"], ["--config must be given"]),
     ("run", [DIGITS, "more"], ["'more' is not a flag"]),
     ("run", [DIGITS, "--wrokdir=x"], ["wrokdir"]),
     ("run", [DIGITS, "--num_processes=2"], ["--num_processes=2 needs --coordinator=HOST:PORT"]),
+    ("run", [DIGITS, "--start_timeout_s=nan"], ["--start_timeout_s=nan must be a finite number"]),
+    (
+        "run",
+        [DIGITS, "--coordinator=here:99999", "--num_processes=2", "--process_id=0"],
+        ["--coordinator=here:99999 must be HOST:PORT"],
+    ),
     ("run", [DIGITS, "--coordinator=nowhere"], ["--coordinator=nowhere must be HOST:PORT"]),
     ("grid", [GRID, "--launcher=cloud"], ["--launcher=cloud"]),
     ("grid", [GRID, "--cpu_devices=0"], ["--cpu_devices=0"]),
@@ -111,6 +163,7 @@ ROWS = [
     # Folders and files.
     ("run", [DIGITS, "--workdir="], ["--workdir is empty"]),
     ("run", [DIGITS, "--workdir=gs://bucket/run"], ["--workdir=gs://bucket/run is an address"]),
+    ("run", [DIGITS, "--workdir=absent/../text.txt"], ["must be a folder, but it is a file"]),
     ("run", [DIGITS, "--workdir=text.txt"], ["--workdir=text.txt must be a folder"]),
     ("run", [DIGITS, "--workdir=text.txt/run"], ["text.txt is a file"]),
     ("run", [DIGITS, "--workdir=~absent-user/run"], ["write the folder out"]),
@@ -178,6 +231,7 @@ ROWS = [
     ("targets_table", [TARGETS, "--out=damaged_run/config.json"], ["config.json is damaged"]),
     ("targets_table", [TARGETS, "--out=old.json"], ["old.json: row 1 does not say what config made it"]),
     ("targets_table", [TARGETS, "--out=other.json"], ["other.json: row 1 was made by another config"]),
+    ("targets_table", [TARGETS, "--out=replaced.json"], ["replaced.json: row 1 was made by other data"]),
     ("targets_table", ["--only_print", "--out=new.json"], ["new.json has no rows to print"]),
     ("targets_table", ["--only_print", "--out=old.json", "--sweep=frontier"], ["a total of 20 nats"]),
 ]
@@ -251,8 +305,12 @@ def world(tmp_path_factory) -> pathlib.Path:
     (folder / "old.json").write_text(json.dumps([row]))
     changed = digits_targets.get_config().to_dict()
     changed["training"]["num_epochs"] = 7.0
-    row["made_by"] = targets_rows.made_by(changed)
+    described = data.load(experiment.build_group("data", data.DataConfig, changed)).describe()
+    row["made_by"] = targets_rows.made_by(changed, described)
     (folder / "other.json").write_text(json.dumps([row]))
+    described["splits"]["test"]["fingerprint"] = "0"
+    row["made_by"] = targets_rows.made_by(digits_targets.get_config().to_dict(), described)
+    (folder / "replaced.json").write_text(json.dumps([row]))
     return folder
 
 

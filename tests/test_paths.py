@@ -51,7 +51,9 @@ def test_home_is_expanded(here, monkeypatch):
         program.folder_flag("workdir", "~/x")
 
 
-@pytest.mark.parametrize("value", ["gs://b/r", "s3://b/r.png", "file:///tmp/x", "hdfs://x", "GS://b"])
+@pytest.mark.parametrize(
+    "value", ["gs://b/r", "s3://b/r.png", "file:///tmp/x", "hdfs://x", "GS://b", " gs://b", "gs:/b"]
+)
 @pytest.mark.parametrize("flag", [program.folder_flag, program.file_flag])
 def test_addresses_are_refused(value, flag):
     with pytest.raises(RunError, match=f"--name={value} is an address"):
@@ -63,6 +65,7 @@ def test_addresses_are_refused(value, flag):
     [
         ("", "--workdir is empty"),
         ("file", "--workdir=file must be a folder, but it is a file"),
+        ("absent/../file", "must be a folder, but it is a file"),
         ("file/run", "--workdir=file/run must be a folder, but .*/file is a file"),
         ("link", "--workdir=link cannot be used: No such file"),
         ("x" * 300, "File name too long"),

@@ -6,12 +6,15 @@ import os
 import pathlib
 import sys
 import textwrap
+import types
 
 import jax
 import pytest
 
-from experiments import config_files, environment, program, streams
+import experiments
+from experiments import config_files, environment, grid_task, program, streams
 from hvae_jax.errors import RunError
+from hvae_jax.grid.plan import TaskRecord
 
 
 def load(file: pathlib.Path, text: str, *overrides: str, monkeypatch: pytest.MonkeyPatch) -> dict:
@@ -171,3 +174,58 @@ def test_a_mistake_of_ours_keeps_its_traceback():
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         program._main(main, [], resumes=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        (
+            "JAX_ENABLE_X64",
+            "invalid truth value 'maybe' for environment 'JAX_ENABLE_X64'",
+            "JAX_ENABLE_X64=maybe: invalid truth value",
+        ),
+        (
+            "JAX_NUM_CPU_DEVICES",
+            'Invalid value "maybe" for JAX flag jax_num_cpu_devices',
+            "JAX_NUM_CPU_DEVICES=maybe: Invalid value",
+        ),
+        ("MPLBACKEND", "Key backend: 'maybe' is not a valid value", "MPLBACKEND=maybe: Key backend"),
+    ],
+)
+def test_a_variable_that_an_import_stumbles_over_is_named(monkeypatch, capsys, name, error, message):
+    monkeypatch.setenv(name, "maybe")
+    experiments._say_in_one_line(ValueError, ValueError(error), None)
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {message}")
+    assert said.count("\n") == 1
+
+
+def test_devices_that_cannot_be_counted_are_named(monkeypatch):
+    monkeypatch.setattr(environment.jax, "config", types.SimpleNamespace(jax_num_cpu_devices=0))
+    with pytest.raises(RunError, match="JAX_NUM_CPU_DEVICES=0 must be at least 1"):
+        environment.start_devices()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device", "file"), "file: No space left on device"),
+        (MemoryError("Unable to allocate 9 bytes"), "out of memory (Unable to allocate 9 bytes)"),
+    ],
+)
+def test_a_task_of_a_grid_says_what_the_machine_refuses_and_leaves_it_in_its_record(
+    tmp_path, monkeypatch, capsys, error, message
+):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(grid_task, "_train", fail)
+    monkeypatch.setattr(program, "use_compile_cache", lambda: None)
+    (tmp_path / "tasks").mkdir()
+    with pytest.raises(SystemExit) as end:
+        grid_task._run(tmp_path, "0000", lambda: None)
+    assert end.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {message}")
+    assert said.count("\n") == 1
+    assert TaskRecord(tmp_path, "0000").read()["error"].startswith(message)

@@ -25,6 +25,7 @@ from hvae_jax.grid.members import (
     GridConfig,
     Member,
 )
+from hvae_jax.values import shorten
 
 MODELS_FILE = "models.json"
 # Fields that say which models a grid has, and fields on which no model's numbers depend.
@@ -262,7 +263,7 @@ def _refuse_change(folder: pathlib.Path, changed: Mapping[str, tuple[Any, Any]])
 
 def _shown(changed: Mapping[str, tuple[Any, Any]]) -> str:
     return "; ".join(
-        f"config.{field} is {grid_members.shorten(was)} there and {grid_members.shorten(now)} here"
+        f"config.{field} is {shorten(was)} there and {shorten(now)} here"
         for field, (was, now) in changed.items()
     )
 

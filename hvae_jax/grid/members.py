@@ -16,7 +16,6 @@ import collections
 import dataclasses
 import itertools
 import json
-import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +25,10 @@ from hvae_jax.errors import RunError
 from hvae_jax.models.hvae import ModelConfig
 from hvae_jax.objective_config import ObjectiveConfig
 from hvae_jax.training import TrainingConfig
+from hvae_jax.values import is_number, shorten
 
+# No machine has more.
+MAX_MEMORY_GIB = 10**6
 DATA_ORDERS = ("shared", "per_model")
 # The fields that say which points there are: values per layer, or lists of vectors.
 PRODUCTS, LISTS = ("betas", "targets_nats"), ("points", "target_points")
@@ -100,10 +102,10 @@ class GridConfig:
             raise RunError(
                 f"config.grid.chunk_size={self.chunk_size!r} must be an integer; 0 chooses by memory"
             )
-        if not _is_number(self.memory_gib) or self.memory_gib < 0:
+        if not is_number(self.memory_gib) or not 0 <= self.memory_gib <= MAX_MEMORY_GIB:
             raise RunError(
-                f"config.grid.memory_gib={self.memory_gib!r} must be finite and not negative; 0 takes "
-                "most of what is free"
+                f"config.grid.memory_gib={shorten(self.memory_gib)} must be a number, not negative and at "
+                f"most {MAX_MEMORY_GIB}; 0 takes most of what is free"
             )
 
     @property
@@ -208,12 +210,6 @@ def identity(overrides: Mapping[str, Any]) -> str:
     return json.dumps(overrides, sort_keys=True)
 
 
-def shorten(value: object) -> str:
-    """A value for an error, which should stay one line."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:150]} … {text[-30:]}"
-
-
 def chunk_name(numbers: Sequence[int]) -> str:
     """What the chunk of these models is called: after its first."""
     return f"{numbers[0]:04d}"
@@ -289,19 +285,11 @@ def _overrides(grid: GridConfig) -> Iterable[dict[str, Any]]:
         yield overrides
 
 
-def _is_number(value: object) -> bool:
-    """Whether it is a finite number, and fits a float."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
-
-
 def _is_vector(values: object, is_positive: bool) -> bool:
     return (
         isinstance(values, tuple)
         and len(values) > 0
-        and all(_is_number(v) and v >= 0 for v in values)
+        and all(is_number(v) and v >= 0 for v in values)
         and not (is_positive and min(values) == 0)
     )
 

@@ -18,6 +18,7 @@ from hvae_jax.gaussian import Gaussian
 from hvae_jax.keys import fold_in, per_image_keys
 from hvae_jax.models import blocks, networks
 from hvae_jax.objective import LayerwiseTerms
+from hvae_jax.values import MAX_SIZE, is_integer, is_number, shorten
 
 INFERENCE = ("generalized_top_down", "ladder")
 COMPUTE_DTYPES = ("float32", "bfloat16")
@@ -77,31 +78,38 @@ class ModelConfig:
                 f"choose one of {INFERENCE}"
             )
         if self.inference not in INFERENCE:
-            raise RunError(f"config.model.inference={self.inference!r} is unknown; choose one of {INFERENCE}")
+            raise RunError(
+                f"config.model.inference={shorten(self.inference)} is unknown; choose one of {INFERENCE}"
+            )
         if self.likelihood not in likelihoods.LIKELIHOODS:
             raise RunError(
-                f"config.model.likelihood={self.likelihood!r} is unknown; "
+                f"config.model.likelihood={shorten(self.likelihood)} is unknown; "
                 f"choose one of {likelihoods.LIKELIHOODS}"
             )
         if self.compute_dtype not in COMPUTE_DTYPES:
             raise RunError(
-                f"config.model.compute_dtype={self.compute_dtype!r} is unknown; "
+                f"config.model.compute_dtype={shorten(self.compute_dtype)} is unknown; "
                 f"choose one of {COMPUTE_DTYPES}"
             )
         if not isinstance(self.remat, bool):
-            raise RunError(f"config.model.remat={self.remat!r} must be True or False")
+            raise RunError(f"config.model.remat={shorten(self.remat)} must be True or False")
         for name in ("channels", "num_stages", "num_mixture_components"):
             value = getattr(self, name)
-            if not _is_integer(value) or value < 1:
-                raise RunError(f"config.model.{name}={value!r} must be an integer of at least 1")
+            if not is_integer(value, 1, MAX_SIZE):
+                raise RunError(
+                    f"config.model.{name}={shorten(value)} must be an integer of at least 1 and at most "
+                    f"{MAX_SIZE}"
+                )
         std = self.likelihood_std
-        if not (isinstance(std, int | float) and math.isfinite(std) and std > 0):
-            raise RunError(f"config.model.likelihood_std={std!r} must be positive and finite")
+        if not is_number(std) or std <= 0:
+            raise RunError(
+                f"config.model.likelihood_std={shorten(std)} must be a number, positive and finite"
+            )
         shapes = self.latent_shapes
         if not isinstance(shapes, tuple) or not shapes or not all(map(_is_latent_shape, shapes)):
             raise RunError(
-                f"config.model.latent_shapes={shapes!r} must hold one shape per layer, z_1 first, each "
-                "(dims,) or (side, side, channels), for example ((4, 4, 32), (32,))"
+                f"config.model.latent_shapes={shorten(shapes)} must hold one shape per layer, z_1 first, "
+                "each (dims,) or (side, side, channels), for example ((4, 4, 32), (32,))"
             )
 
 
@@ -417,14 +425,9 @@ def make_hvae(config: ModelConfig, image_shape: tuple[int, int, int]) -> HVAE:
     return HVAE((height, width, channels), config)
 
 
-def _is_integer(value: object) -> bool:
-    """Whether it is an int and not a bool, which Python counts among the ints."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_latent_shape(shape: object) -> bool:
     return (
         isinstance(shape, tuple)
-        and all(_is_integer(size) and size > 0 for size in shape)
+        and all(is_integer(size, 1, MAX_SIZE) for size in shape)
         and (len(shape) == 1 or (len(shape) == 3 and shape[0] == shape[1]))
     )
