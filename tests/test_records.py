@@ -111,7 +111,7 @@ def test_a_log_of_another_program_is_one_line(tmp_path, text):
 
 def events_of(folder) -> list:
     """What TensorBoard reads from all files of a folder, in its order."""
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
     events = []
     for file in sorted((folder / "tensorboard").iterdir()):
