@@ -56,13 +56,15 @@ def main(arguments: list[str]) -> None:
     sizes = Sizes(**{name: holder.value for name, holder in _SIZES.items()})
     runs = results.find_runs(workdir)
     baseline_folder, repeats_folder = (
-        program.folder_flag(holder.name, holder.value) if holder.value else None
+        None if holder.value is None else program.folder_flag(holder.name, holder.value)
         for holder in (_BASELINE, _REPEATS)
     )
     baseline_runs = evaluate_models.find_baseline(baseline_folder, runs) if baseline_folder else None
     repeats = evaluate_models.find_repeats(repeats_folder, runs) if repeats_folder else None
-    others = tables.read_table(_SEEDS_FROM.value) if _SEEDS_FROM.value else []
-    if _CLASSIFIERS.value:
+    others = []
+    if _SEEDS_FROM.value is not None:
+        others = tables.read_table(program.source_flag("seeds_from", _SEEDS_FROM.value))
+    if _CLASSIFIERS.value is not None:
         classifiers = program.folder_flag("classifiers", _CLASSIFIERS.value)
     else:
         classifiers = workdir / "classifiers"
@@ -72,6 +74,7 @@ def main(arguments: list[str]) -> None:
     program.start_devices()
     reporter = Reporter()
     evaluators = Evaluators(classifiers, sizes, _DATA.value, reporter)
+    evaluators.check(runs.folders[0])
     folders = [folder for folder in (workdir, baseline_folder, repeats_folder) if folder]
     with evaluate_models.locked(folders):
         models = evaluate_models.evaluate_runs(runs, evaluators, reporter)

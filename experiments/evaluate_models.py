@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -102,8 +103,27 @@ class Evaluators:
         """
         self._classifiers, self._sizes, self._data, self._report = classifiers, sizes, data, report
         self._shared: str | None = None
+        self._built: Experiment | None = None
+        self._checked: pathlib.Path | None = None
         self._described: list[dict[str, Any]] = []  # the data whose notices were shown
         self._current: tuple[Experiment, ModelEvaluator, dict[str, Any]] | None = None
+
+    def check(self, folder: pathlib.Path) -> None:
+        """Looks at the data and the sizes before anything is written; `get` does not read them again.
+
+        Raises:
+          RunError: other data than the run's, or none, or sizes that do not fit into memory.
+        """
+        built = self._built = experiment.from_folder(folder, data=self._data)
+        records.check_data(folder, built.dataset.describe())
+        found = parts.make_parts(built.dataset, parts.find_classes(built.dataset), self._sizes)
+        self._sizes.check_memory(
+            num_images=sum(len(part.images) for part in found.values()),
+            num_dims=built.num_dims,
+            num_latents=sum(map(math.prod, built.model.config.latent_shapes)),
+            num_features=0,  # the classifier's come on top
+        )
+        self._checked = folder
 
     def get(self, folder: pathlib.Path) -> tuple[Experiment, ModelEvaluator, dict[str, Any]]:
         """What the run in `folder` was built from, its evaluator, and what decides its numbers."""
@@ -124,7 +144,10 @@ class Evaluators:
     def _make(
         self, folder: pathlib.Path, config: dict[str, Any]
     ) -> tuple[Experiment, ModelEvaluator, dict[str, Any]]:
-        built = experiment.from_folder(folder, data=self._data)
+        built = self._built
+        if built is None or folder != self._checked:
+            built = experiment.from_folder(folder, data=self._data)
+        self._built = None  # two data sets at a time may not fit
         dataset, binarize = built.dataset, config["data"]["binarize"]
         described = dataset.describe()
         records.check_data(folder, described)

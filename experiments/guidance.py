@@ -35,9 +35,16 @@ def main(arguments: list[str]) -> None:
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
     out = program.file_flag("out", _OUT.value, (".json",))
-    others = tables.read_table(_SEEDS_FROM.value) if _SEEDS_FROM.value else []
-    baseline = read_baseline(pathlib.Path(_BASELINE.value)) if _BASELINE.value else []
-    content = guidance.make_guidance(tables.read_table(_TABLE.value), baseline, others)
+    table, others, baseline = (
+        None if holder.value is None else program.source_flag(holder.name, holder.value)
+        for holder in (_TABLE, _SEEDS_FROM, _BASELINE)
+    )
+    assert table is not None  # the flag is required
+    content = guidance.make_guidance(
+        tables.read_table(table),
+        read_baseline(baseline) if baseline else [],
+        tables.read_table(others) if others else [],
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     records.write_json(out, content)
     print(guidance_text.to_markdown(content))

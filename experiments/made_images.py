@@ -22,6 +22,8 @@ from hvae_jax.errors import RunError
 
 NUM_CLASSES = 10
 BLOBS, NOISE = 6, 4.0
+# More is typed by mistake: it would fill the disk, or the memory.
+_MOST_IMAGES, _MOST_PIXELS = 10**8, 4096
 
 
 class MadeImages(tfds.core.GeneratorBasedBuilder):
@@ -78,9 +80,9 @@ def main(arguments: list[str]) -> None:
 def define_flags() -> None:
     """Not at import, where they would meet the flags of another program in the same process."""
     flags.DEFINE_string("data_dir", None, "Folder for TFDS data sets.", required=True)
-    flags.DEFINE_integer("num_train", 20_000, "Training images.", lower_bound=1)
-    flags.DEFINE_integer("num_test", 1_000, "Test images.", lower_bound=1)
-    flags.DEFINE_integer("side", 64, "Pixels a side.", lower_bound=8)
+    flags.DEFINE_integer("num_train", 20_000, "Training images.", lower_bound=1, upper_bound=_MOST_IMAGES)
+    flags.DEFINE_integer("num_test", 1_000, "Test images.", lower_bound=1, upper_bound=_MOST_IMAGES)
+    flags.DEFINE_integer("side", 64, "Pixels a side.", lower_bound=8, upper_bound=_MOST_PIXELS)
 
 
 if __name__ == "__main__":

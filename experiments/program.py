@@ -21,7 +21,7 @@ from experiments.environment import (
     start_devices,
     use_compile_cache,
 )
-from experiments.paths import file_flag, folder_flag, make_parent
+from experiments.paths import file_flag, folder_flag, make_parent, source_flag
 from hvae_jax import processes
 from hvae_jax.data import Dataset
 from hvae_jax.errors import RunError, Stopped
@@ -35,6 +35,7 @@ __all__ = [
     "read_config",
     "run",
     "show_notices",
+    "source_flag",
     "split_cpu",
     "split_cpu_for_batch",
     "start",
@@ -156,9 +157,9 @@ def _is_aftermath(error: BaseException | None) -> bool:
 def _out_of_memory(error: Exception) -> str:
     said = " ".join(str(error).split())[:200]
     return (
-        f"out of memory ({said}); lower what is held at a time: config.training.batch_size, "
-        "config.model.channels, config.evaluation.num_samples or num_importance_samples, of a grid "
-        "config.grid.chunk_size"
+        f"out of memory{f' ({said})' if said else ''}; lower what is held at a time: "
+        "config.training.batch_size, config.model.channels, config.evaluation.num_samples or "
+        "num_importance_samples, of a grid config.grid.chunk_size"
     )
 
 

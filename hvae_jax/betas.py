@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 # The gains of `target_rates`, per training step: one setting for every model, data set and target. Found
 # on digits and Fashion-MNIST, with other seeds and targets than the reported ones.
@@ -124,7 +126,7 @@ def linear_warmup(num_steps: int, control: BetaControl | None = None) -> BetaCon
         betas should be. Its first `update` is that of step `num_steps`, and the state is then its own.
 
     Raises:
-      ValueError: `control` warms up itself.
+      ValueError: no number of steps, or `control` warms up itself.
 
     Example:
       >>> control = linear_warmup(4)
@@ -134,6 +136,8 @@ def linear_warmup(num_steps: int, control: BetaControl | None = None) -> BetaCon
       >>> state.betas.tolist()  # three quarters of the way
       [0.75, 1.5]
     """
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 0:
+        raise ValueError(f"linear_warmup needs a number of steps, 0 or more, got {num_steps!r}")
     control = control or constant()
     if isinstance(control, _Warmup):
         raise ValueError("linear_warmup of a control that warms up itself: add their steps, or leave one out")
@@ -204,7 +208,8 @@ def target_rates(
         FADING_SCALE betas come to rest.
 
     Raises:
-      ValueError: not as many targets, bounds and (in `init`) betas.
+      ValueError: not as many targets, bounds and (in `init`) betas; a target that is not positive, bounds
+        that cross, or (in `init`) a beta that cannot move.
 
     Example:
       >>> control = target_rates((5.0, 2.0), lower=(1e-3, 1e-3), upper=(1e3, 1e3))
@@ -215,7 +220,7 @@ def target_rates(
       [2.0, 5.0]
     """
 
-    _check_lengths(targets=targets, lower=lower, upper=upper)
+    _check_targets(targets, lower, upper)
 
     def relative_errors(memory: TargetMemory, betas: jax.Array) -> jax.Array:
         del betas
@@ -242,7 +247,8 @@ def target_distortion(
       learning_rate_scale: as in `target_rates`.
 
     Raises:
-      ValueError: not as many bounds and (in `init`) betas.
+      ValueError: not as many bounds and (in `init`) betas; a target that is not finite, bounds that cross,
+        or (in `init`) a beta that cannot move.
 
     Example:
       >>> control = target_distortion(80.0, lower=(1e-3, 1e-3), upper=(1e3, 1e3))
@@ -251,6 +257,9 @@ def target_distortion(
       >>> bool(state.betas[0] < 1.0), float(state.betas[1] / state.betas[0])  # cheaper, ratio kept
       (True, 2.0)
     """
+
+    if not np.isfinite(target):
+        raise ValueError(f"target must be a finite distortion, got {target}")
 
     def relative_errors(memory: TargetMemory, betas: jax.Array) -> jax.Array:
         weighted = jnp.maximum((betas * memory.rates).sum(), 1e-6)
@@ -267,11 +276,12 @@ def _dual_ascent(
     learning_rate_scale: Callable[[jax.Array], jax.Array],
 ) -> BetaControl:
     """Moves log betas along `relative_errors(memory, betas) -> [L]`, positive where beta must rise."""
-    _check_lengths(lower=lower, upper=upper)
+    _check_bounds(lower, upper)
 
     def init(betas: jax.Array) -> BetaState:
         betas = jnp.asarray(betas, jnp.float32)
         _check_lengths(betas=betas, lower=lower, upper=upper)
+        _check_start(betas, lower, upper)
         bounds = jnp.asarray(lower, jnp.float32), jnp.asarray(upper, jnp.float32)
         goal = jnp.asarray(targets, jnp.float32)
         zeros = jnp.zeros_like(betas)
@@ -332,8 +342,10 @@ def pi_rates(
     Raises:
       ValueError: as in `target_rates`.
     """
-    _check_lengths(targets=targets, lower=lower, upper=upper)
+    _check_targets(targets, lower, upper)
     proportional_gain, integral_gain = gains
+    if not (proportional_gain >= 0.0 and integral_gain > 0.0):
+        raise ValueError(f"gains must be (K_p, K_i), K_p at least 0 and K_i positive, got {gains}")
 
     def output(memory: PIMemory, errors: jax.Array) -> jax.Array:
         return proportional_gain * jax.nn.sigmoid(-errors) + memory.integral + memory.lower
@@ -358,6 +370,31 @@ def pi_rates(
         return BetaState(betas, state.step + 1, betas, moved)
 
     return BetaControl(init, update, learning_rate_scale)
+
+
+def _check_targets(targets: Sequence[float], lower: Sequence[float], upper: Sequence[float]) -> None:
+    """Where a beta is fixed, nobody looks at its target."""
+    _check_lengths(targets=targets, lower=lower, upper=upper)
+    _check_bounds(lower, upper)
+    wanted, low, high = (np.asarray(values, np.float64) for values in (targets, lower, upper))
+    if wanted.ndim != 1 or not (np.isfinite(wanted) & (wanted > 0.0))[low != high].all():
+        raise ValueError(f"targets must be [L], finite and positive, got {targets}")
+
+
+def _check_bounds(lower: Sequence[float], upper: Sequence[float]) -> None:
+    _check_lengths(lower=lower, upper=upper)
+    low, high = (np.asarray(values, np.float64) for values in (lower, upper))
+    if low.ndim != 1 or not ((low >= 0.0) & (low <= high) & np.isfinite(low)).all():
+        raise ValueError(f"bounds must be [L], 0 <= lower <= upper, got lower {lower} and upper {upper}")
+
+
+def _check_start(betas: jax.Array, lower: Sequence[float], upper: Sequence[float]) -> None:
+    """Betas move by factors, so from 0 there is no way out; one that is fixed may be 0."""
+    if isinstance(betas, Tracer):  # whose values are not known
+        return
+    start, is_fixed = np.asarray(betas), np.asarray(lower) == np.asarray(upper)
+    if not (np.isfinite(start) & (start > 0.0) | is_fixed).all():
+        raise ValueError(f"betas must start above 0 and be finite, got {start.tolist()}")
 
 
 def _check_lengths(**values: Any) -> None:

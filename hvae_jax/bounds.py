@@ -119,17 +119,28 @@ def score_factors(class_probs: ArrayLike) -> ScoreFactors:
     Raises:
       ValueError: no such rows.
     """
-    probs = np.asarray(class_probs, np.float64)
-    if probs.ndim != 2 or not len(probs) or (probs < 0).any() or not np.allclose(probs.sum(axis=1), 1):
-        raise ValueError(f"class_probs must be [N, M] with rows that sum to 1, got shape {probs.shape}")
+    probs = _rows_of_probs(class_probs)
+    if not len(probs):
+        raise ValueError("class_probs must be [N, M] with a row at least")
     diversity = np.exp(_entropies(probs.mean(axis=0, keepdims=True))[0])
     sharpness = np.exp(-_entropies(probs).mean())
     return ScoreFactors(float(diversity * sharpness), float(diversity), float(sharpness))
 
 
 def prediction_entropy(class_probs: ArrayLike) -> np.ndarray:
-    """H[p(y|x)] of each row of `[N, M]`, nats, `[N]`."""
-    return _entropies(np.asarray(class_probs, np.float64))
+    """H[p(y|x)] of each row of `[N, M]`, nats, `[N]`.
+
+    Raises:
+      ValueError: no such rows.
+    """
+    return _entropies(_rows_of_probs(class_probs))
+
+
+def _rows_of_probs(class_probs: ArrayLike) -> np.ndarray:
+    probs = np.asarray(class_probs, np.float64)
+    if probs.ndim != 2 or (probs < 0).any() or not np.allclose(probs.sum(axis=1), 1):
+        raise ValueError(f"class_probs must be [N, M] with rows that sum to 1, got shape {probs.shape}")
+    return probs
 
 
 def _entropies(probs: np.ndarray) -> np.ndarray:

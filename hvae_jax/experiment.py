@@ -23,6 +23,7 @@ from hvae_jax.objective_config import ObjectiveConfig
 from hvae_jax.run_config import GROUPS, EvaluationConfig, build_group, with_tuples
 from hvae_jax.streaming import make_batches
 from hvae_jax.training import Params, PreprocessFn, TermsFn, TrainingConfig, TrainState
+from hvae_jax.values import shorten
 
 __all__ = [
     "EvaluationConfig",
@@ -184,6 +185,8 @@ def _build(
     described: Mapping[str, Any] | None = None,
     check: Callable[[Mapping[str, Any]], None] = lambda described: None,
 ) -> Experiment:
+    if not isinstance(config, Mapping):
+        raise RunError(f"config={shorten(config)} must have the groups {sorted(GROUPS)}")
     if set(config) != set(GROUPS) or not all(isinstance(group, Mapping) for group in config.values()):
         raise RunError(f"config must have the groups {sorted(GROUPS)}, it has {sorted(config)}")
     data_config = build_group("data", DataConfig, config)

@@ -6,6 +6,7 @@ any size, which others (`rbg`) do not.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 IMPLEMENTATION = "threefry2x32"
 # Folded into a run's key for all that evaluation draws. Training folds in the step, which never gets so far:
@@ -14,7 +15,16 @@ EVALUATION = 2**32 - 1
 
 
 def make_key(seed: int | jax.Array) -> jax.Array:
-    """A typed key."""
+    """A typed key.
+
+    Args:
+      seed: in [0, 2**32).
+
+    Raises:
+      ValueError: an integer out of that range, which would be another's key.
+    """
+    if isinstance(seed, int) and not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be in [0, 2**32), got {seed}")
     return jax.random.key(seed, impl=IMPLEMENTATION)
 
 
@@ -41,8 +51,12 @@ def per_image_keys(key: jax.Array, num_images: int) -> jax.Array:
       `[B]` typed keys.
 
     Raises:
-      ValueError: an array of keys whose shape is not `[B]`.
+      ValueError: an array of keys whose shape is not `[B]`, or no images.
     """
+    # A dimension that is a symbol, as of an exported model, is no integer.
+    is_counted = isinstance(num_images, int | np.integer)
+    if isinstance(num_images, bool | float) or (is_counted and num_images < 1):
+        raise ValueError(f"the number of images must be an integer of at least 1, got {num_images!r}")
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         if key.shape == (num_images,):
             return key

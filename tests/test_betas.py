@@ -242,3 +242,29 @@ def test_the_learning_rate_falls_to_nothing_and_the_step_obeys():
 )
 def test_status_of_a_target(kind, target, reached, bounds, status):
     assert target_status(kind, target, reached, *bounds) == status
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: betas.target_rates((0.0, 1.0), *BOUNDS), "finite and positive"),
+        (lambda: betas.target_rates((-1.0, 1.0), *BOUNDS), "finite and positive"),
+        (lambda: betas.pi_rates((float("nan"), 1.0), *BOUNDS), "finite and positive"),
+        (lambda: betas.target_rates(ONES, (2.0, 2.0), ONES), "0 <= lower <= upper"),
+        (lambda: betas.pi_rates(ONES, (-1.0, 0.1), ONES), "0 <= lower <= upper"),
+        (lambda: betas.target_distortion(80.0, (2.0,), (1.0,)), "0 <= lower <= upper"),
+        (lambda: betas.target_distortion(float("inf"), *BOUNDS), "finite distortion"),
+        (lambda: betas.target_rates(ONES, *BOUNDS).init(jnp.zeros(2)), "start above 0"),
+        (lambda: betas.target_distortion(80.0, *BOUNDS).init(jnp.array([1.0, jnp.nan])), "start above 0"),
+        (lambda: betas.pi_rates(ONES, *BOUNDS, gains=(0.01, 0.0)), "K_i positive"),
+        (lambda: betas.linear_warmup(-1), "0 or more, got -1"),
+        (lambda: betas.linear_warmup(1.5), "0 or more, got 1.5"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_no_control_can_do_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_beta_that_is_fixed_may_be_zero_and_needs_no_target():
+    assert betas.target_rates((3.0, 0.0), (1e-3, 0.0), (1e3, 0.0)).init(jnp.array([1.0, 0.0])).betas[1] == 0

@@ -120,3 +120,9 @@ def test_score_is_the_exponential_of_the_mean_divergence():
     assert bounds.score_factors(np.full((9, 4), 0.25)).score == pytest.approx(1.0, abs=1e-12)
     with pytest.raises(ValueError, match="sum to 1"):
         bounds.score_factors([[0.5, 0.4]])
+
+
+@pytest.mark.parametrize("probs", [[[3.0, 3.0]], [0.5, 0.5], [[-1.0, 2.0]], [[float("nan"), 1.0]]])
+def test_what_is_no_prediction_has_no_entropy(probs):
+    with pytest.raises(ValueError, match="rows that sum to 1"):
+        bounds.prediction_entropy(probs)

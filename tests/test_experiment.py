@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import cifar, digits, mnist
-from hvae_jax import data, experiment, training
+from experiments import cifar, digits, digits_targets, mnist
+from hvae_jax import data, experiment, run_config, training
 from hvae_jax.errors import RunError
 from hvae_jax.models.hvae import ModelConfig, make_hvae
 from hvae_jax.objective_config import ObjectiveConfig
@@ -93,3 +93,42 @@ def test_a_missing_field_and_a_missing_group_are_named():
     del config["model"]
     with pytest.raises(RunError, match="must have the groups"):
         experiment.from_config(config)
+
+
+ODD = (
+    None, True, "x", "", b"x", float("nan"), float("inf"), -1, 10**400, 1.5, 1 + 2j, (), (1, (2,)), ((),),
+    [1.0, 1.0], {"a": 1}, (None, None), (True, True), (10**400, 1), (1,) * 1000, "a\nb",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [digits, digits_targets])
+@pytest.mark.parametrize("group", list(run_config.GROUPS))
+def test_no_value_of_a_field_ends_in_another_error_than_one_line_that_names_it(module, group):
+    messages = []
+    for field in module.get_config()[group]:
+        for value in ODD:
+            config = module.get_config().to_dict()
+            config[group][field] = value
+            try:
+                run_config.build_group(group, run_config.GROUPS[group], config)
+            except RunError as error:
+                messages.append((f"config.{group}.", field, str(error)))
+    for place, field, message in messages:
+        assert place in message
+        assert field in message
+        assert "\n" not in message
+        assert len(message) < 700
+    assert len(messages) >= len(module.get_config()[group]) * len(ODD) // 2
+
+
+@pytest.mark.parametrize("config", [None, 3, [], {}, {"data": 3}])
+def test_what_is_no_config_is_named(config):
+    with pytest.raises(RunError, match="must have the groups"):
+        experiment.from_config(config)
+
+
+@pytest.mark.parametrize("shape", [8, None, (8, 8), (8.0, 8.0, 1), (True, True, True), "abc"])
+def test_what_is_no_shape_of_images_is_named(shape):
+    config = ModelConfig(**digits.get_config().to_dict()["model"])
+    with pytest.raises(RunError, match="give \\(height, width, channels\\)"):
+        make_hvae(config, shape)

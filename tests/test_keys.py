@@ -110,3 +110,15 @@ def test_a_key_survives_being_data_under_another_default(another_default):
     key = keys.from_data(keys.to_data(keys.make_key(5)))
     assert key == keys.make_key(5)
     assert str(jax.random.key_impl(key)) == keys.IMPLEMENTATION
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_would_be_another_is_refused(seed):
+    with pytest.raises(ValueError, match="seed must be in"):
+        keys.make_key(seed)
+
+
+@pytest.mark.parametrize("num", [0, -1, 1.5, True])
+def test_no_images_have_no_keys(num):
+    with pytest.raises(ValueError, match="integer of at least 1"):
+        keys.per_image_keys(keys.make_key(0), num)

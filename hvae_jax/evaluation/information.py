@@ -54,9 +54,11 @@ def estimate(mean: ArrayLike, std: ArrayLike, samples: ArrayLike, labels: ArrayL
       labels: `[N]` integers.
 
     Raises:
-      ValueError: shapes that do not fit.
+      ValueError: shapes that do not fit, labels that are no integers, or a std that is not positive.
     """
-    labels = np.asarray(labels, np.int32)
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels must be [N] integers, got {labels.dtype}{list(labels.shape)}")
     mean, std = (np.asarray(a, np.float32).reshape(len(labels), -1) for a in (mean, std))
     samples = np.asarray(samples, np.float32)
     samples = samples.reshape(*samples.shape[:2], -1)
@@ -65,6 +67,9 @@ def estimate(mean: ArrayLike, std: ArrayLike, samples: ArrayLike, labels: ArrayL
             f"mean and std must be [N, D] and samples [S, N, D], "
             f"got {mean.shape}, {std.shape}, {samples.shape}"
         )
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0.0).all()):
+        raise ValueError("mean and std must be finite, and std positive")
+    labels = np.unique(labels, return_inverse=True)[1].astype(np.int32)
     rows = max(1, TILE_NUMBERS // len(labels))
     draws = [np.asarray(_log_ratios(z, mean, std, labels, rows=rows), np.float64) for z in samples]
     values, errors = np.mean(draws, axis=(0, 2)), np.std(draws, axis=(0, 2)) / math.sqrt(samples[..., 0].size)

@@ -104,7 +104,7 @@ class GridConfig:
             )
         if not is_number(self.memory_gib) or not 0 <= self.memory_gib <= MAX_MEMORY_GIB:
             raise RunError(
-                f"config.grid.memory_gib={shorten(self.memory_gib)} must be a number, not negative and at "
+                f"config.grid.memory_gib={shorten(self.memory_gib)} must be finite, not negative and at "
                 f"most {MAX_MEMORY_GIB}; 0 takes most of what is free"
             )
 

@@ -399,6 +399,8 @@ def make_hvae(config: ModelConfig, image_shape: tuple[int, int, int]) -> HVAE:
       >>> make_hvae(config, image_shape=(28, 28, 1)).num_layers  # the published network for MNIST
       2
     """
+    if not isinstance(image_shape, tuple | list) or [*map(is_integer, image_shape)] != [True] * 3:
+        raise RunError(f"images of shape {image_shape!r} are not supported: give (height, width, channels)")
     height, width, channels = image_shape
     if height != width or not MIN_SIDE <= height <= MAX_SIDE or channels not in (1, 3):
         raise RunError(

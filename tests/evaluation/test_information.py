@@ -97,3 +97,20 @@ def test_a_map_counts_like_a_vector():
     assert as_map == information.estimate(mean, std, samples, labels)
     with pytest.raises(ValueError, match=r"samples \[S, N, D\]"):
         information.estimate(mean, std, samples[:, :, :3], labels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": [0.5, 1.0, 0.0, 1.0]}, "labels must be"),
+        ({"labels": np.eye(4, dtype=int)}, "labels must be"),
+        ({"labels": []}, "labels must be"),
+        ({"std": np.zeros((4, 3))}, "std positive"),
+        ({"std": -np.ones((4, 3))}, "std positive"),
+        ({"mean": np.full((4, 3), np.nan)}, "must be finite"),
+    ],
+)
+def test_what_no_information_is_of_is_refused(changes, message):
+    given = {"mean": np.zeros((4, 3)), "std": np.ones((4, 3)), "samples": np.zeros((2, 4, 3))}
+    with pytest.raises(ValueError, match=message):
+        information.estimate(**{**given, "labels": [0, 1, 0, 1], **changes})
