@@ -60,13 +60,16 @@ def test_a_grid_with_preempted_requeued_and_killed_tasks_ends_in_the_same_table(
         subprocess.run(["scontrol", "requeue", "1_1"], env=node, check=True)
         task_grid.wait_for(lambda: "asked to stop" in log_of("1_0"), "the first task stops")
         scancel.kill()  # which goes on to signal a job that is being requeued
-    # While all are at work or in the queue: it must have looked before the third dies.
-    out, _ = task_grid.finish(task_grid.start(node, *on_slurm))
+    # While all are at work or in the queue: the third waits until it has been looked for, then it dies.
+    look = task_grid.start(node, *on_slurm)
+    task_grid.wait_for(lambda: task_grid.is_training(folder, 2), "the third task trains")
+    third = task_grid.pid_of_task(folder, "0002")
+    os.kill(third, signal.SIGSTOP)
+    out, _ = task_grid.finish(look)
     assert "chunk 0000 is " in out
     assert "it is not started twice" in out
     assert "Nothing was started" in out
-    task_grid.wait_for(lambda: task_grid.is_training(folder, 2), "the third task trains")
-    os.kill(task_grid.pid_of_task(folder, "0002"), signal.SIGKILL)
+    os.kill(third, signal.SIGKILL)
     task_grid.wait_for(lambda: not queue(node), "all tasks end")
     assert not (folder / "grid.csv").exists()
 
