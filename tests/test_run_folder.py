@@ -297,7 +297,7 @@ def test_a_file_in_place_of_a_folder(tmp_path, file, name):
     [
         ("training__num_epochs", 1e12, r"num_epochs=1000000000000\.0 over 32 images is \d+ steps"),
         ("model__channels", 10**6, "lower config.model.channels"),
-        ("training__batch_size", 10**12, "batch_size=1000000000000 images take"),
+        ("training__batch_size", 2_000_000_000, "batch_size=2000000000 images take"),
         ("evaluation__num_samples", 10**9, r"config\.evaluation\.num_samples=1000000000 must be"),
     ],
 )
