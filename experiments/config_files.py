@@ -35,24 +35,24 @@ def prepare_flags(check_devices: Callable[[], None]) -> None:
             flags.FLAGS[name].parser = Loader(name, check_devices)
 
 
-def read(holder: flags.FlagHolder) -> tuple[str, dict[str, Any]]:
-    """The name of a config flag's file, without folder and suffix, and its content.
+def read() -> tuple[str, dict[str, Any]]:
+    """The name of the file that --config names, without folder and suffix, and its content.
 
     Raises:
       RunError: a group that is missing.
     """
-    given = config_flags.get_config_filename(flags.FLAGS[holder.name])
-    config = holder.value.to_dict()
+    given = config_flags.get_config_filename(flags.FLAGS["config"])
+    config = flags.FLAGS.config.to_dict()
     for group in GROUPS:
         if group not in config:
             raise RunError(
-                f"--{holder.name}={given} has no group config.{group}; a config has {', '.join(GROUPS)}, as "
+                f"--config={given} has no group config.{group}; a config has {', '.join(GROUPS)}, as "
                 "experiments/digits.py"
             )
     for group, fields in config.items():
         if not isinstance(fields, dict):
             raise RunError(
-                f"--{holder.name}={given}: config.{group}={fields!r} must be a group of fields, a ConfigDict"
+                f"--config={given}: config.{group}={fields!r} must be a group of fields, a ConfigDict"
             )
     return pathlib.Path(given.partition(":")[0]).stem, config
 

@@ -24,27 +24,13 @@ from hvae_jax.errors import RunError
 from hvae_jax.evaluation import classifier, guidance, guidance_text, results, tables
 from hvae_jax.evaluation.sizes import Sizes
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run or of a grid.", required=True)
-_BASELINE = flags.DEFINE_string("baseline", None, "Folder of a run or grid with L = 1, to compare with.")
-_REPEATS = flags.DEFINE_string("repeats", None, "Folder of a grid of the same models with other seeds.")
-_SEEDS_FROM = flags.DEFINE_string(
-    "seeds_from",
-    None,
-    "evaluation.csv of other models, whose spread over seeds stands in where these have one seed each.",
+_SIZES = (
+    ("num_draws", 5, "Posterior draws per image."),
+    ("num_samples", 10_000, "Generated images per split."),
+    ("num_splits", 5, "Parts of them for the score's error bar."),
+    ("max_fit_images", 2000, "Training images that classifiers of latents are fitted on."),
+    ("max_scored_images", 2000, "Images that they, their bound, SSIM, precision and recall read."),
 )
-_DATA = flags.DEFINE_string("data", None, "A config.data.name instead of the runs' own, for data that moved.")
-_CLASSIFIERS = flags.DEFINE_string("classifiers", None, "Where classifiers lie; DIR/classifiers by default.")
-_CHECK_BOUNDS = flags.DEFINE_boolean("check_bounds", False, "Exit with status 1 if a bound is broken.")
-_SIZES = {
-    name: flags.DEFINE_integer(name, default, description)
-    for name, default, description in (
-        ("num_draws", 5, "Posterior draws per image."),
-        ("num_samples", 10_000, "Generated images per split."),
-        ("num_splits", 5, "Parts of them for the score's error bar."),
-        ("max_fit_images", 2000, "Training images that classifiers of latents are fitted on."),
-        ("max_scored_images", 2000, "Images that they, their bound, SSIM, precision and recall read."),
-    )
-}
 
 
 def main(arguments: list[str]) -> None:
@@ -52,20 +38,20 @@ def main(arguments: list[str]) -> None:
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
     require_packages()
-    workdir = program.folder_flag("workdir", _WORKDIR.value)
-    sizes = Sizes(**{name: holder.value for name, holder in _SIZES.items()})
+    workdir = program.folder_flag("workdir", flags.FLAGS.workdir)
+    sizes = Sizes(**{name: getattr(flags.FLAGS, name) for name, *_ in _SIZES})
     runs = results.find_runs(workdir)
     baseline_folder, repeats_folder = (
-        None if holder.value is None else program.folder_flag(holder.name, holder.value)
-        for holder in (_BASELINE, _REPEATS)
+        None if value is None else program.folder_flag(name, value)
+        for name, value in (("baseline", flags.FLAGS.baseline), ("repeats", flags.FLAGS.repeats))
     )
     baseline_runs = evaluate_models.find_baseline(baseline_folder, runs) if baseline_folder else None
     repeats = evaluate_models.find_repeats(repeats_folder, runs) if repeats_folder else None
     others = []
-    if _SEEDS_FROM.value is not None:
-        others = tables.read_table(program.source_flag("seeds_from", _SEEDS_FROM.value))
-    if _CLASSIFIERS.value is not None:
-        classifiers = program.folder_flag("classifiers", _CLASSIFIERS.value)
+    if flags.FLAGS.seeds_from is not None:
+        others = tables.read_table(program.source_flag("seeds_from", flags.FLAGS.seeds_from))
+    if flags.FLAGS.classifiers is not None:
+        classifiers = program.folder_flag("classifiers", flags.FLAGS.classifiers)
     else:
         classifiers = workdir / "classifiers"
     classifier.check_folder(classifiers)
@@ -73,7 +59,7 @@ def main(arguments: list[str]) -> None:
 
     program.start_devices()
     reporter = Reporter()
-    evaluators = Evaluators(classifiers, sizes, _DATA.value, reporter)
+    evaluators = Evaluators(classifiers, sizes, flags.FLAGS.data, reporter)
     evaluators.check(runs.folders[0])
     folders = [folder for folder in (workdir, baseline_folder, repeats_folder) if folder]
     with evaluate_models.locked(folders):
@@ -85,12 +71,12 @@ def main(arguments: list[str]) -> None:
         content = guidance.make_guidance(models, baseline, others)
         bounds = evaluate_outputs.write(workdir, models, content)
     print(guidance_text.to_markdown(content))
-    if _CHECK_BOUNDS.value:
+    if flags.FLAGS.check_bounds:
         evaluate_outputs.print_bounds(bounds)
     if runs.num_left_out:
         print(f"{runs.num_left_out} models of the grid diverged or are not trained yet; they are left out")
     print(f"{len(models)} model{'s' * (len(models) > 1)}. Everything is in {workdir}")
-    if _CHECK_BOUNDS.value and bounds["violations"]:
+    if flags.FLAGS.check_bounds and bounds["violations"]:
         sys.exit(1)
 
 
@@ -101,5 +87,23 @@ def require_packages() -> None:
         raise RunError(f'evaluation needs {" and ".join(missing)}; pip install -e ".[evaluation]"')
 
 
+def define_flags() -> None:
+    """Not at import, where they would meet the flags of another program in the same process."""
+    flags.DEFINE_string("workdir", None, "Folder of a run or of a grid.", required=True)
+    flags.DEFINE_string("baseline", None, "Folder of a run or grid with L = 1, to compare with.")
+    flags.DEFINE_string("repeats", None, "Folder of a grid of the same models with other seeds.")
+    flags.DEFINE_string(
+        "seeds_from",
+        None,
+        "evaluation.csv of other models, whose spread over seeds stands in where these have one seed each.",
+    )
+    flags.DEFINE_string("data", None, "A config.data.name instead of the runs' own, for data that moved.")
+    flags.DEFINE_string("classifiers", None, "Where classifiers lie; DIR/classifiers by default.")
+    flags.DEFINE_boolean("check_bounds", False, "Exit with status 1 if a bound is broken.")
+    for name, default, description in _SIZES:
+        flags.DEFINE_integer(name, default, description)
+
+
 if __name__ == "__main__":
+    define_flags()
     program.run(main)

@@ -11,13 +11,15 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments import program
-from hvae_jax import checkpoints, claims, experiment, records
+from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import classifier, parts, results, settings
 from hvae_jax.evaluation.applications import NO_LABELS, ModelEvaluator
 from hvae_jax.evaluation.results import Evaluated, Runs
 from hvae_jax.evaluation.sizes import Sizes
 from hvae_jax.experiment import Experiment
+from hvae_jax.files import claims
+from hvae_jax.training import checkpoints
 
 LOCK_FILE = "evaluation.lock"
 

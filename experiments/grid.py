@@ -28,55 +28,22 @@ from hvae_jax.grid import size as grid_size
 # No machine has more; what is typed by mistake would run it out of memory.
 _MOST_CORES, _MOST_TASKS = 1024, 100_000
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "One of experiments/*_grid.py.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "The grid's folder; runs/NAME_OF_CONFIG by default.")
-_DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Say how many models, chunks, how much memory and time.")
-_CPU_DEVICES = flags.DEFINE_integer(
-    "cpu_devices", None, "Devices to split a CPU into; one per core by default.",
-    lower_bound=1, upper_bound=_MOST_CORES,
-)  # fmt: skip
-_BASELINE = flags.DEFINE_string("baseline", None, "Folder of a grid with L = 1, to draw beside this one.")
-_LAUNCHER = flags.DEFINE_enum(
-    "launcher", "here", ["here", "local", "slurm"],
-    "Who trains: this process, several processes of this machine, or tasks of Slurm.",
-)  # fmt: skip
-_TASKS = flags.DEFINE_integer(
-    "tasks", None, "Tasks to divide the grid into, unless config.grid.chunk_size does.", lower_bound=1
-)
-_PARALLEL_TASKS = flags.DEFINE_integer(
-    "parallel_tasks", None, "At most so many at a time; locally by default one per cpus_per_task cores.",
-    lower_bound=1, upper_bound=_MOST_TASKS,
-)  # fmt: skip
-_GPUS_PER_TASK = flags.DEFINE_integer(
-    "gpus_per_task", 0, "GPUs of each task.", lower_bound=0, upper_bound=_MOST_CORES
-)
-_CPUS_PER_TASK = flags.DEFINE_integer(
-    "cpus_per_task", None, "Cores of each task.", lower_bound=1, upper_bound=_MOST_CORES
-)
-_PARTITION = flags.DEFINE_string("partition", None, "Slurm's; its default partition by default.")
-_TIME = flags.DEFINE_string("time", None, "Limit of each task as sbatch writes it; a task at it is requeued.")
-_MEM_GIB = flags.DEFINE_float("mem_gib", None, "Memory of each task in Slurm.", lower_bound=0.1)
-_SIGNAL_S = flags.DEFINE_integer(
-    "signal_s", 90, "Seconds before the time limit when a task of Slurm saves and ends.", lower_bound=30
-)
-_SBATCH = flags.DEFINE_multi_string("sbatch", [], "A further option of sbatch, as account=NAME.")
-_SETUP = flags.DEFINE_multi_string("setup", [], "A shell line to run before a task of Slurm.")
-flags.mark_flag_as_required("config")
-
 
 def main(arguments: list[str]) -> None:
     """Reads the flags, trains, evaluates, draws."""
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
-    name, config = program.read_config(_CONFIG)
+    name, config = program.read_config()
     given = {flag for flag in grid_launch.LAUNCHERS["slurm"] if flags.FLAGS[flag].present}
-    grid_launch.check_flags(_LAUNCHER.value, given)
-    workdir = program.folder_flag("workdir", f"runs/{name}" if _WORKDIR.value is None else _WORKDIR.value)
+    grid_launch.check_flags(flags.FLAGS.launcher, given)
+    workdir = program.folder_flag(
+        "workdir", f"runs/{name}" if flags.FLAGS.workdir is None else flags.FLAGS.workdir
+    )
     grid_config, members = grid_members.read_config(config)
     folders.check(workdir, config, members)
     options = task_options()
     baseline = None if options.baseline is None else grid_results.load_baseline(options.baseline)
-    if _LAUNCHER.value != "here":
+    if flags.FLAGS.launcher != "here":
         # The accelerators of this machine, if it has any, are for the tasks.
         jax.config.update("jax_platforms", "cpu")
         built = experiment.from_config(members[0].config, num_devices=1)
@@ -88,14 +55,14 @@ def main(arguments: list[str]) -> None:
             members,
             options,
             built.num_steps,
-            _DRY_RUN.value,
+            flags.FLAGS.dry_run,
             built.dataset.describe(),
         )
         return
-    program.split_cpu(_CPU_DEVICES.value or program.num_cores())
+    program.split_cpu(flags.FLAGS.cpu_devices or program.num_cores())
     built = experiment.from_config(members[0].config, num_devices=1)
     program.show_notices(built.dataset)
-    if _DRY_RUN.value:
+    if flags.FLAGS.dry_run:
         grid_here.dry_run(workdir, grid_config, built, members)
         return
     grid_here.train(workdir, config, grid_config, built, members, baseline)
@@ -105,7 +72,9 @@ def main(arguments: list[str]) -> None:
 
 def find_baseline() -> str | None:
     """The folder that --baseline names."""
-    return None if _BASELINE.value is None else str(program.folder_flag("baseline", _BASELINE.value))
+    return (
+        None if flags.FLAGS.baseline is None else str(program.folder_flag("baseline", flags.FLAGS.baseline))
+    )
 
 
 def task_options() -> grid_launch.Options:
@@ -114,26 +83,61 @@ def task_options() -> grid_launch.Options:
     Raises:
       RunError: one that is no number.
     """
-    if _MEM_GIB.value is not None and not math.isfinite(_MEM_GIB.value):
-        raise RunError(f"--mem_gib={_MEM_GIB.value} must be a finite number of GiB")
+    if flags.FLAGS.mem_gib is not None and not math.isfinite(flags.FLAGS.mem_gib):
+        raise RunError(f"--mem_gib={flags.FLAGS.mem_gib} must be a finite number of GiB")
     return grid_launch.Options(
-        launcher=_LAUNCHER.value,
-        num_tasks=_TASKS.value,
-        num_cpu_devices=_CPU_DEVICES.value or _CPUS_PER_TASK.value or 1,
+        launcher=flags.FLAGS.launcher,
+        num_tasks=flags.FLAGS.tasks,
+        num_cpu_devices=flags.FLAGS.cpu_devices or flags.FLAGS.cpus_per_task or 1,
         baseline=find_baseline(),
         slurm=slurm.Options(
-            time=_TIME.value or "",
-            partition=_PARTITION.value,
-            gpus_per_task=_GPUS_PER_TASK.value,
-            cpus_per_task=_CPUS_PER_TASK.value,
-            mem_gib=_MEM_GIB.value,
-            parallel_tasks=_PARALLEL_TASKS.value,
-            signal_s=_SIGNAL_S.value,
-            extra=tuple(_SBATCH.value),
-            setup=tuple(_SETUP.value),
+            time=flags.FLAGS.time or "",
+            partition=flags.FLAGS.partition,
+            gpus_per_task=flags.FLAGS.gpus_per_task,
+            cpus_per_task=flags.FLAGS.cpus_per_task,
+            mem_gib=flags.FLAGS.mem_gib,
+            parallel_tasks=flags.FLAGS.parallel_tasks,
+            signal_s=flags.FLAGS.signal_s,
+            extra=tuple(flags.FLAGS.sbatch),
+            setup=tuple(flags.FLAGS.setup),
         ),
     )
 
 
+def define_flags() -> None:
+    """Not at import, where they would meet the flags of another program in the same process."""
+    config_flags.DEFINE_config_file("config", None, "One of experiments/*_grid.py.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "The grid's folder; runs/NAME_OF_CONFIG by default.")
+    flags.DEFINE_boolean("dry_run", False, "Say how many models, chunks, how much memory and time.")
+    flags.DEFINE_integer(
+        "cpu_devices", None, "Devices to split a CPU into; one per core by default.",
+        lower_bound=1, upper_bound=_MOST_CORES,
+    )  # fmt: skip
+    flags.DEFINE_string("baseline", None, "Folder of a grid with L = 1, to draw beside this one.")
+    flags.DEFINE_enum(
+        "launcher", "here", ["here", "local", "slurm"],
+        "Who trains: this process, several processes of this machine, or tasks of Slurm.",
+    )  # fmt: skip
+    flags.DEFINE_integer(
+        "tasks", None, "Tasks to divide the grid into, unless config.grid.chunk_size does.", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "parallel_tasks", None, "At most so many at a time; locally by default one per cpus_per_task cores.",
+        lower_bound=1, upper_bound=_MOST_TASKS,
+    )  # fmt: skip
+    flags.DEFINE_integer("gpus_per_task", 0, "GPUs of each task.", lower_bound=0, upper_bound=_MOST_CORES)
+    flags.DEFINE_integer("cpus_per_task", None, "Cores of each task.", lower_bound=1, upper_bound=_MOST_CORES)
+    flags.DEFINE_string("partition", None, "Slurm's; its default partition by default.")
+    flags.DEFINE_string("time", None, "Limit of each task as sbatch writes it; a task at it is requeued.")
+    flags.DEFINE_float("mem_gib", None, "Memory of each task in Slurm.", lower_bound=0.1)
+    flags.DEFINE_integer(
+        "signal_s", 90, "Seconds before the time limit when a task of Slurm saves and ends.", lower_bound=30
+    )
+    flags.DEFINE_multi_string("sbatch", [], "A further option of sbatch, as account=NAME.")
+    flags.DEFINE_multi_string("setup", [], "A shell line to run before a task of Slurm.")
+    flags.mark_flag_as_required("config")
+
+
 if __name__ == "__main__":
+    define_flags()
     program.run(main)

@@ -11,15 +11,15 @@ import jax
 import numpy as np
 
 from experiments import grid_launch, grid_results, program
-from hvae_jax import claims
 from hvae_jax.errors import RunError
 from hvae_jax.experiment import Experiment
+from hvae_jax.files import claims
 from hvae_jax.grid import folders
 from hvae_jax.grid import plan as grid_plan
 from hvae_jax.grid import run as grid_run
 from hvae_jax.grid import size as grid_size
 from hvae_jax.grid.members import GridConfig, Member
-from hvae_jax.stopping import StopSignals
+from hvae_jax.training.stopping import StopSignals
 
 SECONDS_PER_LINE = 10.0
 

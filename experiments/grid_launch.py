@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments import grid_results, grid_task
-from hvae_jax import claims
 from hvae_jax.errors import RunError
+from hvae_jax.files import claims
 from hvae_jax.grid import folders, local_tasks, slurm
 from hvae_jax.grid import plan as grid_plan
 from hvae_jax.grid.members import TASKS_FOLDER, GridConfig, Member
 from hvae_jax.grid.plan import Job, Plan, TaskRecord
-from hvae_jax.stopping import STOP_SECONDS, StopSignals
+from hvae_jax.training.stopping import STOP_SECONDS, StopSignals
 
 # The flags that each launcher reads.
 _OF_TASKS = ("tasks", "parallel_tasks", "gpus_per_task", "cpus_per_task")

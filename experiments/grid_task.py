@@ -23,15 +23,17 @@ from typing import NoReturn
 import jax
 
 from experiments import grid_results, program
-from hvae_jax import claims, experiment, packing
+from hvae_jax import experiment
 from hvae_jax.errors import RunError, Stopped
+from hvae_jax.files import claims
 from hvae_jax.grid import folders, slurm
 from hvae_jax.grid import members as grid_members
 from hvae_jax.grid import plan as grid_plan
 from hvae_jax.grid import run as grid_run
 from hvae_jax.grid import size as grid_size
 from hvae_jax.grid.plan import TaskRecord
-from hvae_jax.stopping import StopSignals
+from hvae_jax.training import packing
+from hvae_jax.training.stopping import StopSignals
 
 STOPPED_STATUS = os.EX_TEMPFAIL
 # A task that takes over from one that died may find its lock held for a while, on network file systems.

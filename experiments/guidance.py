@@ -22,22 +22,19 @@ from hvae_jax.errors import RunError
 from hvae_jax.evaluation import guidance, guidance_text, tables
 from hvae_jax.evaluation.results import Evaluated
 
-_TABLE = flags.DEFINE_string("table", None, "evaluation.csv of the models.", required=True)
-_SEEDS_FROM = flags.DEFINE_string(
-    "seeds_from", None, "Table of other models, whose spread over seeds stands in where these have one each."
-)
-_BASELINE = flags.DEFINE_string("baseline", None, "Table of one-layer models, or a guidance.json.")
-_OUT = flags.DEFINE_string("out", None, "guidance.json to write.", required=True)
-
 
 def main(arguments: list[str]) -> None:
     """Reads the tables, writes guidance.json, prints what it says."""
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
-    out = program.file_flag("out", _OUT.value, (".json",))
+    out = program.file_flag("out", flags.FLAGS.out, (".json",))
     table, others, baseline = (
-        None if holder.value is None else program.source_flag(holder.name, holder.value)
-        for holder in (_TABLE, _SEEDS_FROM, _BASELINE)
+        None if value is None else program.source_flag(name, value)
+        for name, value in (
+            ("table", flags.FLAGS.table),
+            ("seeds_from", flags.FLAGS.seeds_from),
+            ("baseline", flags.FLAGS.baseline),
+        )
     )
     assert table is not None  # the flag is required
     content = guidance.make_guidance(
@@ -67,5 +64,18 @@ def read_baseline(file: pathlib.Path) -> list[Evaluated]:
         raise RunError(f"--baseline={file} is not a guidance.json of experiments.evaluate") from error
 
 
+def define_flags() -> None:
+    """Not at import, where they would meet the flags of another program in the same process."""
+    flags.DEFINE_string("table", None, "evaluation.csv of the models.", required=True)
+    flags.DEFINE_string(
+        "seeds_from",
+        None,
+        "Table of other models, whose spread over seeds stands in where these have one each.",
+    )
+    flags.DEFINE_string("baseline", None, "Table of one-layer models, or a guidance.json.")
+    flags.DEFINE_string("out", None, "guidance.json to write.", required=True)
+
+
 if __name__ == "__main__":
+    define_flags()
     program.run(main, resumes=False)

@@ -22,9 +22,9 @@ from experiments.environment import (
     use_compile_cache,
 )
 from experiments.paths import file_flag, folder_flag, make_parent, source_flag
-from hvae_jax import processes
 from hvae_jax.data import Dataset
 from hvae_jax.errors import RunError, Stopped
+from hvae_jax.training import processes
 
 __all__ = [
     "describe",

@@ -23,30 +23,18 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from experiments import program
-from hvae_jax import claims, data, experiment, going_on, loop, processes, records
+from hvae_jax import data, experiment, going_on, records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.experiment import Experiment
 from hvae_jax.figures import runs as figures
 from hvae_jax.figures import targets as target_figures
+from hvae_jax.files import claims
 from hvae_jax.going_on import Start
 from hvae_jax.keys import make_key
-from hvae_jax.stopping import STOP_SECONDS, StopSignals
-from hvae_jax.training import Params, TrainState
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "One of experiments/*.py.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/NAME_OF_CONFIG by default.")
-_TENSORBOARD = flags.DEFINE_boolean("tensorboard", False, "Also write TensorBoard events into the folder.")
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "Of one run over several processes: HOST:PORT of process 0, or auto."
-)
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many; with --coordinator=HOST:PORT.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, from 0; with --coordinator=HOST:PORT.")
-_START_TIMEOUT = flags.DEFINE_float("start_timeout_s", 120.0, "For all processes to arrive.", lower_bound=1.0)
-_INIT_FROM = flags.DEFINE_string(
-    "init_from", None, "Folder of a run: start from its newest parameters, for other betas or data."
-)
-flags.mark_flag_as_required("config")
+from hvae_jax.training import Params, TrainState, loop, processes
+from hvae_jax.training.split_evaluator import SplitEvaluator
+from hvae_jax.training.stopping import STOP_SECONDS, StopSignals
 
 TEMPERATURES = (0.4, 0.7, 1.0)
 # Likelihoods whose pixels are drawn from a few values; the other samples are their means.
@@ -64,13 +52,20 @@ def main(arguments: list[str]) -> None:
 
 
 def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
-    name, config = program.read_config(_CONFIG)
-    workdir = program.folder_flag("workdir", f"runs/{name}" if _WORKDIR.value is None else _WORKDIR.value)
-    init_from = None if _INIT_FROM.value is None else program.folder_flag("init_from", _INIT_FROM.value)
-    if not math.isfinite(_START_TIMEOUT.value):
-        raise RunError(f"--start_timeout_s={_START_TIMEOUT.value} must be a finite number of seconds")
+    name, config = program.read_config()
+    workdir = program.folder_flag(
+        "workdir", f"runs/{name}" if flags.FLAGS.workdir is None else flags.FLAGS.workdir
+    )
+    init_from = (
+        None if flags.FLAGS.init_from is None else program.folder_flag("init_from", flags.FLAGS.init_from)
+    )
+    if not math.isfinite(flags.FLAGS.start_timeout_s):
+        raise RunError(f"--start_timeout_s={flags.FLAGS.start_timeout_s} must be a finite number of seconds")
     num_processes = processes.start(
-        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _START_TIMEOUT.value
+        flags.FLAGS.coordinator,
+        flags.FLAGS.num_processes,
+        flags.FLAGS.process_id,
+        flags.FLAGS.start_timeout_s,
     )
     batch_size = config["training"].get("batch_size")
     program.split_cpu_for_batch(
@@ -85,14 +80,14 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
         processes.check_same({"the config": json.dumps(config).encode(), **splits})
     start = open_folder(stack, workdir, built, config, described, init_from) if is_main else None
     tensorboard = None
-    if _TENSORBOARD.value and is_main:
+    if flags.FLAGS.tensorboard and is_main:
         tensorboard = records.TensorBoard(workdir, built.training.log_every_steps)
         stack.callback(tensorboard.close)
 
-    test = rates.SplitEvaluator(built.dataset.test.images, built.preprocess_fn)
+    test = SplitEvaluator(built.dataset.test.images, built.preprocess_fn)
     validate = None
     if len(built.dataset.valid.images):
-        valid = rates.SplitEvaluator(built.dataset.valid.images, built.preprocess_fn)
+        valid = SplitEvaluator(built.dataset.valid.images, built.preprocess_fn)
         validate = functools.partial(valid.map_images, built.terms_fn, key=make_key(built.training.seed))
 
     def stop_requested() -> bool:
@@ -182,7 +177,7 @@ def init_state(built: Experiment, start: Start | None) -> TrainState:
     return processes.from_main(lambda: going_on.init_state(built, start) if start else fresh, fresh)
 
 
-def evaluate(built: Experiment, params: Params, test: rates.SplitEvaluator) -> dict[str, Any]:
+def evaluate(built: Experiment, params: Params, test: SplitEvaluator) -> dict[str, Any]:
     """The whole test split at β = 1, and the importance-weighted bound."""
     key = make_key(built.training.seed)
     num_samples, num_importance = built.evaluation.num_samples, built.evaluation.num_importance_samples
@@ -205,7 +200,7 @@ def evaluate_targets(built: Experiment, state: TrainState, test: dict[str, Any])
     for split in ("train", "valid"):
         images = getattr(built.dataset, split).images
         if len(images):
-            evaluator = rates.SplitEvaluator(images, built.preprocess_fn)
+            evaluator = SplitEvaluator(images, built.preprocess_fn)
             terms = targets.fresh_terms(evaluator, built.terms_fn, state.eval_params, seed, num_passes)
             summaries[split] = rates.summarize(terms, built.num_dims)
     betas = np.asarray(state.beta_state.betas).tolist()
@@ -302,5 +297,23 @@ def _describe(summary: dict[str, Any]) -> str:
     )
 
 
+def define_flags() -> None:
+    """Not at import, where they would meet the flags of another program in the same process."""
+    config_flags.DEFINE_config_file("config", None, "One of experiments/*.py.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "The run's folder; runs/NAME_OF_CONFIG by default.")
+    flags.DEFINE_boolean("tensorboard", False, "Also write TensorBoard events into the folder.")
+    flags.DEFINE_string(
+        "coordinator", None, "Of one run over several processes: HOST:PORT of process 0, or auto."
+    )
+    flags.DEFINE_integer("num_processes", None, "How many; with --coordinator=HOST:PORT.")
+    flags.DEFINE_integer("process_id", None, "Which this is, from 0; with --coordinator=HOST:PORT.")
+    flags.DEFINE_float("start_timeout_s", 120.0, "For all processes to arrive.", lower_bound=1.0)
+    flags.DEFINE_string(
+        "init_from", None, "Folder of a run: start from its newest parameters, for other betas or data."
+    )
+    flags.mark_flag_as_required("config")
+
+
 if __name__ == "__main__":
+    define_flags()
     program.run(main)

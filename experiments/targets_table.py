@@ -24,25 +24,14 @@ from ml_collections import config_flags
 
 from experiments import program, targets_rows
 from experiments.targets_rows import REFITS, WITHIN, describe
-from hvae_jax import data, experiment, packing
+from hvae_jax import data, experiment
 from hvae_jax.data import DataConfig
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.grid import run as grid_run
 from hvae_jax.grid.members import Member
 from hvae_jax.models.hvae import INFERENCE, ModelConfig
-from hvae_jax.training import TrainingConfig
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "One of experiments/*.py.", lock_config=True)
-_OUT = flags.DEFINE_string("out", None, "JSON file to write or to continue.", required=True)
-_SWEEP = flags.DEFINE_enum("sweep", "table", ["table", "frontier"], "Which targets to ask for.")
-_INFERENCE = flags.DEFINE_list("inference", list(INFERENCE), "Inference models.")
-_LAYERS = flags.DEFINE_list("layers", ["2", "3"], "Numbers of layers; the frontier has 2.")
-_CONTROLS = flags.DEFINE_list("controls", ["target_rates", "pi", *REFITS], "In this order.")
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Of parameters, data order and noise.")
-_SCALE = flags.DEFINE_float("scale", 1.0, "Factor of all targets, for data with more to tell.")
-_FIRST = flags.DEFINE_integer("first", 0, "Only the first so many target vectors; 0 is all.", lower_bound=0)
-_ONLY_PRINT = flags.DEFINE_boolean("only_print", False, "Train nothing; print, and draw, what --out has.")
+from hvae_jax.training import TrainingConfig, packing
 
 TABLE = {
     2: ((1, 1), (3, 3), (10, 1), (1, 10), (20, 8), (30, 1), (30, 5), (5, 30)),
@@ -61,17 +50,17 @@ def main(arguments: list[str]) -> None:
     """Trains what is missing, one setting after the other, and prints the table."""
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
-    file = program.file_flag("out", _OUT.value, (".json", ""))
+    file = program.file_flag("out", flags.FLAGS.out, (".json", ""))
     rows = targets_rows.read(file)
-    scale = _SCALE.value
+    scale = flags.FLAGS.scale
     if not (math.isfinite(scale) and scale > 0.0):
         raise RunError(f"--scale={scale} must be a positive number")
-    if not _ONLY_PRINT.value:
+    if not flags.FLAGS.only_print:
         train_missing(file, rows, scale)
     elif not rows:
         raise RunError(f"--out={file} has no rows to print; leave --only_print out to make them")
     print(describe(rows))
-    if _SWEEP.value == "frontier":
+    if flags.FLAGS.sweep == "frontier":
         targets_rows.draw_frontier(rows, scale * FRONTIER_TOTAL, file.with_suffix(".png"))
 
 
@@ -81,10 +70,10 @@ def train_missing(file: pathlib.Path, rows: list[dict[str, Any]], scale: float) 
     Raises:
       RunError: flags or a config that cannot be, before anything is trained.
     """
-    if _CONFIG.value is None:
+    if flags.FLAGS.config is None:
         raise RunError("--config must be given, unless --only_print is; --help names all flags")
-    _, config = program.read_config(_CONFIG)
-    sweep = {"table": TABLE, "frontier": FRONTIER}[_SWEEP.value]
+    _, config = program.read_config()
+    sweep = {"table": TABLE, "frontier": FRONTIER}[flags.FLAGS.sweep]
     layers, controls, inferences, seeds = read_lists(sweep)
     check_config(config, inferences, layers, controls)
     dataset = data.load(experiment.build_group("data", DataConfig, config))
@@ -93,7 +82,7 @@ def train_missing(file: pathlib.Path, rows: list[dict[str, Any]], scale: float) 
     targets_rows.check_made_by(file, rows, config, described, controls)
     made_by = targets_rows.made_by(config, described)
     wanted = {
-        number: [tuple(scale * rate for rate in v) for v in sweep[number][: _FIRST.value or None]]
+        number: [tuple(scale * rate for rate in v) for v in sweep[number][: flags.FLAGS.first or None]]
         for number in layers
     }
     asked = list(itertools.product(inferences, layers, controls))
@@ -136,17 +125,19 @@ def read_lists(
     """
     layers = list(sweep)
     if flags.FLAGS["layers"].present:
-        layers = _integers("layers", _LAYERS.value)
+        layers = _integers("layers", flags.FLAGS.layers)
         for number in layers:
             if number not in sweep:
                 known = " and ".join(map(str, sweep))
-                raise RunError(f"--layers={number}: --sweep={_SWEEP.value} has targets for {known} layers")
-    seeds = _integers("seeds", _SEEDS.value)
+                raise RunError(
+                    f"--layers={number}: --sweep={flags.FLAGS.sweep} has targets for {known} layers"
+                )
+    seeds = _integers("seeds", flags.FLAGS.seeds)
     for seed in seeds:
         if not 0 <= seed < MAX_SEED:
             raise RunError(f"--seeds={seed} must be 0 to {MAX_SEED - 1}")
-    controls = _chosen("controls", _CONTROLS.value, tuple(WITHIN))
-    return layers, controls, _chosen("inference", _INFERENCE.value, INFERENCE), seeds
+    controls = _chosen("controls", flags.FLAGS.controls, tuple(WITHIN))
+    return layers, controls, _chosen("inference", flags.FLAGS.inference, INFERENCE), seeds
 
 
 def check_config(
@@ -305,5 +296,20 @@ def settled_at(steps: np.ndarray, measured: np.ndarray, wanted: tuple[float, ...
     return int(steps[first]) if first < len(steps) else None
 
 
+def define_flags() -> None:
+    """Not at import, where they would meet the flags of another program in the same process."""
+    config_flags.DEFINE_config_file("config", None, "One of experiments/*.py.", lock_config=True)
+    flags.DEFINE_string("out", None, "JSON file to write or to continue.", required=True)
+    flags.DEFINE_enum("sweep", "table", ["table", "frontier"], "Which targets to ask for.")
+    flags.DEFINE_list("inference", list(INFERENCE), "Inference models.")
+    flags.DEFINE_list("layers", ["2", "3"], "Numbers of layers; the frontier has 2.")
+    flags.DEFINE_list("controls", ["target_rates", "pi", *REFITS], "In this order.")
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "Of parameters, data order and noise.")
+    flags.DEFINE_float("scale", 1.0, "Factor of all targets, for data with more to tell.")
+    flags.DEFINE_integer("first", 0, "Only the first so many target vectors; 0 is all.", lower_bound=0)
+    flags.DEFINE_boolean("only_print", False, "Train nothing; print, and draw, what --out has.")
+
+
 if __name__ == "__main__":
+    define_flags()
     program.run(main)

@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hvae_jax import data, memory, records, training
-from hvae_jax.batches import Batches
+from hvae_jax import data, records, training
 from hvae_jax.betas import BetaControl
-from hvae_jax.checkpoints import Checkpoints
 from hvae_jax.data import DataConfig, Dataset
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation.rates import LogWeightFn
@@ -21,8 +19,10 @@ from hvae_jax.keys import make_key
 from hvae_jax.models.hvae import HVAE, ModelConfig, make_hvae
 from hvae_jax.objective_config import ObjectiveConfig
 from hvae_jax.run_config import GROUPS, EvaluationConfig, build_group, with_tuples
-from hvae_jax.streaming import make_batches
-from hvae_jax.training import Params, PreprocessFn, TermsFn, TrainingConfig, TrainState
+from hvae_jax.training import Params, PreprocessFn, TermsFn, TrainingConfig, TrainState, memory
+from hvae_jax.training.batches import Batches
+from hvae_jax.training.checkpoints import Checkpoints
+from hvae_jax.training.streaming import make_batches
 from hvae_jax.values import shorten
 
 __all__ = [

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from hvae_jax import checkpoints, experiment, records, training
+from hvae_jax import experiment, records, training
 from hvae_jax.errors import RunError
 from hvae_jax.experiment import Experiment
-from hvae_jax.training import Params, TrainState
+from hvae_jax.training import Params, TrainState, checkpoints
 
 
 class Start(NamedTuple):

@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 
-from hvae_jax import checkpoints
 from hvae_jax.errors import RunError
 from hvae_jax.files import read_json, read_text, write_json, write_text
-from hvae_jax.rate_log import RATES_FILE, RateLog, load, rate_row
+from hvae_jax.files.rate_log import RATES_FILE, RateLog, load, rate_row
+from hvae_jax.files.tensorboard import TensorBoard
 from hvae_jax.run_config import unknown_fields, with_defaults
-from hvae_jax.tensorboard import TensorBoard
+from hvae_jax.training import checkpoints
+from hvae_jax.training.checkpoints import CHECKPOINTS_FOLDER
 
 __all__ = [
     "CHECKPOINTS_FOLDER",
@@ -47,7 +48,7 @@ CONFIG_FILE, VERSIONS_FILE, DATA_FILE = "config.json", "versions.json", "data.js
 EVALUATION_FILE = "evaluation.json"
 # Of another run that this one started from; held by the process that trains.
 INIT_FILE, RUN_LOCK = "init_from.json", "run.lock"
-CHECKPOINTS_FOLDER, FIGURES_FOLDER = "checkpoints", "figures"
+FIGURES_FOLDER = "figures"
 # Fields that change neither what a model is trained on nor how: they may differ from command to command.
 NOT_TRAINING = (
     "data.data_dir",

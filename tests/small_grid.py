@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments import digits
 from hvae_jax import experiment, records
-from hvae_jax.checkpoints import Checkpoints
+from hvae_jax.training.checkpoints import Checkpoints
 
 
 def make_arrays(seed: int = 0) -> dict[str, np.ndarray]:

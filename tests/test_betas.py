@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from linear_gaussian import identity
 
-from hvae_jax import batches, betas, loop, records, training
+from hvae_jax import betas, records, training
 from hvae_jax.evaluation.targets import target_status
+from hvae_jax.training import batches, loop
 
 ONES = (1.0, 1.0)
 BOUNDS = ((1e-3, 1e-3), (1e3, 1e3))

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hvae_jax import checkpoints as checkpoints_module
-from hvae_jax.checkpoints import Checkpoints
 from hvae_jax.errors import RunError
+from hvae_jax.training import checkpoints as checkpoints_module
+from hvae_jax.training.checkpoints import Checkpoints
 
 STATE = {"params": {"kernel": jnp.arange(6.0).reshape(2, 3)}, "step": jnp.asarray(3, jnp.int32)}
 

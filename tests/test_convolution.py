@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from hvae_jax import convolution, convolution_products
+from hvae_jax.models import convolution, convolution_products
 from hvae_jax.models.blocks import KERNEL_SIZE, make_stages
 
 EPS = float(np.finfo(np.float32).eps)

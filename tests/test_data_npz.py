@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from data_files import assert_split, error_of, make_arrays, make_config, save_npz
 
-from hvae_jax import arrays as arrays_module
-from hvae_jax import pixels
-from hvae_jax.data import Dataset, load
+from hvae_jax.data import Dataset, load, pixels
+from hvae_jax.data import arrays as arrays_module
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (8, 9, 1), (8, 9, 3)])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from experiments import made_images
-from hvae_jax import data, fingerprints
-from hvae_jax.data import DataConfig, Dataset, Split
-from hvae_jax.stored import HostArray
+from hvae_jax import data
+from hvae_jax.data import DataConfig, Dataset, Split, fingerprints
+from hvae_jax.data.stored import HostArray
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (300, 4, 5, 1), np.uint8)
 LABELS = (np.arange(300) % 7).astype(np.int32)

@@ -14,8 +14,9 @@ import pytest
 import small_grid
 
 from experiments import digits_grid, grid_here, grid_launch
-from hvae_jax import claims, experiment, records
+from hvae_jax import experiment, records
 from hvae_jax.errors import RunError, Stopped
+from hvae_jax.files import claims
 from hvae_jax.grid import folders, slurm
 from hvae_jax.grid import members as grid_members
 from hvae_jax.grid import plan as grid_plan

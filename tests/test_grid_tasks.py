@@ -13,12 +13,13 @@ import pytest
 import task_grid
 
 from experiments import digits_grid, grid_launch
-from hvae_jax import claims, records
+from hvae_jax import records
 from hvae_jax.errors import RunError
+from hvae_jax.files import claims
 from hvae_jax.grid import local_tasks, slurm
 from hvae_jax.grid import members as grid_members
 from hvae_jax.grid import plan as grid_plan
-from hvae_jax.stopping import StopSignals
+from hvae_jax.training.stopping import StopSignals
 
 ASKED = slurm.Options(
     time="4:00:00",

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from hvae_jax import betas, keys, training
-from hvae_jax.evaluation import rates
 from hvae_jax.models.hvae import make_hvae
 from hvae_jax.objective import LayerwiseTerms
+from hvae_jax.training.split_evaluator import SplitEvaluator
 
 CONFIG = linear_gaussian.training_config(batch_size=4, micro_batch=2, num_epochs=1.0)
 NUM_STEPS, NUM_IMAGES = 40, 60
@@ -52,7 +52,7 @@ def test_evaluation_draws_with_no_key_of_training():
         samples = jax.vmap(lambda i: jax.random.key_data(keys.fold_in(image_keys, i)))(jnp.arange(3))
         return x, jax.random.key_data(image_keys), samples.swapaxes(0, 1)
 
-    evaluator = rates.SplitEvaluator(
+    evaluator = SplitEvaluator(
         np.zeros((NUM_IMAGES, 1), np.float32), lambda image_keys, _: jax.random.key_data(image_keys)
     )
     # The validation pass, the test pass and the pass of the bound, each with the run's own seed.
@@ -82,7 +82,7 @@ def a_small_run(make_config) -> list[np.ndarray]:
     step_fn = jax.jit(training.make_train_step(linear_gaussian.terms_fn, preprocess, control, CONFIG))
     state, _ = step_fn(state, jnp.asarray(images))
     state, metrics = step_fn(state, jnp.asarray(images))
-    evaluator = rates.SplitEvaluator(images, preprocess)
+    evaluator = SplitEvaluator(images, preprocess)
     terms = evaluator.map_images(linear_gaussian.terms_fn, state.params, key)
 
     config = make_config(likelihood="bernoulli", latent_shapes=((3,),), channels=1)

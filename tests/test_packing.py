@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from linear_gaussian import identity
 
-from hvae_jax import batches, betas, convolution, loop, packing, records, training
+from hvae_jax import betas, records, training
 from hvae_jax.errors import Stopped
-from hvae_jax.evaluation import rates
+from hvae_jax.models import convolution
+from hvae_jax.training import batches, loop, packing
+from hvae_jax.training.split_evaluator import SplitEvaluator
 
 CONFIG = linear_gaussian.training_config(
     num_epochs=75.0,  # 300 steps over 64 images
@@ -83,7 +85,7 @@ def packed(tmp_path_factory):
 def test_a_packed_model_is_the_model_trained_alone(packed, tmp_path, i):
     folder, stack = packed
     config = configs(MODELS)[i]
-    evaluator = rates.SplitEvaluator(VALID, identity)
+    evaluator = SplitEvaluator(VALID, identity)
     alone = loop.train(
         records.open_run(tmp_path, {}),
         init_state(MODELS[i][0], config),
@@ -210,7 +212,7 @@ def test_packed_evaluation_draws_what_a_single_one_draws():
     terms = packing.Evaluator(VALID, identity).map_images(
         linear_gaussian.terms_fn, packing.lay_out(stacked, 4), seeds, 3
     )
-    single = rates.SplitEvaluator(VALID, identity)
+    single = SplitEvaluator(VALID, identity)
     for i in range(3):
         wanted = single.map_images(linear_gaussian.terms_fn, params[i], jax.random.key(int(seeds[i])))
         np.testing.assert_allclose(terms.distortion[i], wanted.distortion, rtol=1e-5)

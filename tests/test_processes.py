@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from test_run import rows
 
-from hvae_jax import processes, records
+from hvae_jax import records
 from hvae_jax.errors import RunError
+from hvae_jax.training import processes
 
 ROOT = pathlib.Path(__file__).parents[1]
 # 60 steps of the digits model.

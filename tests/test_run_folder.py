@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from experiments import digits, run
-from hvae_jax import checkpoints, claims, experiment, going_on, loop, memory, records, run_config, training
-from hvae_jax.checkpoints import Checkpoints
+from hvae_jax import experiment, going_on, records, run_config, training
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation import rates
+from hvae_jax.files import claims
+from hvae_jax.training import checkpoints, loop, memory
+from hvae_jax.training.checkpoints import Checkpoints
+from hvae_jax.training.split_evaluator import SplitEvaluator
 
 BUILT: dict[tuple[str, bytes], experiment.Experiment] = {}
 OLD = pathlib.Path(__file__).parent / "run_0_1_0"  # digits, 8 steps, as 0.1.0 left it
@@ -349,7 +351,7 @@ def test_a_run_of_version_0_1_0_loads_goes_on_and_evaluates(tmp_path):
         )
     assert int(state.step) == 12
     assert records.load(folder)["step"].tolist() == [4, 8, 12]
-    evaluator = rates.SplitEvaluator(built.dataset.test.images[:64], built.preprocess_fn)
+    evaluator = SplitEvaluator(built.dataset.test.images[:64], built.preprocess_fn)
     terms = evaluator.map_images(built.terms_fn, state.eval_params, jax.random.key(0))
     # At 8 steps its log says 48.2 nats.
     assert 40.0 < terms.distortion.mean() + terms.rates.sum(axis=1).mean() < 48.2

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from hvae_jax import stopping
-from hvae_jax.stopping import STOP_SIGNALS, StopSignals
+from hvae_jax.training import stopping
+from hvae_jax.training.stopping import STOP_SIGNALS, StopSignals
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)

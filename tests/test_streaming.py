@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from experiments import made_images
-from hvae_jax import betas, data, loop, records, streaming, training
-from hvae_jax.data import DataConfig
+from hvae_jax import betas, data, records, training
+from hvae_jax.data import DataConfig, sources
+from hvae_jax.data.stored import HostArray, Rows, StoredArray
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation import rates
 from hvae_jax.keys import fold_in
-from hvae_jax.stored import HostArray, Rows, StoredArray
+from hvae_jax.training import loop, split_evaluator, streaming
+from hvae_jax.training.split_evaluator import SplitEvaluator
 
 NUM_TRAIN, NUM_TEST, SIDE = 200, 70, 8
 CONFIG = training.TrainingConfig(
@@ -67,7 +68,7 @@ def test_always_never_and_what_is_too_large(prepared: pathlib.Path, monkeypatch:
     assert are_stored("always") == [True] * 3
     assert are_stored("never") == are_stored("auto") == [False] * 3
     # Train has 160 images, valid 40, test 70.
-    monkeypatch.setattr(data, "STREAM_BYTES", 100 * SIDE * SIDE * 3)
+    monkeypatch.setattr(sources, "STREAM_BYTES", 100 * SIDE * SIDE * 3)
     assert are_stored("auto") == [True, False, False]
     assert are_stored("never") == [False] * 3
 
@@ -165,8 +166,12 @@ def test_a_streamed_run_equals_one_with_images_on_the_devices_bit_for_bit(tmp_pa
 def test_evaluation_of_a_streamed_split_is_that_of_images_on_the_devices(
     prepared: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(rates, "EVAL_BATCH", 8)
-    monkeypatch.setattr(rates, "CHUNK_BYTES", 16 * SIDE * SIDE * 3)  # so that 70 images are five chunks
+    monkeypatch.setattr(split_evaluator, "EVAL_BATCH", 8)
+    monkeypatch.setattr(
+        split_evaluator,
+        "CHUNK_BYTES",
+        16 * SIDE * SIDE * 3,  # so that 70 images are five chunks
+    )
 
     def fn(params: jax.Array, x: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
         noise = jax.vmap(jax.random.normal)(fold_in(keys, 3))
@@ -174,7 +179,7 @@ def test_evaluation_of_a_streamed_split_is_that_of_images_on_the_devices(
 
     preprocess_fn, key = data.make_preprocess("sample"), jax.random.key(5)
     found = [
-        rates.SplitEvaluator(load(prepared, mode).test.images, preprocess_fn).map_images(fn, 2.0, key)
+        SplitEvaluator(load(prepared, mode).test.images, preprocess_fn).map_images(fn, 2.0, key)
         for mode in ("never", "always")
     ]
     assert found[0][0].shape == (NUM_TEST, SIDE, SIDE, 3)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from hvae_jax import data, subsets
-from hvae_jax.stored import HostArray
+from hvae_jax import data
+from hvae_jax.data import subsets
+from hvae_jax.data.stored import HostArray
 
 SORTED = np.repeat(np.arange(10), [50, 3, 40, 1, 30, 30, 30, 2, 30, 30])
 

@@ -10,13 +10,15 @@ import pytest
 from linear_gaussian import identity
 
 from experiments import digits
-from hvae_jax import batches, betas, checkpoints, experiment, loop, records, training
-from hvae_jax.checkpoints import Checkpoints
+from hvae_jax import betas, experiment, records, training
 from hvae_jax.errors import RunError, Stopped
 from hvae_jax.evaluation import rates
 from hvae_jax.gaussian import LOG_2PI
 from hvae_jax.keys import fold_in
 from hvae_jax.objective import LayerwiseTerms
+from hvae_jax.training import batches, checkpoints, loop
+from hvae_jax.training.checkpoints import Checkpoints
+from hvae_jax.training.split_evaluator import SplitEvaluator
 
 CONFIG = linear_gaussian.training_config()
 
@@ -56,7 +58,7 @@ def test_training_reaches_the_closed_form_optimum(tmp_path, start_betas):
     state = train_linear(tmp_path, start_betas=start_betas)
     images = linear_gaussian.data(4096)
     terms_fn = rates.make_repeated_terms(linear_gaussian.terms_fn, 200)
-    terms = rates.SplitEvaluator(images, identity).map_images(terms_fn, state.eval_params, jax.random.key(7))
+    terms = SplitEvaluator(images, identity).map_images(terms_fn, state.eval_params, jax.random.key(7))
     wanted = linear_gaussian.optimum(start_betas)
     np.testing.assert_allclose(terms.distortion.mean(dtype=np.float64), wanted.distortion, rtol=0.01)
     np.testing.assert_allclose(terms.rates.mean(axis=0, dtype=np.float64), wanted.rates, rtol=0.01)
@@ -87,7 +89,7 @@ def test_importance_bound_lies_between_the_elbo_and_log_p():
             - gaussian.log_prob(Gaussian(0 * x, one), z_1)
         )
 
-    evaluator = rates.SplitEvaluator(images, identity)
+    evaluator = SplitEvaluator(images, identity)
     means = [
         evaluator.map_images(rates.make_importance_bound(log_weight, num), params, jax.random.key(0)).mean()
         for num in (1, 10, 2000)
@@ -396,7 +398,7 @@ def test_rates_by_beta(tmp_path_factory) -> dict[tuple[float, float], np.ndarray
             control=control,
             config=built.training,
         )
-        evaluator = rates.SplitEvaluator(built.dataset.test.images, built.preprocess_fn)
+        evaluator = SplitEvaluator(built.dataset.test.images, built.preprocess_fn)
         terms: LayerwiseTerms = evaluator.map_images(built.terms_fn, state.eval_params, jax.random.key(0))
         found[start_betas] = terms.rates.mean(axis=0)
     return found

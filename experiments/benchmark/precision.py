@@ -20,6 +20,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates
 from hvae_jax.keys import make_key
 from hvae_jax.models.hvae import COMPUTE_DTYPES
+from hvae_jax.training.split_evaluator import SplitEvaluator
 
 
 def main(arguments: list[str]) -> None:
@@ -46,7 +47,7 @@ def compare(folder: pathlib.Path, num_samples: int) -> dict[str, Any]:
     built = experiment.from_folder(folder)
     state = experiment.restore(built, folder)
     row["step"] = int(state.step)
-    evaluator = rates.SplitEvaluator(built.dataset.test.images, built.preprocess_fn)
+    evaluator = SplitEvaluator(built.dataset.test.images, built.preprocess_fn)
     for dtype in COMPUTE_DTYPES:
         model = built.model.clone(config=dataclasses.replace(built.model.config, compute_dtype=dtype))
         repeated = rates.make_repeated_terms(model.apply, num_samples)

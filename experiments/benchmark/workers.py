@@ -18,12 +18,13 @@ import numpy as np
 
 from experiments import program
 from experiments.benchmark import serving
-from hvae_jax import devices, experiment, processes, training
+from hvae_jax import experiment, training
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation import rates
 from hvae_jax.grid import members as grid_members
 from hvae_jax.grid import run as grid_run
 from hvae_jax.keys import make_key
+from hvae_jax.training import devices, processes
+from hvae_jax.training.split_evaluator import SplitEvaluator
 
 
 class Contender:
@@ -122,7 +123,7 @@ class NetworkWorker:
         )
         self._state = devices.replicate(built.init_state())
         self._zeros = training.zero_totals(len(built.objective.betas))
-        self._evaluator: rates.SplitEvaluator | None = None
+        self._evaluator: SplitEvaluator | None = None
         self._done = 0
 
     def steps(self, count: int) -> float:
@@ -159,7 +160,7 @@ class NetworkWorker:
         """Distortion and rates of every image, one draw each."""
         if self._evaluator is None:
             images = self._built.dataset.train.images
-            self._evaluator = rates.SplitEvaluator(images, self._built.preprocess_fn)
+            self._evaluator = SplitEvaluator(images, self._built.preprocess_fn)
             self._terms_fn = self._built.terms_fn
         params = jax.tree.map(lambda a: a[0], self._state).eval_params
         start = time.perf_counter()

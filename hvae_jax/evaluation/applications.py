@@ -22,6 +22,7 @@ from hvae_jax.keys import fold_in, make_key
 from hvae_jax.models.hvae import HVAE
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.training import Params, PreprocessFn
+from hvae_jax.training.split_evaluator import SplitEvaluator
 
 SPLITS = ("valid", "test")
 SAMPLE_BATCH = 250
@@ -86,8 +87,8 @@ class ModelEvaluator:
         # One array for all, so that there is one program; the test split comes last, since the draws of an
         # image follow from its place.
         joined = parts.join(self._parts, parts.is_streamed(dataset))
-        self._split = rates.SplitEvaluator(joined, preprocess_fn)
-        train = rates.SplitEvaluator(parts.training_images(dataset), preprocess_fn)
+        self._split = SplitEvaluator(joined, preprocess_fn)
+        train = SplitEvaluator(parts.training_images(dataset), preprocess_fn)
         # As the models see them, for the memorisation check.
         self._train_pixels: Any = train.map_images(lambda _, x, __: x, (), make_key(0))
         self._measure_fn = self._make_measure_fn()

@@ -13,16 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hvae_jax import claims, records
-from hvae_jax.batches import batch_indices
-from hvae_jax.checkpoints import Checkpoints
+from hvae_jax import records
 from hvae_jax.data import Dataset, Split
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import parts, settings
-from hvae_jax.evaluation.rates import SplitEvaluator
+from hvae_jax.files import claims
 from hvae_jax.keys import fold_in, make_key
 from hvae_jax.models.classifier import ConvNet, ResNet18, make_classifier
 from hvae_jax.training import Params, PreprocessFn
+from hvae_jax.training.batches import batch_indices
+from hvae_jax.training.checkpoints import Checkpoints
+from hvae_jax.training.split_evaluator import SplitEvaluator
 
 CLASSIFIER_FILE, LOCK_FILE = "classifier.json", "classifier.lock"
 # By which the folder of a classifier is known.

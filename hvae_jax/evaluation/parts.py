@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hvae_jax import data, stored
-from hvae_jax.data import Dataset, Split
+from hvae_jax import data
+from hvae_jax.data import Dataset, Split, stored
+from hvae_jax.data.stored import HostArray, StoredArray
 from hvae_jax.evaluation.sizes import NUM_PICTURES, NUM_POINTS, Sizes
-from hvae_jax.stored import HostArray, StoredArray
 
 # Training images that samples are compared with, as float32: of more than this, a part.
 MAX_TRAIN_BYTES = 2**31

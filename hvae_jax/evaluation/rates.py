@@ -1,127 +1,19 @@
 """Distortion, rates and the bounds on log p(x), over a whole split."""
 
-import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hvae_jax import devices, processes
-from hvae_jax.keys import EVALUATION, fold_in, from_data, to_data
+from hvae_jax.keys import fold_in
 from hvae_jax.objective import LayerwiseTerms, bits_per_dim
-from hvae_jax.stored import Rows, StoredArray
-from hvae_jax.streaming import Stream
-from hvae_jax.training import Params, PreprocessFn, TermsFn, pick_micro_batch
+from hvae_jax.training import Params, TermsFn
 
 # (params, x [B, ...], keys [B]) -> log p(x, z) - log q(z|x) at one draw, [B]
 LogWeightFn = Callable[[Params, jax.Array, jax.Array], jax.Array | Any]
-EVAL_BATCH = 256
-# Of a streamed split's images, on the devices at a time.
-CHUNK_BYTES = 32 * 2**20
-# From as many images on, processes that read are worth the seconds that they take to start.
-WORKER_IMAGES = 20_000
-
-
-class SplitEvaluator:
-    """Runs functions of (params, x, keys) over every image of a split, on all devices of all processes.
-
-    The images stay on the devices, unless they are streamed, and each function compiles once, so it can
-    be called again and again during training. Every image counts once: the split is padded to whole
-    batches and cut back. With several processes, all call together, and all get the whole result.
-    """
-
-    def __init__(self, images: Rows, preprocess_fn: PreprocessFn) -> None:
-        """Keeps `images`, `[N, ...]` as stored, on the devices; a `StoredArray` is read for every pass."""
-        self._num_images, self._preprocess_fn = len(images), preprocess_fn
-        batch = pick_micro_batch((EVAL_BATCH, *images.shape[1:]))
-        self._chunks = _Chunks(images, batch)
-        self._resident = None if isinstance(images, StoredArray) else [devices.shard_devices(self._chunks[0])]
-        is_large = len(images) >= WORKER_IMAGES
-        self._num_workers = images.num_workers if isinstance(images, StoredArray) and is_large else 0
-        self._compiled: dict[Any, Callable[..., Any]] = {}
-
-    def map_images(
-        self, fn: Callable[[Params, jax.Array, jax.Array], Any], params: Params, key: jax.Array
-    ) -> Any:
-        """`fn(params, x, keys)` of every image.
-
-        Args:
-          fn: returns arrays `[B, ...]`; must be the same object from call to call, or it compiles anew.
-          params: on the host or on one device.
-          key: a typed key; an image's draws depend on it and the image's place in the split alone.
-
-        Returns:
-          NumPy arrays `[N, ...]`.
-        """
-        if fn not in self._compiled:
-            over_batches = make_over_batches(fn, self._preprocess_fn)
-            self._compiled[fn] = jax.pmap(
-                over_batches, in_axes=(None, 0, 0, None), devices=devices.local_devices()
-            )
-        key_data, compiled = to_data(key), self._compiled[fn]
-        with contextlib.ExitStack() as stack:
-            chunks = self._resident or stack.enter_context(
-                contextlib.closing(Stream(self._chunks, 0, self._num_workers, num_ahead=1))
-            )
-            # Fetched one by one: else all chunks of a streamed split would wait on the devices.
-            outs = [processes.gather(compiled(params, *chunk, key_data)) for chunk in chunks]
-        return jax.tree.map(lambda *parts: self._join(parts), *outs)
-
-    def _join(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        """`[D, K, B, ...]` of each chunk → `[N, ...]`."""
-        rows = [part.reshape(-1, *part.shape[3:]) for part in parts]
-        return np.concatenate(rows)[: self._num_images]
-
-
-class _Chunks:
-    """A split by chunks of batches on this process's devices: images `[D, K, B, ...]`, places `[D, K, B]`.
-
-    One chunk holds all images, unless they are streamed. Past the end stands the last image again.
-    """
-
-    def __init__(self, images: Rows, batch: int) -> None:
-        self._images = images
-        num_devices = jax.device_count()
-        most = -(-len(images) // (num_devices * batch))
-        if isinstance(images, StoredArray):
-            batch_bytes = images.nbytes // len(images) * num_devices * batch
-            most = min(most, max(1, CHUNK_BYTES // batch_bytes))
-        self._shape = num_devices, most, batch
-        self._part = devices.local_part()  # found here: a worker has no devices
-
-    def __len__(self) -> int:
-        return -(-len(self._images) // math.prod(self._shape))
-
-    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        size = math.prod(self._shape)
-        images = self._images[number * size : (number + 1) * size]
-        index = np.minimum(np.arange(size), len(images) - 1).reshape(self._shape)[self._part]
-        return images[index], (number * size + index).astype(np.int32)
-
-
-def make_over_batches(
-    fn: Callable[[Params, jax.Array, jax.Array], Any], preprocess_fn: PreprocessFn
-) -> Callable[[Params, jax.Array, jax.Array, jax.Array], Any]:
-    """`(params, images [K, B, ...], index [K, B], key data)` → `fn(params, x, keys)` of every batch.
-
-    What comes out is `[K, B, ...]`. An image's keys depend on the key and on its entry in `index`, its
-    place in the split, alone.
-    """
-
-    def over_batches(params: Params, images: jax.Array, index: jax.Array, key_data: jax.Array) -> Any:
-        # What judges a model shares no noise with what trained it.
-        key = jax.random.fold_in(from_data(key_data), EVALUATION)
-
-        def one_batch(batch: tuple[jax.Array, jax.Array]) -> Any:
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch[1])
-            return fn(params, preprocess_fn(fold_in(keys, 0), batch[0]), fold_in(keys, 1))
-
-        return jax.lax.map(one_batch, (images, index))
-
-    return over_batches
 
 
 def make_repeated_terms(terms_fn: TermsFn, num_samples: int) -> TermsFn:

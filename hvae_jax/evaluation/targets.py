@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from hvae_jax.evaluation.rates import SplitEvaluator
 from hvae_jax.keys import make_key
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.objective_config import ObjectiveConfig
 from hvae_jax.training import Params, TermsFn
+from hvae_jax.training.split_evaluator import SplitEvaluator
 
 # Relative error of the rate on the training split within which a target counts as reached.
 TOLERANCE = 0.01

@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hvae_jax import checkpoints, experiment, records
+from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
 from hvae_jax.grid import members as grid_members
 from hvae_jax.grid.members import (
@@ -25,6 +25,7 @@ from hvae_jax.grid.members import (
     GridConfig,
     Member,
 )
+from hvae_jax.training import checkpoints
 from hvae_jax.values import shorten
 
 MODELS_FILE = "models.json"

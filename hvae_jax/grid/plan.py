@@ -14,8 +14,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hvae_jax import claims, records
+from hvae_jax import records
 from hvae_jax.errors import RunError
+from hvae_jax.files import claims
 from hvae_jax.grid import run as grid_run
 from hvae_jax.grid.folders import is_complete, latest_step, read_whole
 from hvae_jax.grid.members import TASKS_FOLDER, Member, chunk_name, lock_file

@@ -18,17 +18,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hvae_jax import claims, experiment, packing, records, training
-from hvae_jax.checkpoints import Checkpoints
+from hvae_jax import experiment, records, training
 from hvae_jax.errors import RunError, Stopped
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.experiment import Experiment
+from hvae_jax.files import claims
 from hvae_jax.grid import table as grid_table
 from hvae_jax.grid.folders import is_complete, latest_step
 from hvae_jax.grid.members import CHUNKS_FOLDER, Member, chunk_name, lock_file
 from hvae_jax.objective import LayerwiseTerms
-from hvae_jax.packing import Stack, Trainer
-from hvae_jax.training import TrainState
+from hvae_jax.training import TrainState, packing
+from hvae_jax.training.checkpoints import Checkpoints
+from hvae_jax.training.packing import Stack, Trainer
 
 CHUNK_FILE = "models.json"
 

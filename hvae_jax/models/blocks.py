@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from hvae_jax import convolution
-from hvae_jax import convolution_products as products
 from hvae_jax.gaussian import Gaussian
+from hvae_jax.models import convolution
+from hvae_jax.models import convolution_products as products
 
 KERNEL_SIZE = 4
 HEAD_KERNEL_SIZE = 3

@@ -7,9 +7,9 @@ layer beside the logits.
 import jax
 from flax import linen as nn
 
-from hvae_jax import convolution_products as products
 from hvae_jax.likelihoods import check_pixels
 from hvae_jax.models import blocks
+from hvae_jax.models import convolution_products as products
 
 GROUP_SIZE = 16
 

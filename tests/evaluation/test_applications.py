@@ -10,6 +10,7 @@ import small_grid
 from experiments import digits, evaluate_outputs
 from hvae_jax import data, experiment, records
 from hvae_jax.data import Split
+from hvae_jax.data.stored import HostArray
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import (
     bound_checks,
@@ -23,7 +24,6 @@ from hvae_jax.evaluation import (
 from hvae_jax.evaluation.applications import ModelEvaluator
 from hvae_jax.evaluation.sizes import Sizes
 from hvae_jax.keys import make_key
-from hvae_jax.stored import HostArray
 
 SIZES = Sizes(num_draws=2, num_samples=300, num_splits=3, max_fit_images=120, max_scored_images=80)
 

@@ -11,11 +11,12 @@ import small_grid
 
 from experiments import evaluate_models, evaluate_outputs
 from experiments.evaluate_models import Evaluators, Reporter
-from hvae_jax import claims, records
+from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import classifier, results, settings
 from hvae_jax.evaluation.applications import Evaluation
 from hvae_jax.evaluation.sizes import Sizes
+from hvae_jax.files import claims
 
 SIZES = Sizes(num_draws=2, num_samples=300, num_splits=3, max_fit_images=120, max_scored_images=80)
 WANTED = {"version": "1", "config": "abc", "step": 7, "checksum": None, "sizes": {"num_draws": 2}}

@@ -12,8 +12,9 @@ import linear_gaussian
 import pytest
 from linear_gaussian import identity
 
-from hvae_jax import betas, convolution, training
+from hvae_jax import betas, training
 from hvae_jax.keys import make_key
+from hvae_jax.models import convolution
 from hvae_jax.models.classifier import make_classifier
 from hvae_jax.models.hvae import HVAE, INFERENCE, ModelConfig, make_hvae
 

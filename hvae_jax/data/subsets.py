@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hvae_jax.stored import Rows, StoredArray
+from hvae_jax.data.stored import Rows, StoredArray
 
 # Of labels that lie on disk, this many are read to find images of all classes.
 POOL = 4096

@@ -1,15 +1,14 @@
 """Where the training loop gets its batches: an order that depends on seed and step alone."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from hvae_jax import devices, training
-from hvae_jax.training import StepFn, StepMetrics, TrainingConfig, TrainState
+from hvae_jax.training import devices
+from hvae_jax.training.config import TrainingConfig
 
 
 class Batches(Protocol):
@@ -92,24 +91,6 @@ def pick_resident(taken: tuple[jax.Array, jax.Array], index: jax.Array) -> jax.A
     """Of (images `[N, ...]`, indices `[K, B]`) the images `[B, ...]` of step `index`."""
     images, indices = taken
     return images[indices[index]]
-
-
-def make_interval(step_fn: StepFn) -> Callable[..., tuple[TrainState, StepMetrics, jax.Array]]:
-    """Whole intervals over resident images: `(state, images, indices, num_steps) -> (state, means, done)`.
-
-    Images `[N, ...]` and indices `[K, B]`, see `pick_resident`; `num_steps` and `done` as in
-    `training.make_interval`, `means` over the steps done.
-    """
-    steps = training.make_interval(step_fn, pick_resident)
-
-    def interval(
-        state: TrainState, images: jax.Array, indices: jax.Array, num_steps: jax.Array
-    ) -> tuple[TrainState, StepMetrics, jax.Array]:
-        totals = training.zero_totals(len(state.beta_state.betas))
-        state, totals, done = steps(state, totals, (images, indices), num_steps)
-        return state, jax.tree.map(lambda total: total / jnp.maximum(done, 1), totals), done
-
-    return interval
 
 
 def split_batches(indices: np.ndarray) -> np.ndarray:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hvae_jax.data.labels import Named
+from hvae_jax.data.paths import find
 from hvae_jax.errors import data_error
-from hvae_jax.labels import Named
-from hvae_jax.paths import find
 
 PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
 GZIP = b"\x1f\x8b"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hvae_jax.data.labels import Named
+from hvae_jax.data.paths import find
 from hvae_jax.errors import RunError, data_error
-from hvae_jax.labels import Named
-from hvae_jax.paths import find
 
 SPLITS = {"train": "train", "test": "test", "valid": "valid", "val": "valid", "validation": "valid"}
 KINDS = {"images": "images", "x": "images", "labels": "labels", "y": "labels"}

@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from hvae_jax import devices
-from hvae_jax.batches import Batches, ResidentBatches, batch_indices, split_batches
+from hvae_jax.data.stored import Rows, StoredArray
 from hvae_jax.errors import RunError
-from hvae_jax.stored import Rows, StoredArray
-from hvae_jax.training import TrainingConfig
+from hvae_jax.training import devices
+from hvae_jax.training.batches import Batches, ResidentBatches, batch_indices, split_batches
+from hvae_jax.training.config import TrainingConfig
 
 # Of images that one call's steps take: as much lies ready on the devices while a call runs.
 CALL_BYTES = 64 * 2**20

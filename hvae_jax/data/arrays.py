@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hvae_jax.data.labels import Named, listed, to_numbers
+from hvae_jax.data.stored import Split
 from hvae_jax.errors import data_error
-from hvae_jax.labels import Named, listed, to_numbers
-from hvae_jax.stored import Split
 
 CHANNELS = (1, 3)
 # Images at a time where a whole split is looked through or converted.

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from hvae_jax.data.fingerprints import is_in_memory, sampled_places
+from hvae_jax.data.stored import Rows, Split
 from hvae_jax.errors import data_error
-from hvae_jax.fingerprints import is_in_memory, sampled_places
-from hvae_jax.stored import Rows, Split
 
 # The largest value of images that surely are bytes, and the smallest that rounds to 1.
 BRIGHT = 128

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from hvae_jax.stored import HostArray, Rows
+from hvae_jax.data.stored import HostArray, Rows
 
 # Images and labels that stand for a split on disk.
 NUM_SAMPLED = 64

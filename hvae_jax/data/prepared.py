@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hvae_jax.data.paths import expand
+from hvae_jax.data.stored import Split, StoredArray
 from hvae_jax.errors import RunError, data_error
-from hvae_jax.paths import expand
-from hvae_jax.stored import Split, StoredArray
 
 # The split that stands in where a data set has no `test`, as ImageNet's have not.
 STAND_IN = "validation"

@@ -14,9 +14,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from hvae_jax import processes
 from hvae_jax.errors import RunError
+from hvae_jax.training import processes
 
+CHECKPOINTS_FOLDER = "checkpoints"
 T = TypeVar("T")
 
 # Names of what a checkpoint consists of; the first is orbax's own for a checkpoint of one thing.

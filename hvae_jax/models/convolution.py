@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hvae_jax import convolution_products as products
+from hvae_jax.models import convolution_products as products
 
 # XLA's convolutions on a CPU are at their best from so many channels on; measured on one core.
 CPU_CHANNELS = 32

@@ -9,13 +9,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from hvae_jax import devices, processes, records, training
-from hvae_jax.batches import Batches
+from hvae_jax import training
 from hvae_jax.betas import BetaControl
-from hvae_jax.checkpoints import Checkpoints
 from hvae_jax.errors import RunError, Stopped
+from hvae_jax.files import rate_log
 from hvae_jax.objective import LayerwiseTerms
-from hvae_jax.training import Params, PreprocessFn, StepMetrics, TermsFn, TrainingConfig, TrainState
+from hvae_jax.training import (
+    Params,
+    PreprocessFn,
+    StepMetrics,
+    TermsFn,
+    TrainingConfig,
+    TrainState,
+    devices,
+    processes,
+)
+from hvae_jax.training.batches import Batches
+from hvae_jax.training.checkpoints import CHECKPOINTS_FOLDER, Checkpoints
 
 # A request to stop is looked for between compiled calls, so a call should not take longer than this.
 CALL_SECONDS = 1.0
@@ -69,9 +79,7 @@ def train(
     num_steps = config.num_steps(batches.num_images)
     interval = training.compile_interval(terms_fn, preprocess_fn, control, config, batches.pick)
     is_main = processes.is_main()
-    checkpoints = (
-        Checkpoints(folder / records.CHECKPOINTS_FOLDER, config.num_checkpoints) if is_main else None
-    )
+    checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, config.num_checkpoints) if is_main else None
     new = state
 
     def read() -> TrainState:
@@ -104,7 +112,7 @@ def train(
     log = None
     if is_main:
         last_row = num_steps if is_complete else logged
-        log = records.RateLog(folder, last_row, keep, is_complete=last_row > 0)
+        log = rate_log.RateLog(folder, last_row, keep, is_complete=last_row > 0)
     if is_complete:
         if checkpoints:
             checkpoints.close()
@@ -113,7 +121,7 @@ def train(
     calls = Calls(batches.steps_per_call)
 
     def write(split: str, means: StepMetrics, grad_norm: float | None, images_per_s: float) -> None:
-        row = records.rate_row(
+        row = rate_log.rate_row(
             step=step,
             epoch=step * config.batch_size / batches.num_images,
             split=split,

@@ -14,12 +14,24 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import jax
 import numpy as np
 
-from hvae_jax import batches, convolution, devices, loop, records, training
+from hvae_jax import training
 from hvae_jax.betas import BetaControl
 from hvae_jax.errors import Stopped
-from hvae_jax.evaluation import rates
+from hvae_jax.files import rate_log
 from hvae_jax.keys import make_key, to_data
-from hvae_jax.training import Params, PreprocessFn, StepMetrics, TermsFn, TrainingConfig, TrainState
+from hvae_jax.models import convolution
+from hvae_jax.training import (
+    Params,
+    PreprocessFn,
+    StepMetrics,
+    TermsFn,
+    TrainingConfig,
+    TrainState,
+    batches,
+    devices,
+    loop,
+    split_evaluator,
+)
 
 T = TypeVar("T")
 
@@ -50,7 +62,7 @@ class Stack(NamedTuple):
 
 
 class Log(Protocol):
-    """Takes the rows of a run's rate log: a `records.RateLog`, or anything that keeps them."""
+    """Takes the rows of a run's rate log: a `rate_log.RateLog`, or anything that keeps them."""
 
     def append(self, row: Mapping[str, Any], /) -> None:
         """Takes one row."""
@@ -77,14 +89,14 @@ def new_stack(states: Sequence[TrainState]) -> Stack:
 class Evaluator:
     """Runs functions of (params, x, keys) for every model of a stack over every image of a split.
 
-    The packed form of `rates.SplitEvaluator`: the same draws for the same key.
+    The packed form of `SplitEvaluator`: the same draws for the same key.
     """
 
     def __init__(self, images: np.ndarray, preprocess_fn: PreprocessFn) -> None:
         """Keeps `images`, `[N, ...]` as stored, on every device."""
         self._num_images = len(images)
         self._preprocess_fn = preprocess_fn
-        batch = training.pick_micro_batch((rates.EVAL_BATCH, *images.shape[1:]))
+        batch = training.pick_micro_batch((split_evaluator.EVAL_BATCH, *images.shape[1:]))
         index = np.arange(-(-len(images) // batch) * batch).reshape(-1, batch)
         index = np.minimum(index, len(images) - 1).astype(np.int32)
         self._images, self._index = devices.replicate((images[index], index))
@@ -111,7 +123,7 @@ class Evaluator:
           NumPy arrays `[M, N, ...]`.
         """
         if fn not in self._compiled:
-            over_batches = rates.make_over_batches(fn, self._preprocess_fn)
+            over_batches = split_evaluator.make_over_batches(fn, self._preprocess_fn)
 
             def over_models(params: Params, images: jax.Array, index: jax.Array, keys: jax.Array) -> Any:
                 return map_models(lambda m: over_batches(m[0], images, index, m[1]), (params, keys))
@@ -268,7 +280,7 @@ class Trainer:
         betas: np.ndarray,
         images_per_s: float,
     ) -> None:
-        row = records.rate_row(
+        row = rate_log.rate_row(
             step=step,
             epoch=step * self._config.batch_size / self._num_images,
             split=split,

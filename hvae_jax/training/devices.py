@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from hvae_jax import processes
 from hvae_jax.errors import RunError
+from hvae_jax.training import processes
 
 DEVICE_AXIS = "devices"
 
