@@ -41,18 +41,12 @@ that rounding leaves constant (`binarize="round"`); a largest value below 128 gi
 `check_values=False` takes all as they are.
 """
 
-from hvae_jax.data.sources import BINARIZE, TFDS_NAMES, DataConfig, Dataset, load, make_preprocess
-from hvae_jax.data.stored import Split
-from hvae_jax.data.subsets import spread, subset
-
-__all__ = [
-    "BINARIZE",
-    "TFDS_NAMES",
-    "DataConfig",
-    "Dataset",
-    "Split",
-    "load",
-    "make_preprocess",
-    "spread",
-    "subset",
-]
+from hvae_jax.data.sources import BINARIZE as BINARIZE
+from hvae_jax.data.sources import TFDS_NAMES as TFDS_NAMES
+from hvae_jax.data.sources import DataConfig as DataConfig
+from hvae_jax.data.sources import Dataset as Dataset
+from hvae_jax.data.sources import load as load
+from hvae_jax.data.sources import make_preprocess as make_preprocess
+from hvae_jax.data.stored import Split as Split
+from hvae_jax.data.subsets import spread as spread
+from hvae_jax.data.subsets import subset as subset

@@ -1,5 +1,6 @@
 """What lies in folders: text files, rate logs, TensorBoard events, and claims on a folder."""
 
-from hvae_jax.files.text import read_json, read_text, write_json, write_text
-
-__all__ = ["read_json", "read_text", "write_json", "write_text"]
+from hvae_jax.files.text import read_json as read_json
+from hvae_jax.files.text import read_text as read_text
+from hvae_jax.files.text import write_json as write_json
+from hvae_jax.files.text import write_text as write_text
