@@ -30,7 +30,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.grid import run as grid_run
 from hvae_jax.grid.members import Member
-from hvae_jax.models.hvae import INFERENCE, ModelConfig
+from hvae_jax.models.config import INFERENCE, ModelConfig
 from hvae_jax.training import TrainingConfig, packing
 
 TABLE = {

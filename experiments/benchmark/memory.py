@@ -20,7 +20,8 @@ from experiments import cifar, program
 from hvae_jax import betas, data, records, training
 from hvae_jax.errors import RunError
 from hvae_jax.keys import make_key
-from hvae_jax.models.hvae import COMPUTE_DTYPES, HVAE, INFERENCE, ModelConfig, make_hvae
+from hvae_jax.models.config import COMPUTE_DTYPES, INFERENCE, ModelConfig
+from hvae_jax.models.hvae import HVAE, make_hvae
 
 IMAGE_SHAPE = (32, 32, 3)
 MIB = 2**20

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-from hvae_jax.models.hvae import HVAE, INFERENCE, ModelConfig, make_hvae
+from hvae_jax.models.config import INFERENCE, ModelConfig
+from hvae_jax.models.hvae import HVAE, make_hvae
 
 MakeConfig = Callable[..., ModelConfig]
 IMAGE_SHAPE = (8, 8, 1)

@@ -16,7 +16,8 @@ from hvae_jax import betas, training
 from hvae_jax.keys import make_key
 from hvae_jax.models import convolution
 from hvae_jax.models.classifier import make_classifier
-from hvae_jax.models.hvae import HVAE, INFERENCE, ModelConfig, make_hvae
+from hvae_jax.models.config import INFERENCE, ModelConfig
+from hvae_jax.models.hvae import HVAE, make_hvae
 
 MakeConfig = Callable[..., ModelConfig]
 # One program with what each of them would get: a choice between platforms stays in it as branches.
