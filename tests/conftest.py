@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import pytest
 
-from hvae_jax.models.hvae import ModelConfig
+from hvae_jax.models.config import DEEP, ModelConfig
 
 # Few tests that start programs and wait for them: first, so that the short ones fill what time is left.
 LONG = {f"test_{name}.py" for name in ("processes", "slurm", "grid_tasks", "run", "grid", "targets_run")}
@@ -57,7 +57,7 @@ def environment(shared_folder: pathlib.Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def make_config() -> Callable[..., ModelConfig]:
-    """A function from changed fields to a small config: two layers, a 4×4 map and a vector."""
+    """A function from changed fields to a small config: two layers, a 4×4 map and a vector (or 1×1 map)."""
 
     def make(**changes: object) -> ModelConfig:
         fields = {
@@ -70,7 +70,10 @@ def make_config() -> Callable[..., ModelConfig]:
             "num_mixture_components": 2,
             "compute_dtype": "float32",
             "remat": False,
+            "blocks_by_side": (),
         }
+        if changes.get("inference") == DEEP:
+            fields |= {"latent_shapes": ((4, 4, 2), (1, 1, 3)), "blocks_by_side": ((4, 2), (1, 1))}
         unknown = changes.keys() - fields.keys()
         assert not unknown, f"no such fields of ModelConfig: {unknown}"
         return ModelConfig(**{**fields, **changes})

@@ -6,7 +6,10 @@ from hvae_jax import likelihoods
 from hvae_jax.errors import RunError
 from hvae_jax.values import MAX_SIZE, is_integer, is_number, shorten
 
-INFERENCE = ("generalized_top_down", "ladder")
+# Of Xiao and Bamler (2023): every prior and posterior reads all latents above it.
+PUBLISHED = ("generalized_top_down", "ladder")
+DEEP = "deep"
+INFERENCE = (*PUBLISHED, DEEP)
 COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
@@ -15,12 +18,14 @@ class ModelConfig:
     """What a config's `model` group says; every field is checked before any work starts.
 
     Attributes:
-      inference: "generalized_top_down" (every q(z_l|z_{>l}, x) a network of its own) or "ladder"
-        (precision-weighted product of the prior and what a shared bottom-up pass proposes).
+      inference: "generalized_top_down" (every q(z_l|z_{>l}, x) a network of its own), "ladder"
+        (precision-weighted product of the prior and what a shared bottom-up pass proposes), or "deep" (the
+        networks of VDVAE, for many layers; see `deep`).
       latent_shapes: one shape per layer, z_1 first; `(d,)` is a vector, `(side, side, c)` a map whose
-        side is one that the stages pass through. Sides do not grow towards the top.
-      channels: of every convolution.
-      num_stages: convolutions between the image and the smallest feature map.
+        side is one that the stages pass through. Sides do not grow towards the top. Deep networks have maps
+        alone, and their sides divide each other and the image's.
+      channels: of every convolution; of a deep network's maps.
+      num_stages: convolutions between the image and the smallest feature map. Deep networks ignore it.
       likelihood: one of `likelihoods.LIKELIHOODS`.
       likelihood_std: σ of "gaussian_fixed_std"; "gaussian_learned_std" starts from it, within 1 %.
       num_mixture_components: of "logistic_mixture".
@@ -28,6 +33,8 @@ class ModelConfig:
         are float32 whatever it is.
       remat: whether gradients compute the networks' activations a second time instead of keeping them:
         the same numbers in less memory, for about a third more time.
+      blocks_by_side: of a deep network, (side, number of residual blocks) on the way from the image to the
+        top layer, for each side of `latent_shapes`. Others have none.
 
     Example:
       >>> config = ModelConfig(
@@ -54,6 +61,7 @@ class ModelConfig:
     num_mixture_components: int
     compute_dtype: str
     remat: bool
+    blocks_by_side: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.inference == "bottom_up":
@@ -96,6 +104,13 @@ class ModelConfig:
                 f"config.model.latent_shapes={shorten(shapes)} must hold one shape per layer, z_1 first, "
                 "each (dims,) or (side, side, channels), for example ((4, 4, 32), (32,))"
             )
+        is_deep, pairs = self.inference == DEEP, self.blocks_by_side
+        if not isinstance(pairs, tuple) or bool(pairs) != is_deep or not all(map(_is_pair, pairs)):
+            needs = "hold (side, number of blocks), as ((8, 4), (4, 2), (1, 1))" if is_deep else "be ()"
+            raise RunError(
+                f"config.model.blocks_by_side={shorten(pairs)} must {needs} where "
+                f"config.model.inference={self.inference!r}"
+            )
 
 
 def _is_latent_shape(shape: object) -> bool:
@@ -104,3 +119,7 @@ def _is_latent_shape(shape: object) -> bool:
         and all(is_integer(size, 1, MAX_SIZE) for size in shape)
         and (len(shape) == 1 or (len(shape) == 3 and shape[0] == shape[1]))
     )
+
+
+def _is_pair(pair: object) -> bool:
+    return isinstance(pair, tuple) and len(pair) == 2 and all(is_integer(size, 1, MAX_SIZE) for size in pair)

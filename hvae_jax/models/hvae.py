@@ -14,8 +14,8 @@ from flax import linen as nn
 
 from hvae_jax import likelihoods
 from hvae_jax.errors import RunError
-from hvae_jax.models import published
-from hvae_jax.models.config import ModelConfig
+from hvae_jax.models import deep, published
+from hvae_jax.models.config import DEEP, ModelConfig
 from hvae_jax.models.hierarchy import Code, Generated, Hierarchy, Temperature
 from hvae_jax.models.walk import Layer
 from hvae_jax.objective import LayerwiseTerms
@@ -53,7 +53,8 @@ class HVAE(nn.Module):
         """Builds `networks`, and `log_std` where it is learned."""
         config = self.config
         num_outputs = self._make_likelihood(config.likelihood_std).num_outputs(self.image_shape[-1])
-        self.networks = published.Published(self.image_shape, config, num_outputs)
+        family = deep.Deep if config.inference == DEEP else published.Published
+        self.networks = family(self.image_shape, config, num_outputs)
         # The networks' parameters lie beside `log_std`, not in a group of their own.
         nn.share_scope(self, self.networks)
         if config.likelihood == "gaussian_learned_std":
@@ -108,9 +109,14 @@ class HVAE(nn.Module):
 
         Args:
           z: z_1 … z_L, each `[B, ...]`; or z_1 alone, on which x depends in the published networks.
+
+        Raises:
+          ValueError: z_1 alone, of a deep network.
         """
         if isinstance(z, Sequence):
             return self._hierarchy().decode(z)
+        if self.config.inference == DEEP:
+            raise ValueError(f"x depends on all layers of a deep network: give z_1 … z_{self.num_layers}")
         state = published.Above(z.shape[0], (z,))
         return self._likelihood().mean(self.networks.outputs(state))
 
@@ -243,5 +249,6 @@ def make_hvae(config: ModelConfig, image_shape: tuple[int, int, int]) -> HVAE:
     if not isinstance(shape, tuple | list) or [*map(is_integer, shape)] != [True] * 3:
         raise RunError(f"images of shape {shape!r} are not supported: give (height, width, channels)")
     height, width, channels = shape
-    published.check(config, (height, width, channels))
+    check = deep.check if config.inference == DEEP else published.check
+    check(config, (height, width, channels))
     return HVAE((height, width, channels), config)

@@ -15,7 +15,7 @@ import scipy.stats
 
 from hvae_jax import gaussian
 from hvae_jax.errors import RunError
-from hvae_jax.models.config import INFERENCE, ModelConfig
+from hvae_jax.models.config import PUBLISHED, ModelConfig
 from hvae_jax.models.hierarchy import Code
 from hvae_jax.models.hvae import HVAE, make_hvae
 from hvae_jax.models.walk import Layer
@@ -105,7 +105,7 @@ def make_subject(model: HVAE) -> Subject:
     )
 
 
-@pytest.fixture(scope="module", params=INFERENCE)
+@pytest.fixture(scope="module", params=PUBLISHED)
 def two_layers(request: pytest.FixtureRequest, make_config: MakeConfig) -> Subject:
     return make_subject(make_hvae(make_config(inference=request.param), (8, 8, 1)))
 
