@@ -13,8 +13,8 @@ import numpy as np
 from hvae_jax import training
 from hvae_jax.errors import RunError
 from hvae_jax.experiment import Experiment
-from hvae_jax.grid import run as grid_run
 from hvae_jax.grid.members import GridConfig, Member
+from hvae_jax.grid.packed import PackedTrainer, init_stack
 from hvae_jax.keys import make_key
 from hvae_jax.training import Params
 
@@ -90,13 +90,12 @@ def model_steps_per_second(built: Experiment, members: Sequence[Member], chunk_s
     if jax.default_backend() == "cpu":  # where a few models are as fast, each, as many
         chunk_size = min(chunk_size, num_devices)
     members = members[:chunk_size]
-    trainer = grid_run.make_trainer(built, chunk_size)
-    stack = grid_run.init_stack(built, members)
-    order_seeds = np.asarray([member.order_seed for member in members])
+    trainer = PackedTrainer(built, chunk_size)
+    stack = init_stack(built, members)
     most = min(built.training.log_every_steps, trainer.num_steps)
-    once = trainer.time_steps(stack, order_seeds, 1)
+    once = trainer.time_steps(stack, members, 1)
     num_steps = int(np.clip(TIMED_SECONDS / once, 1, most))
-    return len(members) * num_steps / trainer.time_steps(stack, order_seeds, num_steps)
+    return len(members) * num_steps / trainer.time_steps(stack, members, num_steps)
 
 
 def resident_bytes() -> int:
