@@ -78,4 +78,4 @@ def results() -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 4)
-    np.savez(sys.argv[1], **results())
+    np.savez(sys.argv[1], allow_pickle=True, **results())

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from hvae_jax import training
+from hvae_jax.data.stored import StoredArray
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.experiment import Experiment
 from hvae_jax.grid import table as grid_table
@@ -19,7 +20,7 @@ from hvae_jax.training import Params, loop, stacks
 from hvae_jax.training.batches import Batches
 from hvae_jax.training.split_evaluator import StackEvaluator
 from hvae_jax.training.stacks import Packed, Stack
-from hvae_jax.training.streaming import make_batches
+from hvae_jax.training.streaming import StreamedBatches, make_batches
 
 Evaluate = Callable[[Stack, Sequence[Member]], list[dict[str, Any]]]
 
@@ -78,6 +79,13 @@ class PackedTrainer:
 
     def _ordered(self, members: Sequence[Member]) -> Batches:
         return self._batches.ordered([member.order_seed for member in members])
+
+
+def check_orders(built: Experiment, members: Sequence[Member]) -> None:
+    """Raises RunError where the images are streamed and the models would see them in several orders."""
+    images = built.dataset.train.images
+    if isinstance(images, StoredArray):
+        StreamedBatches(images, built.training, Packed(1)).ordered([member.order_seed for member in members])
 
 
 def init_stack(built: Experiment, members: Sequence[Member]) -> Stack:
