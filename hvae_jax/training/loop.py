@@ -90,7 +90,7 @@ class Trainer:
         validate: Callable[[Params], LayerwiseTerms] | None = None,
         report: Callable[[Progress], None] = lambda progress: None,
         stop_requested: Callable[[], bool] = lambda: False,
-        goes_on_without: bool = True,
+        raise_not_finite: bool = False,
     ) -> Stack:
         """Trains a stack to the end.
 
@@ -106,14 +106,15 @@ class Trainer:
             step of every model, where that takes longer). Once it says yes, on any process, `save` is
             called at that very step and training ends with `Stopped`. It goes on as if it had not been
             stopped.
-          goes_on_without: whether the others go on where a model's loss is not finite.
+          raise_not_finite: whether all end where one model's loss is not finite; else it is frozen as it was
+            before that step, and the others go on.
 
         Returns:
           the final stack.
 
         Raises:
           Stopped: as `stop_requested` wished.
-          NotFinite: a loss or gradient was not, and nothing goes on without its model.
+          NotFinite: a loss or gradient was not, and `raise_not_finite`.
         """
         config, num_models = self._config, len(logs)
         num_steps = config.num_steps(batches.num_images)
@@ -154,11 +155,8 @@ class Trainer:
             # Of an interval that the end of a run cut short there is a row; where the run goes on, there
             # will be one of the whole interval.
             begin = logged // config.log_every_steps * config.log_every_steps
-            end, model_steps, interval_start = (
-                min(begin + config.log_every_steps, num_steps),
-                0,
-                time.perf_counter(),
-            )
+            end = min(begin + config.log_every_steps, num_steps)
+            model_steps, interval_start = 0, time.perf_counter()
             while step < end:
                 start = time.perf_counter()
                 count = min(calls.num_steps, end - step)
@@ -167,7 +165,7 @@ class Trainer:
                 done = self.layout.get(done, num_models)
                 newly_failed = (failed_at == 0) & (done < counts)
                 failed_at = np.where(newly_failed, step + done + 1, failed_at)
-                if newly_failed.any() and not goes_on_without:
+                if newly_failed.any() and raise_not_finite:
                     raise NotFinite(int(failed_at.max()))
                 step = num_steps if failed_at.all() else step + count
                 model_steps += int(done.sum())

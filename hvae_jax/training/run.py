@@ -99,7 +99,7 @@ def train(
             save=save,
             validate=validate_stack if validate else None,
             stop_requested=stop_requested,
-            goes_on_without=False,
+            raise_not_finite=True,
         )
     except NotFinite as error:
         raise RunError(_describe(error, checkpoints)) from error
