@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-from hvae_jax.models.config import PUBLISHED, ModelConfig
+from hvae_jax.models.config import INFERENCE, ModelConfig
 from hvae_jax.models.hvae import HVAE, make_hvae
 
 MakeConfig = Callable[..., ModelConfig]
@@ -62,7 +62,7 @@ def kept_bytes(model: HVAE) -> int:
     )
 
 
-@pytest.mark.parametrize("inference", PUBLISHED)
+@pytest.mark.parametrize("inference", INFERENCE)
 def test_rematerialised_networks_give_the_same_numbers_and_keep_less(make_config: MakeConfig, inference: str):
     models = [
         make_hvae(make_config(inference=inference, remat=remat), IMAGE_SHAPE) for remat in (False, True)
@@ -76,7 +76,7 @@ def test_rematerialised_networks_give_the_same_numbers_and_keep_less(make_config
     assert kept_bytes(models[1]) < (0.7 if inference == "ladder" else 0.5) * kept_bytes(models[0])
 
 
-@pytest.mark.parametrize("inference", PUBLISHED)
+@pytest.mark.parametrize("inference", INFERENCE)
 def test_bfloat16_is_for_products_alone(make_config: MakeConfig, inference: str):
     model = make_hvae(make_config(inference=inference, compute_dtype="bfloat16"), IMAGE_SHAPE)
     params, x = random_params(model), images()
@@ -88,7 +88,7 @@ def test_bfloat16_is_for_products_alone(make_config: MakeConfig, inference: str)
     assert exponentials == {"float32"}  # of standard deviations, divergences and the likelihood
 
 
-@pytest.mark.parametrize("inference", PUBLISHED)
+@pytest.mark.parametrize("inference", INFERENCE)
 def test_bfloat16_rates_are_those_of_float32_within_one_percent(make_config: MakeConfig, inference: str):
     models = [
         make_hvae(make_config(inference=inference, compute_dtype=dtype), IMAGE_SHAPE)

@@ -45,24 +45,6 @@ def random_like(shapes: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32), shapes)
 
 
-def test_the_network_for_cifar_has_its_published_size(make_config: MakeConfig):
-    config = make_config(
-        inference=DEEP,
-        latent_shapes=((32, 32, 16),) * 22
-        + ((16, 16, 16),) * 11
-        + ((8, 8, 16),) * 6
-        + ((4, 4, 16),) * 3
-        + ((1, 1, 16),),
-        blocks_by_side=((32, 12), (16, 7), (8, 7), (4, 4), (1, 3)),
-        channels=384,
-        likelihood="logistic_mixture",
-        num_mixture_components=10,
-    )
-    model = make_hvae(config, (32, 32, 3))
-    assert model.num_layers == 43
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes_of(model))) == 39_145_700
-
-
 class VDVAE:
     """Its `vae.py` in float64 for one image, `[C, H, W]`, weights by their names there."""
 
