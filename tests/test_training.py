@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -321,7 +322,8 @@ def test_averaged_parameters_are_the_weighted_mean_of_those_after_each_step():
 
 def test_warm_up_and_weight_decay_are_those_of_adamw():
     config = short(2, weight_decay=0.1, learning_rate_warmup_steps=4, learning_rate=0.01)
-    tx, params = config.make_optimizer(), {"w": jnp.asarray([2.0, -3.0])}
+    tx: Any = config.make_optimizer()
+    params = {"w": jnp.asarray([2.0, -3.0])}
     state, grads = tx.init(params), {"w": jnp.asarray([5.0, -1.0])}
     for step in (1, 2, 3, 4, 5):
         updates, state = tx.update(grads, state, params)
@@ -333,7 +335,8 @@ def test_warm_up_and_weight_decay_are_those_of_adamw():
 def test_steps_of_large_gradients_are_left_out_and_counted(tmp_path):
     """As if they had not been: state and parameters of the steps between them."""
     config = short(8, skip_grad_norm=10.0)
-    tx, plain = config.make_optimizer(), dataclasses.replace(config, skip_grad_norm=0.0).make_optimizer()
+    tx: Any = config.make_optimizer()
+    plain: Any = dataclasses.replace(config, skip_grad_norm=0.0).make_optimizer()
     params = {"w": jnp.zeros(2)}
     state, expected = tx.init(params), plain.init(params)
     for norm in (1.0, 11.0, 3.0, 12.0, 13.0):

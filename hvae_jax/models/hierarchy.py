@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from hvae_jax import gaussian
 from hvae_jax.keys import fold_in, per_image_keys
@@ -18,7 +19,7 @@ from hvae_jax.models.walk import GIVEN, POSTERIOR, PRIOR, Layer, Networks, Sourc
 from hvae_jax.objective import LayerwiseTerms
 
 # A number for every layer, or `[L]`, z_1 first.
-Temperature = jax.Array | Sequence[float] | float
+Temperature = ArrayLike | Sequence[float]
 
 
 class Code(NamedTuple):
@@ -139,9 +140,7 @@ class Hierarchy:
         self._check_layer("layer", layer, lowest=0)
 
         def rate(found: Layer) -> jax.Array:
-            if found.q is None:
-                return jnp.zeros(found.z.shape[:1])
-            return gaussian.kl_divergence(found.q, found.p)
+            return gaussian.kl_divergence(found.q, found.p)  # exactly 0 where z is of the prior
 
         sources = [Source(PRIOR, prior_temperature)] * layer
         sources += [Source(POSTERIOR)] * (self.num_layers - layer)
@@ -162,7 +161,6 @@ class Hierarchy:
         """
 
         def log_ratio(found: Layer) -> jax.Array:
-            assert found.q is not None
             return gaussian.log_prob(found.p, found.z) - gaussian.log_prob(found.q, found.z)
 
         state, log_ratios = self._infer(x, key, log_ratio)
@@ -189,7 +187,6 @@ class Hierarchy:
         """
 
         def code(found: Layer) -> Code:
-            assert found.q is not None
             return Code(found.q.mean, found.q.std, found.z)
 
         return self._infer(x, key, code, temperature)[1]
@@ -232,7 +229,7 @@ class Hierarchy:
         self,
         key: jax.Array,
         num: int,
-        latents: Mapping[int, jax.Array] | None = None,
+        latents: Mapping[int, ArrayLike] | None = None,
         temperature: Temperature = 1.0,
     ) -> Generated:
         """Images from the prior, with the latents of any layers set.
@@ -261,7 +258,7 @@ class Hierarchy:
         key: jax.Array,
         num: int,
         temperature: Temperature = 1.0,
-        latents: Mapping[int, jax.Array] | None = None,
+        latents: Mapping[int, ArrayLike] | None = None,
     ) -> jax.Array:
         """`generate`'s mean, `[B, ...]`."""
         state, _ = self._descend(per_image_keys(key, num), num, latents, temperature)
@@ -272,7 +269,7 @@ class Hierarchy:
         key: jax.Array,
         num: int,
         temperature: Temperature = 1.0,
-        latents: Mapping[int, jax.Array] | None = None,
+        latents: Mapping[int, ArrayLike] | None = None,
     ) -> jax.Array:
         """`generate`'s draw of the pixels, `[B, ...]`."""
         keys = per_image_keys(key, num)
@@ -280,7 +277,7 @@ class Hierarchy:
         return self._draw_pixels(keys, self.networks.outputs(state))
 
     def interpolate(
-        self, x: jax.Array, y: jax.Array, weights: Sequence[float] | jax.Array, layer: int | None = None
+        self, x: jax.Array, y: jax.Array, weights: ArrayLike | Sequence[float], layer: int | None = None
     ) -> jax.Array:
         """E[x|z] on the way from the codes of x to those of y, which are posterior means.
 
@@ -337,7 +334,7 @@ class Hierarchy:
         self,
         keys: jax.Array | None,
         num: int,
-        latents: Mapping[int, jax.Array] | None,
+        latents: Mapping[int, ArrayLike] | None,
         temperature: Temperature,
     ) -> tuple[Any, list[jax.Array]]:
         """All layers given or from their priors: the last state, and z_1 … z_L."""

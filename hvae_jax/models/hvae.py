@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import ArrayLike
 
 from hvae_jax import likelihoods
 from hvae_jax.errors import RunError
@@ -21,7 +22,7 @@ from hvae_jax.models.walk import Layer
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.values import is_integer
 
-Latents = Mapping[int, jax.Array]
+Latents = Mapping[int, ArrayLike]
 
 
 class HVAE(nn.Module):
@@ -117,8 +118,8 @@ class HVAE(nn.Module):
             return self._hierarchy().decode(z)
         if self.config.inference == DEEP:
             raise ValueError(f"x depends on all layers of a deep network: give z_1 … z_{self.num_layers}")
-        state = published.Above(z.shape[0], (z,))
-        return self._likelihood().mean(self.networks.outputs(state))
+        networks: Any = self.networks  # the published ones
+        return self._likelihood().mean(networks.outputs(published.Above(z.shape[0], (z,))))
 
     def reconstruct(self, x: jax.Array, from_layer: int = 1) -> jax.Array:
         """E[x|z] with the posterior means of layers L … from_layer and the prior means below.
@@ -203,7 +204,7 @@ class HVAE(nn.Module):
         return self._hierarchy().draw(key, num, temperature, latents)
 
     def interpolate(
-        self, x: jax.Array, y: jax.Array, weights: Sequence[float] | jax.Array, layer: int | None = None
+        self, x: jax.Array, y: jax.Array, weights: ArrayLike | Sequence[float], layer: int | None = None
     ) -> jax.Array:
         """E[x|z] from x's codes to y's, `[N, B, H, W, C]`: of one layer, or of all; see `Hierarchy`."""
         return self._hierarchy().interpolate(self._check(x), self._check(y), weights, layer)

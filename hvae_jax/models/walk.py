@@ -80,10 +80,10 @@ class RepeatedLayers(Protocol):
 class Layer(NamedTuple):
     """What a walk found at one layer: posterior, prior, and the z that was passed on, each `[B, ...]`.
 
-    `q` is None where the walk did not ask for it.
+    Where z is not of the posterior, `q` is the prior: there is nothing of the data in z, and KL(q ‖ p) = 0.
     """
 
-    q: Gaussian | None
+    q: Gaussian
     p: Gaussian
     z: jax.Array
 
@@ -132,7 +132,7 @@ def walk(
 
     def visit(source: Source, layer: Any, index: Any, z: Any, state: Any) -> tuple[Any, Any]:
         p, state = networks.prior(layer, state)
-        q = networks.posterior(layer, state, features, p) if source.where == POSTERIOR else None
+        q = networks.posterior(layer, state, features, p) if source.where == POSTERIOR else p
         if source.where == GIVEN:
             z = _fit(z, p.mean.shape)
         else:
@@ -140,7 +140,7 @@ def walk(
             if heat is None:
                 assert temperatures is not None
                 heat = temperatures[index]
-            z = _draw(keys, index, p if q is None else q, heat)
+            z = _draw(keys, index, q, heat)
         return networks.below(layer, state, z), take(Layer(q, p, z))
 
     state, results, latents = networks.start(num), [None] * len(sources), given or {}

@@ -33,12 +33,11 @@ def make_optimizer(
     skip_grad_norm: float,
 ) -> optax.GradientTransformation:
     """Adam with what is not 0 of the rest; arguments as in `TrainingConfig`."""
-    rate: Any = learning_rate
-    if warmup_steps:
 
-        def rate(step: jax.Array) -> jax.Array:
-            return learning_rate * jnp.minimum((step + 1) / warmup_steps, 1.0)
+    def warm_up(step: Any) -> jax.Array:
+        return learning_rate * jnp.minimum((step + 1) / warmup_steps, 1.0)
 
+    rate = warm_up if warmup_steps else learning_rate
     if weight_decay:
         tx = optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
     else:
@@ -58,7 +57,8 @@ def skip_above(tx: optax.GradientTransformation, max_norm: float) -> optax.Gradi
         zero = jnp.zeros((), jnp.int32)
         return SkipState(zero, zero, tx.init(params))
 
-    def update(grads: Any, state: Any, params: optax.Params | None = None) -> tuple[Any, SkipState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, SkipState]:
+        grads = updates
         ok = optax.tree.norm(grads) <= max_norm
         updates, inner = tx.update(grads, state.inner, params)
         updates = jax.tree.map(lambda leaf: jnp.where(ok, leaf, jnp.zeros_like(leaf)), updates)

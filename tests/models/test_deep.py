@@ -307,7 +307,8 @@ def test_a_layers_prior_sees_only_what_is_above_it(make_config: MakeConfig, infe
                 sources = [Source(GIVEN, shape=(1, *shape)) for shape in shapes]
                 return walk(model.networks, 1, sources, of_prior, given=latents)[1]
 
-            return jnp.stack(model.apply(params, method=inside))
+            weighed: Any = model.apply(params, method=inside)
+            return jnp.stack(weighed)
 
         return jax.jacrev(of_priors)(latents)
 

@@ -160,7 +160,8 @@ def test_interpolation_moves_codes():
     top = LINEAR.interpolate(x, y, weights, layer=2)
     np.testing.assert_allclose(top[1], A * B * M * (0.75 * x + 0.25 * y), rtol=1e-5)
     np.testing.assert_allclose(LINEAR.interpolate(x, y, weights, layer=1), whole, rtol=1e-5)
-    for arguments in ((x, X, weights), (x, y, 0.5), (x, y, weights, 3)):
+    wrong: list[Any] = [(x, X, weights), (x, y, 0.5), (x, y, weights, 3)]
+    for arguments in wrong:
         with pytest.raises(ValueError, match=r"shape|weights must be|1 … 2, got 3"):
             LINEAR.interpolate(*arguments)
 
