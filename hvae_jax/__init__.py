@@ -4,6 +4,7 @@ from hvae_jax.betas import BetaControl, BetaState, constant, linear_warmup, targ
 from hvae_jax.errors import RunError
 from hvae_jax.gaussian import Gaussian, kl_divergence
 from hvae_jax.likelihoods import Bernoulli, GaussianPixels, LogisticMixture
+from hvae_jax.models.hierarchy import Hierarchy
 from hvae_jax.models.hvae import HVAE, ModelConfig, make_hvae
 from hvae_jax.objective import LayerwiseTerms, bits_per_dim, layerwise_elbo
 
@@ -14,6 +15,7 @@ __all__ = [
     "BetaState",
     "Gaussian",
     "GaussianPixels",
+    "Hierarchy",
     "LayerwiseTerms",
     "LogisticMixture",
     "ModelConfig",

@@ -13,6 +13,7 @@ import scipy.signal
 import scipy.special
 
 from hvae_jax.errors import RunError
+from hvae_jax.models import convolution
 from hvae_jax.models.config import DEEP, INFERENCE, ModelConfig
 from hvae_jax.models.hvae import HVAE, make_hvae
 from hvae_jax.models.walk import GIVEN, Layer, Source, walk
@@ -267,6 +268,24 @@ def test_a_network_starts_with_equal_priors_and_small_steps(make_config: MakeCon
             assert 0.95 < largest <= 1.0
         assert 0.8 < float(jnp.abs(own["project"]["kernel"]).max()) * math.sqrt(2 * 6) <= 1.0
         assert not np.any(own["posterior"]["conv_1"]["bias"])
+
+
+def test_a_stack_of_models_is_its_models(make_config: MakeConfig):
+    """Under `vmap`, as accelerators train packed models."""
+    config = make_config(inference=DEEP, likelihood="bernoulli")
+    model, x, key = make_hvae(config, (8, 8, 1)), jnp.full((2, 8, 8, 1), 0.3), jax.random.key(0)
+    params = random_like(shapes_of(model))
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf]), params)
+
+    @quick_jit
+    def evaluate(stack: Any) -> Any:
+        with convolution.as_products():
+            together = jax.vmap(lambda params: model.apply(params, x, key))(stack)
+        return together, model.apply(jax.tree.map(lambda leaf: leaf[1], stack), x, key)
+
+    together, alone = evaluate(stack)
+    np.testing.assert_allclose(together.rates[1], alone.rates, rtol=1e-4)
+    np.testing.assert_allclose(together.distortion[1], alone.distortion, rtol=1e-4)
 
 
 def test_twice_the_layers_are_no_more_products_to_compile(make_config: MakeConfig):

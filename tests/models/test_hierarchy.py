@@ -13,7 +13,7 @@ import scipy.stats
 from linear_gaussian import MATCHED_V, SIGMA, A, B, S
 
 from hvae_jax import Bernoulli, GaussianPixels
-from hvae_jax.gaussian import Gaussian
+from hvae_jax.gaussian import Gaussian, log_prob
 from hvae_jax.models.hierarchy import Hierarchy
 from hvae_jax.models.walk import RepeatedLayers
 
@@ -279,3 +279,22 @@ def test_a_deeper_run_is_traced_no_more_often():
         jax.eval_shape(Hierarchy(chain, Bernoulli()).terms, jnp.zeros((2, 3)), jax.random.key(0))
         calls.append(chain.num_calls[0])
     assert calls[0] == calls[1] <= 4
+
+
+@pytest.mark.parametrize("runs", [((3, 1),), ((12, 8), (7, 1))], ids=["3 layers", "12 layers"])
+def test_rates_are_the_mean_log_ratio_of_many_layers(runs: tuple[tuple[int, int], ...]):
+    """E log q(z|x) − log p(z) by Monte Carlo, layer by layer and through the importance weight."""
+    model, x = Hierarchy(make_chain(runs), Bernoulli()), jnp.full((4000, 3), 0.7)
+
+    @quick_jit
+    def draw(x: jax.Array) -> Any:
+        key = jax.random.key(5)
+        ratios = [log_prob(layer.q, layer.z) - log_prob(layer.p, layer.z) for layer in model.infer(x, key)]
+        return model.terms(x, key), jnp.stack(ratios, axis=1), model.log_weight(x, key)
+
+    terms, ratios, log_weight = jax.tree.map(lambda a: np.asarray(a, np.float64), draw(x))
+    left = terms.distortion + terms.rates.sum(axis=1) + log_weight
+    for differences in (*(terms.rates - ratios).T, left):
+        standard_error = differences.std(ddof=1) / math.sqrt(len(x))
+        assert standard_error > 1e-4
+        assert abs(differences.mean()) < 5.0 * standard_error
