@@ -132,7 +132,9 @@ def test_a_free_layer_keeps_its_beta_and_an_upper_bound_acts_only_on_a_rate_abov
     np.testing.assert_allclose(found[-1], (2.0, 0.7, 1.0), rtol=1e-3)
     np.testing.assert_array_equal(found[:, 1], np.float32(0.7))
     bound = controls.target_rates((3.0, 3.0, 3.0), (1.0, 1.0, 1.0), (1e3, 1e3, 1e3))
-    found = answer(free, stack([bound], (1.0, 1.0, 1.0)), rates_answer(lambda b: jnp.array([6.0, 2.0, 3.0]) / b))
+    found = answer(
+        free, stack([bound], (1.0, 1.0, 1.0)), rates_answer(lambda b: jnp.array([6.0, 2.0, 3.0]) / b)
+    )
     np.testing.assert_allclose(found[-1, 0], (2.0, 1.0, 1.0), rtol=1e-3)
 
 
@@ -209,9 +211,7 @@ def rates_with(**changes):
 
 
 def distortion_with(**changes):
-    return controls.target_distortion(
-        **{"target": 80.0, "lower": BOUNDS[0], "upper": BOUNDS[1], **changes}
-    )
+    return controls.target_distortion(**{"target": 80.0, "lower": BOUNDS[0], "upper": BOUNDS[1], **changes})
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,9 @@ def test_old_states_become_those_of_today_in_runs_and_in_stacks(tmp_path):
     control = linear_warmup(8, RATES)
     models = [Run({"w": jnp.zeros(3)}, moved(control, 12, rate)) for rate in (1.0, 2.0, 5.0)]
     now["stack"] = Run({}, jax.tree.map(lambda *leaves: jnp.stack(leaves), *models))
-    was = {name: run._replace(beta_state=as_it_was(run.beta_state)) for name, run in now.items() if run.params}
+    was = {
+        name: run._replace(beta_state=as_it_was(run.beta_state)) for name, run in now.items() if run.params
+    }
     stack = now["stack"].beta_state
     was["stack"] = Run({}, stack._replace(beta_state=as_it_was(stack.beta_state)))
     save(tmp_path / "was", was)

@@ -24,9 +24,7 @@ class Claimed(RunError):
 
 
 @contextlib.contextmanager
-def claim(
-    file: pathlib.Path, what: str, wait_seconds: float = 0.0, is_kept: bool = True
-) -> Iterator[None]:
+def claim(file: pathlib.Path, what: str, wait_seconds: float = 0.0, is_kept: bool = True) -> Iterator[None]:
     """Holds `file` for as long as it is entered; the end of the process, by any means, lets go of it.
 
     Args:

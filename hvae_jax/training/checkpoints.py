@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from hvae_jax.errors import RunError
+from hvae_jax.errors import RunError, first_line
 from hvae_jax.training import old_states, processes
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -122,7 +122,7 @@ class Checkpoints:
         except RunError:
             raise
         except Exception as error:
-            raise self._damaged(step, _first_line(error)) from error
+            raise self._damaged(step, first_line(error)) from error
         if wanted is not None and sum_state(state) != wanted:
             raise self._damaged(step, "its numbers are not those that were saved")
         return old_states.as_now(like, state)
@@ -176,7 +176,7 @@ class Checkpoints:
             if _PROGRESS_CHECKSUM in content and content[_PROGRESS_CHECKSUM] != _sum_progress(content):
                 raise ValueError("its progress is not what was saved")
         except (OSError, ValueError) as error:
-            raise self._damaged(step, _first_line(error)) from error
+            raise self._damaged(step, first_line(error)) from error
         return content
 
     def _check_files(self, step: int) -> None:
@@ -227,7 +227,7 @@ class Checkpoints:
 
     def _save_error(self, error: Exception) -> RunError:
         return RunError(
-            f"checkpoint in {self._folder} cannot be written ({_first_line(error)}); make room or mend "
+            f"checkpoint in {self._folder} cannot be written ({first_line(error)}); make room or mend "
             "permissions and run the same command again: it resumes from the last complete checkpoint"
         )
 
@@ -254,7 +254,7 @@ def checksum(folder: str | os.PathLike[str], step: int | None = None) -> str | N
     try:
         return _read_progress(path / str(step)).get(_CHECKSUM)
     except (OSError, ValueError) as error:
-        raise RunError(f"checkpoint {path / str(step)} is damaged ({_first_line(error)})") from error
+        raise RunError(f"checkpoint {path / str(step)} is damaged ({first_line(error)})") from error
 
 
 def steps_of(folder: pathlib.Path) -> list[int]:
@@ -301,8 +301,3 @@ def _alone(folder: pathlib.Path) -> dict[str, Any]:
         primary_host=mine, active_processes={mine}, barrier_sync_key_prefix=f"{mine}"
     )
     return {"multiprocessing_options": alone, "create": False}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
