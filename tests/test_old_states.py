@@ -1,5 +1,7 @@
 """Checkpoints of 0.1.0, whose BetaState had the betas that a warm-up leads to beside those of the step."""
 
+import pathlib
+import shutil
 from typing import Any, NamedTuple
 
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hvae_jax import experiment, going_on
 from hvae_jax.betas import BetaControl, BetaState, constant, linear_warmup
 from hvae_jax.controls import target_rates
 from hvae_jax.errors import RunError
@@ -84,6 +87,19 @@ def test_old_states_become_those_of_today_in_runs_and_in_stacks(tmp_path):
     assert found.betas.tolist() == [0.1875, 0.75]
     assert found.memory.betas.tolist() == [0.5, 2.0]
     assert int(found.step) == int(found.memory.step) == 3
+
+
+def test_a_run_that_started_from_an_old_checkpoint_still_knows_it(tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(pathlib.Path(__file__).parent / "run_0_1_0", folder)
+    built = experiment.from_folder(folder)
+    state = experiment.restore(built, folder)
+    was = state._replace(beta_state=as_it_was(state.beta_state))
+    shutil.rmtree(folder / "checkpoints")
+    save(folder / "checkpoints", was)  # with the checksum that later versions keep, and init_from.json has
+    start = going_on.Start(str(folder), 1, checkpoints.sum_state(was))
+    found = going_on.init_state(built, start)
+    jax.tree.map(np.testing.assert_array_equal, found.params, state.eval_params)
 
 
 def test_an_old_state_is_checked_as_any_other(tmp_path):
