@@ -415,3 +415,9 @@ def test_plans_go_on_with_chunks_that_were_begun(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before, "deciding deletes nothing and writes nothing"
     grid_run.clear_chunks(tmp_path, members)
     assert sorted(entry.name for entry in (tmp_path / "chunks").iterdir()) == ["0002"]
+    # A finished grid has none, not even where they were.
+    for number in (1, 2, 3, 5):
+        records.write_json(members[number].folder(tmp_path) / "evaluation.json", {"status": "diverged"})
+    grid_run.clear_chunks(tmp_path, members)
+    assert not (tmp_path / "chunks").exists()
+    grid_run.clear_chunks(tmp_path, members)
