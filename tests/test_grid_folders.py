@@ -391,7 +391,7 @@ def test_other_damaged_files_of_a_finished_grid_are_made_anew(trained, folder, d
     assert error_of(trained.train, folder) is None
     after = contents(folder)
     changed = {str(path.relative_to(folder)) for path in before if before[path] != after.get(path)}
-    assert changed <= {"models/0001/timing.json", "timing.csv", "versions.json"}, "times that are lost stay so"
+    assert changed <= {"models/0001/timing.json", "timing.csv", "versions.json"}, "lost times stay lost"
     if "versions.json" in changed:
         assert "written again" in (folder / "versions.json").read_text()
 
@@ -400,8 +400,8 @@ def test_a_checkpoint_that_is_missing_its_arrays_is_named_by_who_reads_it(traine
     """Each of its other files in turn: test_checkpoints."""
     checkpoint = folder / "models" / "0000" / "checkpoints" / "8"
     assert jax.tree.leaves(experiment.restore(trained.built, folder / "models" / "0000"))
-    arrays = max((file for file in checkpoint.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
-    arrays.unlink()
+    files = [file for file in checkpoint.rglob("*") if file.is_file()]
+    max(files, key=lambda file: file.stat().st_size).unlink()
     error = error_of(experiment.restore, trained.built, folder / "models" / "0000")
     assert error is not None
     assert str(checkpoint) in error

@@ -168,7 +168,7 @@ def test_betas_that_a_grid_starts_from_must_lie_within_the_bounds():
 def test_a_grid_that_splits_a_total_rate_is_trained_and_has_its_table(tmp_path):
     config = make_config(*KINDS["a total rate that is split"][:2])
     config["data"].update(name=f"npz:{small_grid.write_data(tmp_path)}", num_valid=60)
-    config["model"].update(channels=4, latent_shapes=((2, 2, 2), (3,)))
+    config["model"].update(channels=2, num_stages=1, latent_shapes=((4, 4, 1), (2,)))
     config["grid"].update(seeds=(0,), chunk_size=1)
     config["training"].update(num_epochs=2.0, log_every_steps=2)
     config["training"].update(eval_every_steps=4, checkpoint_every_steps=4)
