@@ -300,7 +300,8 @@ def test_two_layers_are_the_published_networks(
 
 def test_parameters_start_as_pytorchs_do(make_config: MakeConfig):
     """U(−1/√fan, 1/√fan) for weights and biases; the fan of a transposed convolution is its outputs'."""
-    model = make_hvae(make_config(channels=8), (8, 8, 3))  # numbers of channels that all differ
+    # Numbers of channels that all differ; a convolution, one that is transposed, layers of all to all.
+    model = make_hvae(make_config(channels=8, num_stages=1, latent_shapes=((3,),)), (8, 8, 3))
     params = quick_jit(model.init)(jax.random.key(0), images(model, 1), jax.random.key(1))["params"]
     checked = 0
     for path, kernel in jax.tree_util.tree_leaves_with_path(params):
