@@ -33,6 +33,7 @@ def test_the_reference_is_generated_without_a_warning(tmp_path, monkeypatch, cap
     (command,) = re.findall(r"python (-m pdoc .*)", manual)
     _, _, *words = command.replace("build/reference", str(tmp_path)).split()
     monkeypatch.chdir(ROOT)
+    words.append("--no-show-source")  # whose colours would take most of the time
     with warnings.catch_warnings(record=True) as said:
         pdoc.__main__.cli([name for word in words for name in sorted(glob.glob(word)) or [word]])
     assert [str(warning.message) for warning in said] == []
