@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,4 +28,5 @@ def line(axes: Axes, label: str) -> np.ndarray:
 def dots(axes: Axes) -> np.ndarray:
     """`[n, 3]` places and values of the only scatter."""
     (found,) = axes.collections
-    return np.column_stack([np.asarray(found.get_offsets()), np.ma.filled(found.get_array(), np.nan)])
+    values: Any = found.get_array()
+    return np.column_stack([np.asarray(found.get_offsets()), np.ma.filled(values, np.nan)])

@@ -50,7 +50,7 @@ def test_every_config_builds_and_has_the_published_size(name):
 def test_a_reference_model_takes_a_step():
     """The one whose stages are not all alike: 28, 14, 7, 4."""
     config = mnist.get_config().unlock()
-    config.training.batch_size = 2
+    config.training.update(batch_size=2)  # type: ignore[union-attr]
     _, (state, metrics) = jax.jit(
         lambda: train_step(config, SHAPES["mnist"]), compiler_options={"xla_backend_optimization_level": 0}
     )()

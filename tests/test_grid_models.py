@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -381,7 +382,7 @@ def test_figures_of_any_number_of_layers(tmp_path, monkeypatch, num_layers):
         np.testing.assert_allclose(line(axes, "all betas equal"), even[:, [0, 0]])
         np.testing.assert_allclose(line(axes, "all betas 1 (the ELBO)"), even[1:2, [0, 0]])
     figures.rate_maps(table, "title", tmp_path / "maps.png")
-    maps = [axes.images[0].get_array() for axes in kept["maps.png"].axes if axes.images]
+    maps: list[Any] = [axes.images[0].get_array() for axes in kept["maps.png"].axes if axes.images]
     assert len(maps) == len(pairs) * num_layers
     # Of the first pair of betas: R_1 changes from left to right, R_2 from bottom to top, R_3 not at all.
     of_beta = np.array([1 / (1 + beta) + 0.005 for beta in values])

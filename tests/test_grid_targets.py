@@ -5,7 +5,9 @@ import math
 import pathlib
 import shutil
 import types
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -175,11 +177,12 @@ def test_models_of_a_stack_aim_at_and_are_evaluated_by_their_own_shares_of_a_tot
     asked = [[3.0, 9.0], [4.5, 13.5]]
     np.testing.assert_array_equal(stack.states.beta_state.memory.targets, asked)
     # Every image of a model has the same terms; the first model has what it was asked for.
-    terms = LayerwiseTerms(np.full((2, 5), 15.0), np.full((2, 5, 2), [3.0, 9.0]))
+    terms = LayerwiseTerms(*map(jnp.asarray, (np.full((2, 5), 15.0), np.full((2, 5, 2), [3.0, 9.0]))))
     evaluator = types.SimpleNamespace(map_images=lambda *_: terms)
     monkeypatch.setattr(grid_run, "_make_evaluators", lambda _, splits: dict.fromkeys(splits, evaluator))
     monkeypatch.setattr(grid_run, "make_fresh_terms", lambda *_: lambda *_: {"train": terms, "valid": terms})
-    found = grid_run.make_evaluate(built, types.SimpleNamespace(capacity=2))(stack, members)
+    trainer: Any = types.SimpleNamespace(capacity=2)
+    found = grid_run.make_evaluate(built, trainer)(stack, members)
     assert [evaluation["targets_nats"] for evaluation in found] == asked
     assert [evaluation["betas"] for evaluation in found] == [list(member.betas) for member in members]
     assert found[0]["target_status"] == ["reached", "reached"]

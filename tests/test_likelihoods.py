@@ -71,11 +71,13 @@ def test_bernoulli_is_scipys():
 
 
 def test_bernoulli_at_extreme_logits():
-    logits, certain = (np.float32(pair).reshape(2, 1, 1, 1) for pair in ([300.0, -300.0], [1.0, 0.0]))
+    logits, certain, other = (
+        jnp.asarray(pair).reshape(2, 1, 1, 1) for pair in ([300.0, -300.0], [1.0, 0.0], [0.0, 1.0])
+    )
     log_prob = jax.jit(Bernoulli().log_prob)
     assert (np.asarray(log_prob(logits, certain)) == 0.0).all()
-    np.testing.assert_allclose(log_prob(logits, 1.0 - certain), [-300.0, -300.0])
-    gradient = quick_jit(jax.grad(lambda o: Bernoulli().log_prob(o, 1.0 - certain).sum()))(logits)
+    np.testing.assert_allclose(log_prob(logits, other), [-300.0, -300.0])
+    gradient = quick_jit(jax.grad(lambda o: Bernoulli().log_prob(o, other).sum()))(logits)
     np.testing.assert_allclose(gradient.ravel(), [-1.0, 1.0])
 
 
