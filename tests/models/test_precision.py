@@ -63,8 +63,7 @@ def train_step(model: HVAE) -> tuple[Callable[..., Any], Any, Any]:
 
 
 @pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("inference", INFERENCE)
-@pytest.mark.parametrize("reference", REFERENCE)
+@pytest.mark.parametrize(("reference", "inference"), list(zip(REFERENCE, INFERENCE, strict=True)))
 def test_every_product_of_a_training_step_is_what_compute_dtype_says(
     make_config: MakeConfig, reference: str, inference: str, compute_dtype: str
 ):
