@@ -33,7 +33,7 @@ def training_curves(
       title: said above the panels.
       file: PNG to write.
     """
-    figure = new_figure(6.4, 5.2)
+    figure = new_figure(8.4, 5.2)
     top, bottom = figure.subplots(2, 1, sharex=True)
     num_layers = train["rates_nats"].shape[1]
     for log, style in ((train, {"alpha": 0.9}), (valid, {"marker": "o", "linestyle": "none", "ms": 4})):
@@ -52,7 +52,8 @@ def training_curves(
             line.set_label(name)
         if valid is not None:
             axes.plot([], [], "o", ms=4, color=GUIDE_COLOR, label="validation")
-        axes.legend(frameon=False)
+        # Beside the panel: inside it there is no corner that no curve comes through.
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.suptitle(title)
     figure.savefig(os.fspath(file), dpi=DPI)
 
