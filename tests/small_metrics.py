@@ -1,6 +1,7 @@
 """Metrics of a model that was never evaluated, for what only reads them."""
 
 import math
+from typing import TypeVar
 
 from hvae_jax import bounds
 from hvae_jax.evaluation.metrics import (
@@ -23,6 +24,14 @@ from hvae_jax.evaluation.metrics import (
     Score,
 )
 from hvae_jax.evaluation.plain import Estimate, Estimates
+
+T = TypeVar("T")
+
+
+def there(found: T | None) -> T:
+    """What must not be None."""
+    assert found is not None
+    return found
 
 
 def make_population(label_information: float, top_rate: float, num_images: int = 200) -> Population:
