@@ -7,7 +7,7 @@ from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import bound_checks, guidance, guidance_text, tables
 from hvae_jax.evaluation.bound_checks import Report, Violation
-from hvae_jax.evaluation.guidance import Guidance
+from hvae_jax.evaluation.choices import Guidance
 from hvae_jax.evaluation.plain import to_plain
 from hvae_jax.evaluation.results import Evaluated
 from hvae_jax.figures import applications as figures

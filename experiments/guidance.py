@@ -20,7 +20,7 @@ from experiments import program
 from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import guidance, guidance_text, tables
-from hvae_jax.evaluation.guidance import Scored
+from hvae_jax.evaluation.choices import Scored
 from hvae_jax.evaluation.plain import to_plain
 
 

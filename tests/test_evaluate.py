@@ -14,7 +14,7 @@ from playwright import sync_api
 
 from hvae_jax import records
 from hvae_jax.evaluation import guidance_text, plain
-from hvae_jax.evaluation.guidance import Guidance
+from hvae_jax.evaluation.choices import Guidance
 
 ROOT = pathlib.Path(__file__).parents[1]
 BETAS = ((0.1, 1.0, 1.0), (1.0, 1.0, 1.0), (3.0, 0.3, 1.0))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from hvae_jax.evaluation import tables
-from hvae_jax.evaluation.guidance import Guidance
+from hvae_jax.evaluation.choices import Guidance
 from hvae_jax.evaluation.metrics import Rates
 from hvae_jax.evaluation.plain import from_plain
 from hvae_jax.evaluation.results import Evaluated

@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.documents.blocks import INFERENCE, read, read_guidance, read_models, read_runs, table, there
-from hvae_jax.evaluation.guidance import Candidate, Entry
+from hvae_jax.evaluation.choices import Candidate, Entry
 from hvae_jax.evaluation.metrics import Application, PerApplication
 
 UNITS = {"reconstruction": "PSNR, dB", "representation": "accuracy from samples of z_L"}

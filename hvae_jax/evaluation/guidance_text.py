@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 
-from hvae_jax.evaluation.guidance import CLEAR, Candidate, Entry, Explained, Guidance, Rival
+from hvae_jax.evaluation.choices import Candidate, Entry, Explained, Guidance, Rival
+
+# Fewer standard errors than this are called no clear difference.
+CLEAR = 2.0
 
 
 def to_markdown(guidance: Guidance) -> str:

@@ -15,7 +15,7 @@ from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import metrics, settings
 from hvae_jax.evaluation.applications import Evaluation
-from hvae_jax.evaluation.guidance import Scored
+from hvae_jax.evaluation.choices import Scored
 from hvae_jax.evaluation.metrics import Metrics, RunEvaluation
 from hvae_jax.evaluation.plain import from_plain, to_plain
 from hvae_jax.evaluation.settings import Settings

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hvae_jax import bounds
-from hvae_jax.evaluation.guidance import APPLICATIONS, Entry, Guidance
+from hvae_jax.evaluation.choices import Entry, Guidance
+from hvae_jax.evaluation.guidance import APPLICATIONS
 from hvae_jax.evaluation.metrics import Application
 from hvae_jax.evaluation.results import Evaluated
 from hvae_jax.figures.style import (

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hvae_jax import records
 from hvae_jax.evaluation import guidance_text
-from hvae_jax.evaluation.guidance import Guidance
+from hvae_jax.evaluation.choices import Guidance
 from hvae_jax.evaluation.results import Evaluated
 from hvae_jax.figures.applications import rate_axes
 from hvae_jax.figures.style import tile

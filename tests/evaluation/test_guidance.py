@@ -10,7 +10,8 @@ from small_metrics import make_metrics, make_population, there
 from hvae_jax import bounds
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import bound_checks, guidance, guidance_text, plain, tables
-from hvae_jax.evaluation.guidance import APPLICATIONS, Guidance, KnownSpread, Scored
+from hvae_jax.evaluation.choices import Guidance, KnownSpread, Scored
+from hvae_jax.evaluation.guidance import APPLICATIONS
 from hvae_jax.evaluation.metrics import Information, PerApplication, PerSplit, Score
 from hvae_jax.evaluation.representation import KINDS
 
