@@ -3,8 +3,7 @@
 A field is an entry of its name, in the order of the fields. One with a default may be absent, and is not
 written where it is None. One that is `Annotated` with `Inline` has its own fields written beside its
 neighbours, and is absent where none of them is there. An `Estimate` is two entries, NAME and
-NAME_standard_error. In a table, names of nested fields are joined by dots
-and entries of tuples count from 1.
+NAME_standard_error. In a table, names of nested fields are joined by dots and entries of tuples count from 1.
 """
 
 import dataclasses
@@ -178,11 +177,8 @@ def _read(hint: Any, value: Any, place: str, known: _Known) -> Any:
             )
         return section
     kinds = (int, float) if hint is float else hint
-    _check(
-        origin is None and isinstance(value, kinds) and isinstance(value, bool) == (hint is bool),
-        value,
-        place,
-    )
+    fits = origin is None and isinstance(value, kinds) and isinstance(value, bool) == (hint is bool)
+    _check(fits, value, place)
     return value
 
 
