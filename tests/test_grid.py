@@ -51,9 +51,8 @@ def finished(environment, tmp_path_factory) -> pathlib.Path:
 
 def test_a_grid_leaves_everything_it_promises(finished):
     names = {"config.json", "versions.json", "data.json", "models.json", "grid.csv", "timing.csv"}
-    names |= {"figures", "models", "chunks", "tasks"}
+    names |= {"figures", "models", "tasks"}
     assert {entry.name for entry in finished.iterdir()} == names
-    assert list((finished / "chunks").iterdir()) == []
     assert sorted(entry.name for entry in (finished / "models").iterdir()) == ["0000", "0001", "0002", "0003"]
     for model in (finished / "models").iterdir():
         wanted = {
