@@ -2,7 +2,9 @@ import dataclasses
 import functools
 import json
 import math
+import pathlib
 
+import drawn
 import jax
 import numpy as np
 import pytest
@@ -143,9 +145,10 @@ def test_neither_labels_nor_images_of_the_test_split_choose_anything(restored, j
     assert {"representation.layers.1.means.knn.test_accuracy", "rates.test.distortion_nats"} <= set(changed)
 
 
-def write(folder, found):
+def write(folder, found, monkeypatch):
     """All that the program writes of one model, from its numbers: none of it may need what is not there."""
     folder.mkdir()
+    kept = drawn.keep_figures(monkeypatch)
     config = digits.get_config().to_dict()
     config["model"]["latent_shapes"] = ((2, 2, 2), (3,))
     records.write_json(folder / "config.json", config)
@@ -158,7 +161,7 @@ def write(folder, found):
     names = {"evaluation.csv", "guidance.json", "guidance.md", "bounds.json", "report.html", "figures"}
     assert names <= {entry.name for entry in folder.iterdir()}
     assert len(tables.read_table(folder / "evaluation.csv")[0].rates_nats) == 2
-    return (folder / "guidance.md").read_text(), {file.stem for file in (folder / "figures").glob("*.png")}
+    return (folder / "guidance.md").read_text(), {pathlib.Path(name).stem for name in kept}
 
 
 def without_labels(dataset):
@@ -253,7 +256,9 @@ def test_streamed_data_and_huge_labels_give_the_same_numbers(restored, judge, ev
     )
 
 
-def test_without_labels_the_rest_is_evaluated_and_what_lacks_is_named(restored, evaluation, tmp_path):
+def test_without_labels_the_rest_is_evaluated_and_what_lacks_is_named(
+    restored, evaluation, tmp_path, monkeypatch
+):
     dataset = restored[0].dataset
     whole_evaluation = evaluate(restored, None, without_labels(dataset))
     found = whole_evaluation.metrics
@@ -270,12 +275,12 @@ def test_without_labels_the_rest_is_evaluated_and_what_lacks_is_named(restored, 
     assert [name for name, _ in found.applications.test.items()] == ["reconstruction"]
     assert found.left_out["applications.representation"].startswith("the training split has no labels")
     assert {kind: e.num_checked for kind, e in bound_checks.worth([found]).items()} == {"distortion": 1}
-    text, figures = write(tmp_path / "run", whole_evaluation)
+    text, figures = write(tmp_path / "run", whole_evaluation, monkeypatch)
     assert "- generation: the training split has no labels of two or more classes" in text
     assert figures == {"distortion_by_rate", "pictures_reconstruction", "latents_reconstruction"}
 
 
-def test_without_a_validation_split_nothing_is_chosen(restored, judge, evaluation, tmp_path):
+def test_without_a_validation_split_nothing_is_chosen(restored, judge, evaluation, tmp_path, monkeypatch):
     dataset = restored[0].dataset
     empty = Split(dataset.valid.images[:0], dataset.valid.labels[:0])
     whole_evaluation = evaluate(restored, judge, dataset._replace(valid=empty))
@@ -294,12 +299,12 @@ def test_without_a_validation_split_nothing_is_chosen(restored, judge, evaluatio
     assert found.representation.layers[0].samples is None
     for application in guidance.APPLICATIONS:
         assert found.left_out[f"applications.{application}"].startswith("config.data.num_valid=0")
-    text, figures = write(tmp_path / "run", whole_evaluation)
+    text, figures = write(tmp_path / "run", whole_evaluation, monkeypatch)
     assert "- reconstruction: config.data.num_valid=0" in text
     assert figures == {"distortion_by_rate", "pictures_model", "latents_model"}
 
 
-def test_a_handful_of_images_is_evaluated_as_far_as_they_go(restored, judge, tmp_path):
+def test_a_handful_of_images_is_evaluated_as_far_as_they_go(restored, judge, tmp_path, monkeypatch):
     dataset = restored[0].dataset
     few = dataset._replace(
         train=Split(*(rows[:4] for rows in dataset.train)),
@@ -321,7 +326,7 @@ def test_a_handful_of_images_is_evaluated_as_far_as_they_go(restored, judge, tmp
         },
     }
     assert dict(found.applications.test.items()).keys() == guidance.APPLICATIONS.keys()
-    text, figures = write(tmp_path / "run", whole_evaluation)
+    text, figures = write(tmp_path / "run", whole_evaluation, monkeypatch)
     assert "There is one choice of betas here" in text
     assert {"accuracy_by_information", "pictures_generation", "latents_representation"} <= figures
 
