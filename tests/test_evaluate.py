@@ -13,7 +13,8 @@ import small_grid
 from playwright import sync_api
 
 from hvae_jax import records
-from hvae_jax.evaluation import guidance_text, tables
+from hvae_jax.evaluation import guidance_text, plain
+from hvae_jax.evaluation.choices import Guidance
 
 ROOT = pathlib.Path(__file__).parents[1]
 BETAS = ((0.1, 1.0, 1.0), (1.0, 1.0, 1.0), (3.0, 0.3, 1.0))
@@ -63,13 +64,15 @@ def test_everything_that_is_promised_is_there(grid):
     # None has the name of a figure that the grid program leaves there.
     assert not figures & {"rate_space", "rate_maps", "rate_distortion"}
     assert {"application_maps", "trade_off", "accuracy_by_information", "pictures_generation"} <= figures
-    text = guidance_text.to_markdown(records.read_json(grid / "guidance.json"))
+    text = guidance_text.to_markdown(
+        plain.from_plain(Guidance, records.read_json(grid / "guidance.json"), "guidance.json")
+    )
     assert (grid / "guidance.md").read_text() == text
     assert "| one layer (β-VAE) | 1 |" in text
     with (grid / "evaluation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["model"] for row in rows] == ["0000", "0001", "0002"]
-    metrics = tables.flatten(records.read_json(grid / "models" / "0001" / "metrics.json"))
+    metrics = plain.flatten(records.read_json(grid / "models" / "0001" / "metrics.json"))
     name = "generation.test.draws.inception_score_classifier"
     assert float(rows[1][name]) == metrics[name]
 

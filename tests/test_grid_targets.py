@@ -1,6 +1,7 @@
 """Grids that ask for rates or a distortion, in every way that a config can say it: tables and figures."""
 
 import csv
+import dataclasses
 import math
 import pathlib
 import shutil
@@ -15,6 +16,8 @@ from experiments import digits_targets_grid, grid_results
 from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import targets
+from hvae_jax.evaluation.metrics import Rates, RunEvaluation
+from hvae_jax.evaluation.plain import Estimate, Estimates, to_plain
 from hvae_jax.figures import grids as figures
 from hvae_jax.grid import members as grid_members
 from hvae_jax.grid import packed
@@ -85,12 +88,17 @@ def fake(folder, objective, grid, num_left=1):
     for member in members[: len(members) - num_left]:
         found = [0.1 + member.number] * len(member.betas)
         rates = [4.0 + member.number, 2.0]
-        summary = {"distortion_nats": 15.0, "rates_nats": rates, "negative_elbo_nats": 15.0 + sum(rates)}
-        summary |= {"distortion_nats_standard_error": 0.1, "rates_nats_standard_error": [0.1, 0.1]}
-        summary["bits_per_dim"] = summary["negative_elbo_nats"] / NUM_DIMS / math.log(2.0)
-        splits = {"train": {**summary, "distortion_nats": 14.5}, "valid": summary, "test": summary}
-        report = targets.report_targets(member.objective, NUM_DIMS, found, splits)
-        content = {"step": 1, "status": "ok", "valid": summary, "test": summary, **report}
+        summary = Rates(
+            num_images=9,
+            negative_elbo_nats=Estimate(15.0 + sum(rates), 0.1),
+            distortion_nats=Estimate(15.0, 0.1),
+            total_rate_nats=Estimate(sum(rates), 0.1),
+            rates_nats=Estimates(tuple(rates), (0.1, 0.1)),
+            bits_per_dim=(15.0 + sum(rates)) / NUM_DIMS / math.log(2.0),
+        )
+        train = dataclasses.replace(summary, distortion_nats=Estimate(14.5, 0.1))
+        report = targets.report_targets(member.objective, NUM_DIMS, found, train, summary, summary)
+        content = to_plain(RunEvaluation(step=1, status="ok", valid=summary, test=summary, targets=report))
         member.folder(folder).mkdir(parents=True)
         records.write_json(member.folder(folder) / records.EVALUATION_FILE, content)
     grid_table.write(folder, members, NUM_DIMS)
