@@ -153,7 +153,12 @@ class Server:
             command = [sys.executable, str(TESTS / "programs.py")]
             server_environment = {**self._environment, "PYTHONPATH": path}
             self._process = subprocess.Popen(
-                command, env=server_environment, stdin=subprocess.PIPE, text=True, start_new_session=True
+                command,
+                env=server_environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,  # so that Python thinks of a pipe, as programs mostly have
+                text=True,
+                start_new_session=True,
             )
         own = self._folder / str(len(self._started))
         own.mkdir()
