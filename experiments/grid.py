@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from experiments import grid_here, grid_launch, grid_results, program
 from hvae_jax import experiment
 from hvae_jax.errors import RunError
-from hvae_jax.grid import folders, slurm
+from hvae_jax.grid import folders, packed, slurm
 from hvae_jax.grid import members as grid_members
 from hvae_jax.grid import size as grid_size
 
@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> None:
         jax.config.update("jax_platforms", "cpu")
         built = experiment.from_config(members[0].config, num_devices=1)
         program.show_notices(built.dataset)
+        packed.check_orders(built, members)
         grid_launch.launch(
             workdir,
             config,
@@ -62,6 +63,7 @@ def main(arguments: list[str]) -> None:
     program.split_cpu(flags.FLAGS.cpu_devices or program.num_cores())
     built = experiment.from_config(members[0].config, num_devices=1)
     program.show_notices(built.dataset)
+    packed.check_orders(built, members)
     if flags.FLAGS.dry_run:
         grid_here.dry_run(workdir, grid_config, built, members)
         return

@@ -32,7 +32,7 @@ from hvae_jax.grid import plan as grid_plan
 from hvae_jax.grid import run as grid_run
 from hvae_jax.grid import size as grid_size
 from hvae_jax.grid.plan import TaskRecord
-from hvae_jax.training import packing
+from hvae_jax.training import loop
 from hvae_jax.training.stopping import StopSignals
 
 STOPPED_STATUS = os.EX_TEMPFAIL
@@ -126,7 +126,7 @@ def _train(folder: pathlib.Path, name: str, stop_requested: Callable[[], bool]) 
         )
         last_line = -SECONDS_PER_LINE
 
-        def report(progress: packing.Progress) -> None:
+        def report(progress: loop.Progress) -> None:
             nonlocal last_line
             if time.monotonic() - last_line >= SECONDS_PER_LINE:
                 last_line = time.monotonic()

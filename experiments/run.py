@@ -23,7 +23,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from experiments import program
-from hvae_jax import data, experiment, going_on, records
+from hvae_jax import data, experiment, going_on, records, training
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.experiment import Experiment
@@ -32,7 +32,7 @@ from hvae_jax.figures import targets as target_figures
 from hvae_jax.files import claims
 from hvae_jax.going_on import Start
 from hvae_jax.keys import make_key
-from hvae_jax.training import Params, TrainState, loop, processes
+from hvae_jax.training import Params, TrainState, processes
 from hvae_jax.training.split_evaluator import SplitEvaluator
 from hvae_jax.training.stopping import STOP_SECONDS, StopSignals
 
@@ -98,7 +98,7 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
         Progress(built.num_steps, is_shown=is_main) as progress,
         contextlib.closing(built.make_batches()) as batches,
     ):
-        state = loop.train(
+        state = training.train(
             workdir,
             init_state(built, start),
             built.terms_fn,

@@ -28,10 +28,11 @@ from hvae_jax import data, experiment
 from hvae_jax.data import DataConfig
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
-from hvae_jax.grid import run as grid_run
+from hvae_jax.grid import packed
 from hvae_jax.grid.members import Member
+from hvae_jax.grid.packed import PackedTrainer
 from hvae_jax.models.hvae import INFERENCE, ModelConfig
-from hvae_jax.training import TrainingConfig, packing
+from hvae_jax.training import TrainingConfig, stacks
 
 TABLE = {
     2: ((1, 1), (3, 3), (10, 1), (1, 10), (20, 8), (30, 1), (30, 5), (5, 30)),
@@ -248,19 +249,17 @@ def train_setting(
       RunError: a loss that is not finite.
     """
     built = experiment.from_config(chunks[0][0].member.config, num_devices=1)
-    trainer = grid_run.make_trainer(built, capacity)
-    fresh_terms = grid_run.make_fresh_terms(built, trainer, ("train", "test"))
+    trainer = PackedTrainer(built, capacity)
+    fresh_terms = packed.make_fresh_terms(built, trainer, ("train", "test"))
     for chunk in chunks:
         members = [model.member for model in chunk]
         logs: list[list[Any]] = [[] for _ in members]
         seeds = np.asarray([member.seed for member in members])
         stack = trainer.train(
-            grid_run.init_stack(built, members),
+            packed.init_stack(built, members),
             logs,
-            seeds=seeds,
-            order_seeds=np.asarray([member.order_seed for member in members]),
+            members,
             save=lambda step, stack: None,
-            report=lambda progress: None,
         )
         if stack.failed_at.any():
             raise RunError(f"a loss is not finite at step {int(stack.failed_at.max())}")
@@ -271,7 +270,7 @@ def train_setting(
             row["betas"] = stack.states.beta_state.betas[index].tolist()
             summaries = {
                 split: rates.summarize(of_split, built.num_dims)
-                for split, of_split in packing.entry(terms, index).items()
+                for split, of_split in stacks.entry(terms, index).items()
             }
             for split, summary in summaries.items():
                 for name in ("rates_nats", "rates_nats_standard_error", "distortion_nats"):

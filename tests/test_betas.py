@@ -9,7 +9,7 @@ from linear_gaussian import identity
 
 from hvae_jax import betas, records, training
 from hvae_jax.evaluation.targets import target_status
-from hvae_jax.training import batches, loop
+from hvae_jax.training import batches
 
 ONES = (1.0, 1.0)
 BOUNDS = ((1e-3, 1e-3), (1e3, 1e3))
@@ -28,7 +28,7 @@ DECAY = betas.cubic_decay(480, 4800)
 
 def train_linear(folder, control):
     """The inference of the linear-Gaussian model, trained from betas of one: the final state."""
-    return loop.train(
+    return training.train(
         records.open_run(folder, {}),
         training.init_state(linear_gaussian.init_params(), ONES, control, CONFIG),
         linear_gaussian.terms_fn,

@@ -70,7 +70,7 @@ class Trained:
 def trained(tmp_path_factory) -> Iterator[Trained]:
     """A finished grid of two models. What the tests train is compiled once for each number of models."""
     with pytest.MonkeyPatch.context() as patch:
-        makers = grid_run.make_trainer, grid_run.make_evaluate
+        makers = grid_run.PackedTrainer, grid_run.make_evaluate
         made = {}
 
         def make_trainer(built, capacity):
@@ -79,8 +79,8 @@ def trained(tmp_path_factory) -> Iterator[Trained]:
                 made[capacity] = trainer, makers[1](built, trainer)
             return made[capacity][0]
 
-        patch.setattr(grid_run, "make_trainer", make_trainer)
-        patch.setattr(grid_run, "make_evaluate", lambda _, trainer: made[trainer.capacity][1])
+        patch.setattr(grid_run, "PackedTrainer", make_trainer)
+        patch.setattr(grid_run, "make_evaluate", lambda _, trainer: made[trainer.layout.capacity][1])
         yield Trained(tmp_path_factory.mktemp("grids"))
 
 

@@ -23,6 +23,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.figures import grids as figures
 from hvae_jax.figures import targets as target_figures
 from hvae_jax.grid import members as grid_members
+from hvae_jax.grid import packed
 from hvae_jax.grid import run as grid_run
 from hvae_jax.grid import size as grid_size
 from hvae_jax.grid import table as grid_table
@@ -107,7 +108,7 @@ def test_a_grid_over_targets_of_another_number_of_layers_is_refused():
 
 def test_models_of_a_stack_aim_at_their_own_targets():
     _, members = grid_members.read_config(targets_config_with(targets_nats=((1.0, 2.0), (3.0,))))
-    stack = grid_run.init_stack(experiment.from_config(members[0].config), members)
+    stack = packed.init_stack(experiment.from_config(members[0].config), members)
     np.testing.assert_array_equal(stack.states.beta_state.memory.targets, [[1.0, 3.0], [2.0, 3.0]])
 
 

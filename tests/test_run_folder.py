@@ -14,7 +14,7 @@ from experiments import digits, run
 from hvae_jax import experiment, going_on, records, run_config, training
 from hvae_jax.errors import RunError
 from hvae_jax.files import claims
-from hvae_jax.training import checkpoints, loop, memory
+from hvae_jax.training import checkpoints, memory
 from hvae_jax.training.checkpoints import Checkpoints
 from hvae_jax.training.split_evaluator import SplitEvaluator
 
@@ -340,7 +340,7 @@ def test_a_run_of_version_0_1_0_loads_goes_on_and_evaluates(tmp_path):
     open_folder(folder, config)
     built = experiment.from_config(config)
     with contextlib.closing(built.make_batches()) as batches:
-        state = loop.train(
+        state = training.train(
             folder,
             built.init_state(),
             built.terms_fn,

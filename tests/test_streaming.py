@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import pathlib
 import time
+from typing import Any
 
 import jax
 import linear_gaussian
@@ -16,8 +17,9 @@ from hvae_jax.data import DataConfig, sources
 from hvae_jax.data.stored import HostArray, Rows, StoredArray
 from hvae_jax.errors import RunError
 from hvae_jax.keys import fold_in
-from hvae_jax.training import loop, split_evaluator, streaming
-from hvae_jax.training.split_evaluator import SplitEvaluator
+from hvae_jax.training import loop, split_evaluator, stacks, streaming
+from hvae_jax.training.split_evaluator import SplitEvaluator, StackEvaluator
+from hvae_jax.training.stacks import Packed
 
 NUM_TRAIN, NUM_TEST, SIDE = 200, 70, 8
 CONFIG = training.TrainingConfig(
@@ -112,7 +114,7 @@ def batches_of(images: Rows) -> list[np.ndarray]:
         count = min(3, 20 - step)
         taken = batches.take(step, count)
         for index in range(count):
-            picked = jax.pmap(batches.pick, in_axes=(0, None))(taken, index)
+            picked = jax.pmap(batches.pick, in_axes=(0, 0, None))(*taken, index)
             found.append(np.asarray(picked).reshape(CONFIG.batch_size, *batches.image_shape))
     batches.close()
     return found
@@ -128,9 +130,9 @@ def test_batches_are_those_of_images_on_the_devices(prepared: pathlib.Path, num_
 def test_a_stream_can_start_at_any_step(prepared: pathlib.Path):
     images = load(prepared, "always").train.images
     batches = streaming.StreamedBatches(images, CONFIG)
-    late = batches.take(7, 2)
-    early = batches.take(2, 1)  # as after a checkpoint that is older
-    again = batches.take(7, 1)
+    late, _ = batches.take(7, 2)
+    early, _ = batches.take(2, 1)  # as after a checkpoint that is older
+    again, _ = batches.take(7, 1)
     np.testing.assert_array_equal(late[0], again[0])
     assert np.any(np.asarray(early[0]) != np.asarray(again[0]))
     batches.close()
@@ -139,7 +141,7 @@ def test_a_stream_can_start_at_any_step(prepared: pathlib.Path):
 def train_linear(folder: pathlib.Path, images: np.ndarray, is_streamed: bool) -> training.TrainState:
     control = betas.constant()
     batches = streaming.make_batches(HostArray(images) if is_streamed else images, CONFIG)
-    state = loop.train(
+    state = training.train(
         records.open_run(folder, {}),
         training.init_state(linear_gaussian.init_params(), (0.7, 1.3), control, CONFIG),
         linear_gaussian.terms_fn,
@@ -161,6 +163,38 @@ def test_a_streamed_run_equals_one_with_images_on_the_devices_bit_for_bit(tmp_pa
     assert logs[0]["step"].tolist() == [5, 10, 15, 17]
     for name in ("loss_nats", "distortion_nats", "rates_nats", "grad_norm"):
         np.testing.assert_array_equal(logs[0][name], logs[1][name])
+
+
+def train_stack(images: Rows, order_seeds: list[int]) -> tuple[Any, Any]:
+    """The states of two models, and their terms over the images."""
+    layout, control = Packed(2), betas.constant()
+    trainer = loop.Trainer(
+        linear_gaussian.terms_fn, preprocess_fn=identity, control=control, config=CONFIG, layout=layout
+    )
+    states = [
+        training.init_state(linear_gaussian.init_params(), start, control, CONFIG)
+        for start in ((0.7, 1.3), (1.0, 0.2))
+    ]
+    batches = streaming.make_batches(images, CONFIG, layout).ordered(order_seeds)
+    logs: list[Any] = [[], []]
+    stack = trainer.train(stacks.new_stack(states), logs, batches, save=lambda step, stack: None)
+    batches.close()
+    params, seeds = layout.put(stack.states.params), np.array([4, 5])
+    evaluator = StackEvaluator(images, identity, layout)
+    return stack.states, evaluator.map_images(linear_gaussian.terms_fn, params, seeds, 2)
+
+
+def test_a_streamed_stack_equals_one_with_images_on_the_devices_bit_for_bit(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(split_evaluator, "CHUNK_BYTES", 64 * 4)
+    images = linear_gaussian.data(136)
+    found = [train_stack(rows, [9, 9]) for rows in (images, HostArray(images))]
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_one_stream_has_one_order():
+    with pytest.raises(RunError, match=r"2 values of config.training.order_seed .*data.streaming=never"):
+        train_stack(HostArray(linear_gaussian.data(136)), [9, 8])
 
 
 def test_evaluation_of_a_streamed_split_is_that_of_images_on_the_devices(

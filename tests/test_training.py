@@ -28,7 +28,7 @@ def train_linear(
 ):
     control = betas.constant()
     state = training.init_state(linear_gaussian.init_params(), start_betas, control, config)
-    return loop.train(
+    return training.train(
         records.open_run(folder, {"betas": list(start_betas)}),
         state,
         linear_gaussian.terms_fn,
@@ -140,7 +140,7 @@ def validated(folder, num_steps: int, stop_requested=lambda: False, **changes):
     images, config = linear_gaussian.data(64), short(num_steps, eval_every_steps=10, **changes)
     control = betas.constant()
     terms = jax.device_get(LayerwiseTerms(jnp.full(8, 2.0), jnp.ones((8, 2))))
-    return loop.train(
+    return training.train(
         folder,
         training.init_state(linear_gaussian.init_params(), (1.0, 1.0), control, config),
         linear_gaussian.terms_fn,
@@ -220,7 +220,7 @@ def test_a_run_compiles_the_step_once(tmp_path):
     def trained(config, folder):
         traces.clear()
         state = training.init_state(linear_gaussian.init_params(), (1.0, 1.0), control, config)
-        loop.train(
+        training.train(
             records.open_run(folder, {}),
             state,
             terms_fn,
@@ -389,7 +389,7 @@ def test_rates_by_beta(tmp_path_factory) -> dict[tuple[float, float], np.ndarray
         built = experiment.from_config(config)
         folder = records.open_run(tmp_path_factory.mktemp("run"), config)
         control = built.make_control()
-        state = loop.train(
+        state = training.train(
             folder,
             built.init_state(),
             built.terms_fn,

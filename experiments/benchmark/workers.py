@@ -21,10 +21,11 @@ from experiments.benchmark import serving
 from hvae_jax import experiment, training
 from hvae_jax.errors import RunError
 from hvae_jax.grid import members as grid_members
-from hvae_jax.grid import run as grid_run
+from hvae_jax.grid.packed import PackedTrainer, init_stack
 from hvae_jax.keys import make_key
-from hvae_jax.training import devices, processes
+from hvae_jax.training import devices, loop, processes, stacks
 from hvae_jax.training.split_evaluator import SplitEvaluator
+from hvae_jax.training.stacks import DataParallel
 
 
 class Contender:
@@ -101,7 +102,7 @@ def main() -> None:
 
 
 class NetworkWorker:
-    """Trains and evaluates as `loop.train` does, without its log; every answer is in seconds.
+    """Trains and evaluates as `training.train` does, without its log; every answer is in seconds.
 
     `spec` holds the config, and may hold `num_devices` to split the CPU into and `process`, the arguments
     of `processes.start`.
@@ -118,11 +119,12 @@ class NetworkWorker:
         config, images = built.training, built.dataset.train.images
         self._built, self._config, self._num_images = built, config, len(images)
         self._batches = built.make_batches()
-        self._interval = training.compile_interval(
-            built.terms_fn, built.preprocess_fn, built.make_control(), config, self._batches.pick
+        step_fn = training.make_train_step(
+            built.terms_fn, built.preprocess_fn, built.make_control(), config, devices.DEVICE_AXIS
         )
-        self._state = devices.replicate(built.init_state())
-        self._zeros = training.zero_totals(len(built.objective.betas))
+        self._interval = loop.compile_interval(step_fn, self._batches.pick)
+        self._layout, stack = DataParallel(), stacks.new_stack([built.init_state()])
+        self._states, self._zeros = self._layout.put(stack.states), stack.totals
         self._evaluator: SplitEvaluator | None = None
         self._done = 0
 
@@ -131,9 +133,9 @@ class NetworkWorker:
         start = time.perf_counter()
         while count:
             part = min(count, self._batches.steps_per_call)
-            totals = devices.replicate(self._zeros)
+            totals, counts = self._layout.put((self._zeros, np.array([part], np.int32)))
             taken = self._batches.take(self._done, part)
-            self._state, totals, done = self._interval(self._state, totals, taken, part)
+            (self._states, totals), done = self._interval((self._states, totals), *taken, counts)
             jax.device_get((totals, done))
             count, self._done = count - part, self._done + part
         return time.perf_counter() - start
@@ -162,7 +164,7 @@ class NetworkWorker:
             images = self._built.dataset.train.images
             self._evaluator = SplitEvaluator(images, self._built.preprocess_fn)
             self._terms_fn = self._built.terms_fn
-        params = jax.tree.map(lambda a: a[0], self._state).eval_params
+        params = stacks.entry(devices.first(self._states), 0).eval_params
         start = time.perf_counter()
         self._evaluator.map_images(self._terms_fn, params, make_key(0))
         return time.perf_counter() - start
@@ -195,17 +197,16 @@ class GridWorker:
         config = spec["config"]
         built = experiment.from_config(config, num_devices=1)
         self._num_models = 2 * jax.local_device_count()
-        members = [
+        self._members = [
             grid_members.Member(number, {**config, "training": {**config["training"], "seed": number}}, {})
             for number in range(self._num_models)
         ]
-        self._trainer = grid_run.make_trainer(built, self._num_models)
-        self._stack = grid_run.init_stack(built, members)
+        self._trainer = PackedTrainer(built, self._num_models)
+        self._stack = init_stack(built, self._members)
 
     def steps(self, count: int) -> float:
         """Seconds of `count` training steps of one model, its share of those of all."""
-        order_seeds = np.zeros(self._num_models, np.int64)
-        return self._trainer.time_steps(self._stack, order_seeds, count) / self._num_models
+        return self._trainer.time_steps(self._stack, self._members, count) / self._num_models
 
 
 class GemmWorker:

@@ -11,12 +11,14 @@ import jax
 import numpy as np
 
 from hvae_jax import training
+from hvae_jax.data.stored import Rows, StoredArray
 from hvae_jax.errors import RunError
 from hvae_jax.experiment import Experiment
-from hvae_jax.grid import run as grid_run
 from hvae_jax.grid.members import GridConfig, Member
+from hvae_jax.grid.packed import PackedTrainer, init_stack
 from hvae_jax.keys import make_key
 from hvae_jax.training import Params
+from hvae_jax.training.streaming import CALL_BYTES
 
 GIB = 2**30
 # Of the memory that is free; the rest is for the compiler and for other programs.
@@ -62,8 +64,8 @@ def choose_size(grid: GridConfig, built: Experiment, members: Sequence[Member]) 
     """
     num_devices, on_cpu = jax.local_device_count(), jax.default_backend() == "cpu"
     state = jax.eval_shape(built.init_state)
-    images = built.dataset.train.images.nbytes + built.dataset.valid.images.nbytes
-    fixed = num_devices * (images + built.dataset.test.images.nbytes)
+    splits = built.dataset.train, built.dataset.valid, built.dataset.test
+    fixed = num_devices * sum(_device_bytes(split.images) for split in splits)
     model_bytes, working = STATE_COPIES * _num_bytes(state), _working_bytes(built, state.params)
     if on_cpu:  # one model of each device is at work
         fixed += resident_bytes() + COMPILER_BYTES + num_devices * working
@@ -90,13 +92,12 @@ def model_steps_per_second(built: Experiment, members: Sequence[Member], chunk_s
     if jax.default_backend() == "cpu":  # where a few models are as fast, each, as many
         chunk_size = min(chunk_size, num_devices)
     members = members[:chunk_size]
-    trainer = grid_run.make_trainer(built, chunk_size)
-    stack = grid_run.init_stack(built, members)
-    order_seeds = np.asarray([member.order_seed for member in members])
+    trainer = PackedTrainer(built, chunk_size)
+    stack = init_stack(built, members)
     most = min(built.training.log_every_steps, trainer.num_steps)
-    once = trainer.time_steps(stack, order_seeds, 1)
+    once = trainer.time_steps(stack, members, 1)
     num_steps = int(np.clip(TIMED_SECONDS / once, 1, most))
-    return len(members) * num_steps / trainer.time_steps(stack, order_seeds, num_steps)
+    return len(members) * num_steps / trainer.time_steps(stack, members, num_steps)
 
 
 def resident_bytes() -> int:
@@ -149,6 +150,11 @@ def _free_bytes() -> int:
         used = int((limit.parent / "memory.current").read_text())
         free = min(free, int(limit.read_text()) - used)
     return free + resident_bytes()
+
+
+def _device_bytes(images: Rows) -> int:
+    """Of a split's images that lie on a device; where they are streamed, of those being read and used."""
+    return 2 * CALL_BYTES if isinstance(images, StoredArray) else images.nbytes
 
 
 def _num_bytes(tree: object) -> int:

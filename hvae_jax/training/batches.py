@@ -1,7 +1,7 @@
 """Where the training loop gets its batches: an order that depends on seed and step alone."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -9,10 +9,15 @@ import numpy as np
 
 from hvae_jax.training import devices
 from hvae_jax.training.config import TrainingConfig
+from hvae_jax.training.stacks import DataParallel, Layout
+
+# (what all models of a device read, what one model reads for itself, place of a step in them) → that step's
+# stored images `[B / D, ...]`, or `[B, ...]` where a device holds whole models; traced, on one device.
+PickFn = Callable[[Any, Any, jax.Array], jax.Array]
 
 
 class Batches(Protocol):
-    """The batches of a run, as the loop asks for them.
+    """The batches of a stack of models, as the loop asks for them.
 
     The loop asks for consecutive steps; after `restore`, it goes on from there.
 
@@ -20,22 +25,25 @@ class Batches(Protocol):
       num_images: of an epoch.
       image_shape: (H, W, C), or whatever the images have.
       steps_per_call: the most steps that one `take` can give.
+      pick: finds a step's images in what `take` gave. Batches of one kind have one and the same function.
     """
 
     num_images: int
     image_shape: tuple[int, ...]
     steps_per_call: int
+    pick: PickFn
 
-    def take(self, step: int, count: int) -> Any:
-        """The images of the `count` steps from `step` on, as arrays that lead with the local devices.
-
-        Their shapes are the same for every count: what is past it is never read. Each device gets its
-        part of every batch: images of consecutive places, devices in order, those of process 0 first.
-        """
+    def ordered(self, order_seeds: Sequence[int] | np.ndarray) -> "Batches":
+        """The same images for the models of a stack, in the order of each one's seed, `[M]`."""
         ...
 
-    def pick(self, taken: Any, index: jax.Array) -> jax.Array:
-        """The stored images `[B / D, ...]` of the index-th of the steps taken; traced, on one device."""
+    def take(self, step: int, count: int) -> tuple[Any, Any]:
+        """What the `count` steps from `step` on read: all models together, and each for itself.
+
+        The former are arrays `[D, ...]`, the latter `[D, M / D, ...]` or an empty tuple. Their shapes are
+        the same for every count: what is past it is never read. Where the devices share a batch, each gets
+        its part: images of consecutive places, devices in order, those of process 0 first.
+        """
         ...
 
     def state(self) -> dict[str, Any]:
@@ -54,27 +62,50 @@ class Batches(Protocol):
 class ResidentBatches:
     """Batches of images that stay on the devices, all of them on each."""
 
-    def __init__(self, images: np.ndarray, config: TrainingConfig) -> None:
+    def __init__(self, images: np.ndarray, config: TrainingConfig, layout: Layout | None = None) -> None:
         """Puts `images`, `[N, ...]` as stored, on the devices.
 
+        Args:
+          images: of an epoch.
+          config: how large the batches are, and in which order; see `ordered` for other orders.
+          layout: of the models; one model on all devices by default.
+
         Raises:
-          RunError: the devices do not divide the batch, or no batch fits into the run.
+          RunError: the devices do not divide the batch that they share, or no batch fits into the run.
         """
-        config.check_devices(jax.device_count())
+        self._layout = layout or DataParallel()
+        if self._layout.splits_batch:
+            config.check_devices(jax.device_count())
         self.num_images, self.image_shape = len(images), images.shape[1:]
         self.steps_per_call = min(config.log_every_steps, config.num_steps(len(images)))
-        self._batch_size, self._order_seed = config.batch_size, config.order_seed
+        self._batch_size = config.batch_size
         self._images = devices.replicate(images)
+        self._order(np.array([config.order_seed]))
 
-    def take(self, step: int, count: int) -> tuple[jax.Array, np.ndarray]:
-        """All images `[D, N, ...]`, and which of them make up each step, `[D, K, B / D]`."""
-        indices = np.zeros((self.steps_per_call, self._batch_size), np.int32)
-        indices[:count] = batch_indices(self._order_seed, self.num_images, self._batch_size, step, count)
-        return self._images, split_batches(indices)
+    def ordered(self, order_seeds: Sequence[int] | np.ndarray) -> "ResidentBatches":
+        """The same images for the models of a stack, in the order of each one's seed, `[M]`."""
+        other = object.__new__(ResidentBatches)
+        other.__dict__.update(self.__dict__)
+        other._order(np.asarray(order_seeds))
+        return other
 
-    def pick(self, taken: tuple[jax.Array, jax.Array], index: jax.Array) -> jax.Array:
-        """See `pick_resident`."""
-        return pick_resident(taken, index)
+    def _order(self, seeds: np.ndarray) -> None:
+        # One order for all is sent once a device; an order of its own once a model.
+        self._seeds = seeds[:1] if len(np.unique(seeds)) == 1 else seeds
+        self.pick: PickFn = pick_alike if len(self._seeds) == 1 else pick_own
+
+    def take(self, step: int, count: int) -> tuple[Any, Any]:
+        """All images `[D, N, ...]`, and the places of each step's: `[D, K, B / D]`, or of each model."""
+        orders = {}
+        for seed in np.unique(self._seeds).tolist():
+            orders[seed] = np.zeros((self.steps_per_call, self._batch_size), np.int32)
+            orders[seed][:count] = batch_indices(seed, self.num_images, self._batch_size, step, count)
+        if self.pick is pick_own:
+            return self._images, self._layout.put(np.stack([orders[seed] for seed in self._seeds.tolist()]))
+        (order,) = orders.values()
+        if self._layout.splits_batch:
+            return (self._images, split_batches(order)), ()
+        return (self._images, np.broadcast_to(order, (jax.local_device_count(), *order.shape))), ()
 
     def state(self) -> dict[str, Any]:
         """Nothing: the order follows from the step."""
@@ -87,10 +118,16 @@ class ResidentBatches:
         """Nothing to do."""
 
 
-def pick_resident(taken: tuple[jax.Array, jax.Array], index: jax.Array) -> jax.Array:
+def pick_alike(together: tuple[jax.Array, jax.Array], own: Any, index: jax.Array) -> jax.Array:
     """Of (images `[N, ...]`, indices `[K, B]`) the images `[B, ...]` of step `index`."""
-    images, indices = taken
+    del own
+    images, indices = together
     return images[indices[index]]
+
+
+def pick_own(together: jax.Array, own: jax.Array, index: jax.Array) -> jax.Array:
+    """The same where the indices are one model's own."""
+    return together[own[index]]
 
 
 def split_batches(indices: np.ndarray) -> np.ndarray:

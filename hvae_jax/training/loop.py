@@ -1,205 +1,276 @@
-"""The training loop: compiled steps, log rows, validation, checkpoints, and a stop on request."""
+"""The training loop: compiled steps, log rows, validation, checkpoints, and a stop on request.
 
-import math
-import pathlib
+It trains a stack of models; a run is a stack of one. Whether a model has all devices or a device many models,
+and whether images stay on the devices or are streamed to them, its layout and its batches say.
+"""
+
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from hvae_jax import training
 from hvae_jax.betas import BetaControl
-from hvae_jax.errors import RunError, Stopped
+from hvae_jax.errors import Stopped
 from hvae_jax.files import rate_log
 from hvae_jax.objective import LayerwiseTerms
-from hvae_jax.training import (
+from hvae_jax.training import devices, processes, stacks
+from hvae_jax.training.batches import Batches, PickFn
+from hvae_jax.training.config import TrainingConfig
+from hvae_jax.training.stacks import Layout, Stack
+from hvae_jax.training.step import (
     Params,
     PreprocessFn,
+    StepFn,
     StepMetrics,
     TermsFn,
-    TrainingConfig,
     TrainState,
-    devices,
-    processes,
+    is_finite,
+    make_train_step,
 )
-from hvae_jax.training.batches import Batches
-from hvae_jax.training.checkpoints import CHECKPOINTS_FOLDER, Checkpoints
 
 # A request to stop is looked for between compiled calls, so a call should not take longer than this.
 CALL_SECONDS = 1.0
-# What a checkpoint holds beside the state.
-PROGRESS = {"logged", "seconds", "totals", "batches", "ended"}
 
 
-def train(
-    folder: pathlib.Path,
-    state: TrainState,
-    terms_fn: TermsFn,
-    batches: Batches,
-    *,
-    preprocess_fn: PreprocessFn,
-    control: BetaControl,
-    config: TrainingConfig,
-    validate: Callable[[Params], LayerwiseTerms] | None = None,
-    reports: Sequence[Callable[[dict[str, Any]], None]] = (),
-    stop_requested: Callable[[], bool] = lambda: False,
-) -> TrainState:
-    """Trains over all devices of all processes, from the folder's newest checkpoint where there is one.
+class Log(Protocol):
+    """Takes the rows of a run's rate log: a `records.RateLog`, or anything that keeps them."""
 
-    Writes `rates.jsonl` and `checkpoints/` into the folder. A run that was complete goes on where
-    `config.num_epochs` is larger by now: rows, final state and checkpoints are then those of a run that was
-    planned longer, as far as `control` does not depend on the plan. With several processes, process 0
-    alone reads and writes there, and calls `reports`.
+    def append(self, row: Mapping[str, Any], /) -> None:
+        """Takes one row."""
+
+
+class Progress(NamedTuple):
+    """Attributes:
+    step: updates that every model of the stack has done.
+    model_steps: updates of the last interval, summed over the models.
+    seconds: that the last interval took, validation included.
+    """
+
+    step: int
+    model_steps: int
+    seconds: float
+
+
+class Trainer:
+    """Trains stacks of models of one architecture with one compiled program."""
+
+    def __init__(
+        self,
+        terms_fn: TermsFn,
+        *,
+        preprocess_fn: PreprocessFn,
+        control: BetaControl,
+        config: TrainingConfig,
+        layout: Layout,
+    ) -> None:
+        """Compiles nothing yet.
+
+        Args:
+          terms_fn: (params, x, keys) → terms.
+          preprocess_fn: (keys, stored images) → x.
+          control: moves the betas.
+          config: how to train; `seed` and `order_seed` are each model's own.
+          layout: of the models over the devices.
+        """
+        self.layout, self._config = layout, config
+        axis_name = devices.DEVICE_AXIS if layout.splits_batch else None
+        self._step_fn = make_train_step(terms_fn, preprocess_fn, control, config, axis_name)
+        self._programs: dict[PickFn, Callable[..., Any]] = {}
+
+    def train(
+        self,
+        stack: Stack,
+        logs: Sequence[Log],
+        batches: Batches,
+        *,
+        save: Callable[[int, Stack], None],
+        validate: Callable[[Params], LayerwiseTerms] | None = None,
+        report: Callable[[Progress], None] = lambda progress: None,
+        stop_requested: Callable[[], bool] = lambda: False,
+        raise_not_finite: bool = False,
+    ) -> Stack:
+        """Trains a stack to the end.
+
+        Args:
+          stack: new, or as saved.
+          logs: one per model; they get the rows that a run of its own would write.
+          batches: of stored training images, in each model's order.
+          save: called with step and stack where the config asks for a checkpoint, and at the end.
+          validate: params as the layout puts them → the terms of every model and validation image, NumPy
+            arrays `[M, N, ...]`.
+          report: called after every interval.
+          stop_requested: asked after every compiled call, which takes about `CALL_SECONDS` at most (or one
+            step of every model, where that takes longer). Once it says yes, on any process, `save` is
+            called at that very step and training ends with `Stopped`. It goes on as if it had not been
+            stopped.
+          raise_not_finite: whether all end where one model's loss is not finite; else it is frozen as it was
+            before that step, and the others go on.
+
+        Returns:
+          the final stack.
+
+        Raises:
+          Stopped: as `stop_requested` wished.
+          NotFinite: a loss or gradient was not, and `raise_not_finite`.
+        """
+        config, num_models = self._config, len(logs)
+        num_steps = config.num_steps(batches.num_images)
+        step, logged, failed_at = int(stack.step), int(stack.logged), stack.failed_at.copy()
+        seconds, since = float(stack.seconds), float(stack.logged_seconds)
+        states, totals = self.layout.put((stack.states, stack.totals))
+        calls = Calls(min(batches.steps_per_call, config.log_every_steps))
+
+        def on_host() -> Stack:
+            arrays = self.layout.get((states, totals), num_models)
+            return Stack(
+                np.array(step, np.int32),
+                arrays[0],
+                failed_at.astype(np.int32),
+                np.array(seconds, np.float64),
+                np.array(logged, np.int32),
+                np.array(since, np.float64),
+                arrays[1],
+            )
+
+        def write(i: int, split: str, means: StepMetrics, betas: np.ndarray, images_per_s: float) -> None:
+            logs[i].append(
+                rate_log.rate_row(
+                    step=step,
+                    epoch=step * config.batch_size / batches.num_images,
+                    split=split,
+                    loss=float(means.loss),
+                    distortion=float(means.distortion),
+                    rates=means.rates.tolist(),
+                    betas=betas.tolist(),
+                    num_dims=int(np.prod(batches.image_shape)),
+                    grad_norm=float(means.grad_norm) if split == "train" else None,
+                    images_per_s=images_per_s,
+                )
+            )
+
+        while logged < num_steps:
+            # Of an interval that the end of a run cut short there is a row; where the run goes on, there
+            # will be one of the whole interval.
+            begin = logged // config.log_every_steps * config.log_every_steps
+            end = min(begin + config.log_every_steps, num_steps)
+            model_steps, interval_start = 0, time.perf_counter()
+            while step < end:
+                start = time.perf_counter()
+                count = min(calls.num_steps, end - step)
+                counts = np.where(failed_at == 0, count, 0)
+                (states, totals), done = self._call((states, totals), batches, step, counts)
+                done = self.layout.get(done, num_models)
+                newly_failed = (failed_at == 0) & (done < counts)
+                failed_at = np.where(newly_failed, step + done + 1, failed_at)
+                if newly_failed.any() and raise_not_finite:
+                    raise NotFinite(int(failed_at.max()))
+                step = num_steps if failed_at.all() else step + count
+                model_steps += int(done.sum())
+                elapsed = time.perf_counter() - start
+                seconds += elapsed
+                calls.took(elapsed, count)
+                stop, calls.num_steps = processes.agree(stop_requested(), calls.num_steps)
+                if stop:
+                    save(step, on_host())
+                    raise Stopped(step)
+            sums, betas = self.layout.get((totals, states.beta_state.betas), num_models)
+            alive = np.flatnonzero(failed_at == 0).tolist()
+            images_per_s = (end - begin) * config.batch_size / (seconds - since)
+            for i in alive:
+                means = StepMetrics(*(total[i] / (end - begin) for total in sums))
+                write(i, "train", means, betas[i], images_per_s)
+            is_last = step == num_steps
+            if validate is not None and (step % config.eval_every_steps == 0 or is_last):
+                start = time.perf_counter()
+                terms = validate(states.eval_params)
+                elapsed = time.perf_counter() - start
+                seconds, since = seconds + elapsed, since + elapsed
+                for i in alive:
+                    means = split_means(stacks.entry(terms, i), betas[i])
+                    write(i, "valid", means, betas[i], terms.distortion.shape[1] / elapsed)
+            logged = step
+            if step % config.log_every_steps == 0:
+                since = seconds
+                totals = self.layout.put(stacks.zero_totals(stack.states))
+            if step % config.checkpoint_every_steps == 0 or is_last:
+                save(step, on_host())
+            report(Progress(step, model_steps, time.perf_counter() - interval_start))
+        return on_host()
+
+    def time_steps(self, stack: Stack, batches: Batches, num_steps: int) -> float:
+        """Seconds of `num_steps` steps of a stack, compiled before; nothing is kept."""
+        counts = np.full(len(stack.failed_at), num_steps)
+        models = self.layout.put((stack.states, stack.totals))
+        models, done = self._call(models, batches, 0, counts)
+        jax.block_until_ready(done)
+        start = time.perf_counter()
+        models, done = self._call(models, batches, 0, counts)
+        jax.block_until_ready(done)
+        return time.perf_counter() - start
+
+    def _call(self, models: Any, batches: Batches, step: int, counts: np.ndarray) -> Any:
+        """Models are (states, totals) on the devices; the result is what becomes of them, and `done`."""
+        if batches.pick not in self._programs:
+            self._programs[batches.pick] = compile_interval(self._step_fn, batches.pick)
+        # Places of the stack that no model fills take no steps.
+        padded = np.zeros(self.layout.capacity, np.int32)
+        padded[: len(counts)] = counts
+        taken = batches.take(step, int(counts.max()))
+        return self._programs[batches.pick](models, *taken, self.layout.put(padded))
+
+
+def compile_interval(step_fn: StepFn, pick_fn: PickFn) -> Callable[..., Any]:
+    """Many steps of every model of every device as one compiled loop; what the models were is donated.
 
     Args:
-      folder: the run folder, see `records.open_run`.
-      state: from `init_state`.
-      terms_fn: (params, x, keys) → terms.
-      batches: of stored training images.
-      preprocess_fn: (keys, stored images) → x.
-      control: moves the betas.
-      config: how to train.
-      validate: params → the terms of every validation image, as NumPy arrays.
-      reports: called with every row of the log as it is written.
-      stop_requested: asked after every compiled call, which takes about `CALL_SECONDS` at most (or one
-        step, where that takes longer). Once it says yes, on any process, a checkpoint of that very step
-        is written and the loop ends with `Stopped`. The resumed run equals an uninterrupted one, its log
-        included.
+      step_fn: from `make_train_step`.
+      pick_fn: of the batches.
 
     Returns:
-      the final state, on the host.
-
-    Raises:
-      RunError: a loss that is not finite (the checkpoints before it stay), a bad config, a folder
-        that cannot be written.
-      Stopped: as `stop_requested` wished.
+      `(models, together, own, counts) → (models, done)`, every array led by the devices:
+        models: (`TrainState`, totals) of each model of a device. `totals` are sums of the metrics over the
+          steps of the logged interval that other calls did. They go through the loop, so that a mean does
+          not depend on how the steps are dealt to calls.
+        together, own: as `Batches.take` gives them.
+        counts: how many steps each model takes. Not static, so a short call compiles nothing new.
+        done: a model stops at its first step that is not finite; the steps before it are counted, and
+          `totals` grow by those alone.
     """
-    num_steps = config.num_steps(batches.num_images)
-    interval = training.compile_interval(terms_fn, preprocess_fn, control, config, batches.pick)
-    is_main = processes.is_main()
-    checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, config.num_checkpoints) if is_main else None
-    new = state
 
-    def read() -> TrainState:
-        if checkpoints is None or checkpoints.latest_step() is None:
-            return new
-        return checkpoints.restore(new)
+    def interval(models: Any, together: Any, own: Any, counts: jax.Array) -> Any:
+        def one(model: Any) -> Any:
+            (state, totals), own, count = model
 
-    state = processes.from_main(read, new)
-    saved = processes.values_from_main(lambda: _read_progress(checkpoints) if checkpoints else {})
-    batches.restore(saved.get("batches", {}))
-    step = int(state.step)
-    if step > num_steps:
-        raise RunError(
-            f"config.training.num_epochs={config.num_epochs} is {num_steps} steps, and {folder} has a "
-            f"checkpoint of step {step}: a run goes on, not back; give more epochs, or another folder"
-        )
-    # Steps past `logged` are done and in the totals, but no row of a whole interval tells of them yet; that
-    # of an interval cut short by the end of the run does, up to `ended`.
-    logged, seconds = saved.get("logged", step), saved.get("seconds", 0.0)
-    zeros = jax.device_get(training.zero_totals(len(state.beta_state.betas)))
-    totals = StepMetrics(**saved["totals"]) if "totals" in saved else zeros
-    totals = jax.tree.map(lambda _, total: np.asarray(total, np.float32), zeros, totals)
-    ended = saved.get("ended", logged)  # 0.1.0 took every end of a run for that of an interval
-    is_complete = step == ended == num_steps
+            def body(carry: Any) -> Any:
+                state, totals, done, _ = carry
+                state, metrics = step_fn(state, pick_fn(together, own, done))
+                ok = is_finite(metrics)
+                totals = jax.tree.map(lambda total, m: total + jnp.where(ok, m, 0.0), totals, metrics)
+                return state, totals, done + ok, ok
 
-    def keep(row: Mapping[str, Any]) -> bool:
-        """Whether a longer run has it, too: at its end, a run validates at any step."""
-        return is_complete or row["split"] == "train" or row["step"] % config.eval_every_steps == 0
+            carry: tuple[TrainState, StepMetrics, jax.Array, jax.Array] = (
+                state,
+                totals,
+                jnp.zeros((), jnp.int32),
+                jnp.array(True),
+            )
+            state, totals, done, _ = jax.lax.while_loop(lambda c: (c[2] < count) & c[3], body, carry)
+            return (state, totals), done
 
-    log = None
-    if is_main:
-        last_row = num_steps if is_complete else logged
-        log = rate_log.RateLog(folder, last_row, keep, is_complete=last_row > 0)
-    if is_complete:
-        if checkpoints:
-            checkpoints.close()
-        return jax.device_get(state)
-    state, totals = devices.replicate((state, totals))
-    calls = Calls(batches.steps_per_call)
+        return stacks.map_models(one, (models, own, counts))
 
-    def write(split: str, means: StepMetrics, grad_norm: float | None, images_per_s: float) -> None:
-        row = rate_log.rate_row(
-            step=step,
-            epoch=step * config.batch_size / batches.num_images,
-            split=split,
-            loss=float(means.loss),
-            distortion=float(means.distortion),
-            rates=means.rates.tolist(),
-            betas=betas.tolist(),
-            num_dims=math.prod(batches.image_shape),
-            grad_norm=grad_norm,
-            images_per_s=images_per_s,
-        )
-        if log:
-            for report in (log.append, *reports):
-                report(row)
-
-    def save() -> None:
-        if checkpoints is None:
-            return
-        progress = {"logged": logged, "seconds": seconds, "batches": batches.state(), "ended": ended}
-        if logged < step:
-            progress["totals"] = jax.tree.map(
-                np.ndarray.tolist, jax.device_get(devices.first(totals))
-            )._asdict()
-        checkpoints.save(step, devices.first(state), progress)
-
-    while ended < num_steps:
-        end = min((logged // config.log_every_steps + 1) * config.log_every_steps, num_steps)
-        while step < end:
-            start = time.perf_counter()
-            count = min(calls.num_steps, end - step)
-            state, totals, done = interval(state, totals, batches.take(step, count), count)
-            done = int(devices.first(done))
-            if done < count:
-                raise RunError(_not_finite(step + done + 1, checkpoints))
-            step += count
-            elapsed = time.perf_counter() - start
-            seconds += elapsed
-            calls.took(elapsed, count)
-            stop, calls.num_steps = processes.agree(stop_requested(), calls.num_steps)
-            if stop:
-                save()
-                if checkpoints:
-                    checkpoints.wait()
-                    checkpoints.close()
-                raise Stopped(step)
-        sums, betas = jax.device_get(devices.first((totals, state.beta_state.betas)))
-        means = StepMetrics(*(total / (end - logged) for total in sums))
-        write("train", means, float(means.grad_norm), (end - logged) * config.batch_size / seconds)
-        is_last = step == num_steps
-        ended = step
-        if validate is not None and (step % config.eval_every_steps == 0 or is_last):
-            start = time.perf_counter()
-            terms = validate(devices.first(state).eval_params)
-            elapsed = time.perf_counter() - start
-            write("valid", split_means(terms, betas), None, len(terms.distortion) / elapsed)
-        # An interval that the end of the run cuts short stays open, for a run that goes on.
-        if step % config.log_every_steps == 0:
-            logged, seconds, totals = step, 0.0, devices.replicate(zeros)
-        if step % config.checkpoint_every_steps == 0 or is_last:
-            save()
-            # Where a run was stopped or ended before it went on, an uninterrupted one has no checkpoint.
-            for stale in checkpoints.steps() if checkpoints else ():
-                if checkpoints and stale < step and stale % config.checkpoint_every_steps:
-                    checkpoints.delete(stale)
-    if checkpoints:
-        checkpoints.wait()
-        checkpoints.close()
-    return jax.device_get(devices.first(state))
+    return devices.over_devices(interval, (True, True, True, True), donated=(0,), all_processes=True)
 
 
-def _read_progress(checkpoints: Checkpoints) -> dict[str, Any]:
-    progress = checkpoints.progress()
-    if unknown := sorted(set(progress) - PROGRESS):
-        raise RunError(
-            f"the newest checkpoint in {checkpoints.folder} holds {', '.join(unknown)}, which this version "
-            "of hvae_jax does not know: a newer one wrote it; use that one"
-        )
-    return progress
+class NotFinite(Exception):
+    """A loss or its gradient was not finite at `step`."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss or its gradient is not finite at step {step}")
+        self.step = step
 
 
 class Calls:
@@ -220,18 +291,3 @@ def split_means(terms: LayerwiseTerms, betas: np.ndarray) -> StepMetrics:
     distortion = np.mean(terms.distortion, dtype=np.float64)
     rates = np.mean(terms.rates, axis=0, dtype=np.float64)
     return StepMetrics(distortion + rates @ betas, distortion, rates, np.nan)
-
-
-def _not_finite(step: int, checkpoints: Checkpoints | None) -> str:
-    kept = "process 0 says which checkpoint is kept"
-    if checkpoints is not None:
-        checkpoints.wait()
-        last_good = checkpoints.latest_step()
-        kept = (
-            "no checkpoint was written before it" if last_good is None else f"checkpoint {last_good} is kept"
-        )
-    return (
-        f"the loss or its gradient is not finite at step {step}; {kept}. Lower "
-        "config.training.learning_rate, set config.training.max_grad_norm, or look for values in the data "
-        "that are not finite"
-    )

@@ -18,16 +18,12 @@ from hvae_jax.betas import BetaControl, BetaState
 from hvae_jax.keys import fold_in, from_data, make_key, to_data
 from hvae_jax.objective import LayerwiseTerms, layerwise_elbo
 from hvae_jax.training.config import TrainingConfig
-from hvae_jax.training.devices import DEVICE_AXIS, every_device
 
 Params = Any
 # (params, x [B, ...], keys [B]) -> terms. Flax types `apply` as returning more than it does here, hence Any.
 TermsFn = Callable[[Params, jax.Array, jax.Array], LayerwiseTerms | Any]
 # (keys [B], stored images [B, ...]) -> x [B, ...], for example data.make_preprocess.
 PreprocessFn = Callable[[jax.Array, jax.Array], jax.Array]
-
-# (what `Batches.take` gave, place of a step in it) -> that step's stored images [B, ...].
-PickFn = Callable[[Any, jax.Array], jax.Array]
 
 # Images per micro-batch on CPUs, where activations that stay in cache are worth more than a wide
 # product: 32 was the fastest of 16 … 256 for the 32 × 32 and 28 × 28 reference models. Small images stay
@@ -183,66 +179,3 @@ def pick_micro_batch(images_shape: tuple[int, ...]) -> int:
         return batch_size
     most = max(CPU_MICRO_BATCH, CPU_MICRO_BATCH_PIXELS // pixels)
     return max(size for size in range(1, min(most, batch_size) + 1) if batch_size % size == 0)
-
-
-def zero_totals(num_layers: int) -> StepMetrics:
-    """What `make_interval` adds to, before the first step of a logged interval."""
-    return StepMetrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros(num_layers), jnp.zeros(()))
-
-
-def make_interval(
-    step_fn: StepFn, pick_fn: PickFn
-) -> Callable[..., tuple[TrainState, StepMetrics, jax.Array]]:
-    """Many steps as one compiled loop: `(state, totals, taken, num_steps) -> (state, totals, done)`.
-
-    Args:
-      step_fn: from `make_train_step`.
-      pick_fn: (taken, i) → the images of the i-th step, for example `batches.pick_resident`.
-
-    Args of the result:
-      totals: sums of the metrics over the steps of the logged interval that other calls did. It goes
-        through the loop, so that a mean does not depend on how the steps are dealt to calls.
-      taken: the images of the steps, as `pick_fn` reads it.
-      num_steps: of this call. Not static, so a short call compiles nothing new.
-
-    It stops at the first step that is not finite; `done` counts the steps before it, and `totals` grow
-    by those alone.
-    """
-
-    def interval(
-        state: TrainState, totals: StepMetrics, taken: Any, num_steps: jax.Array
-    ) -> tuple[TrainState, StepMetrics, jax.Array]:
-        def body(carry):
-            state, totals, done, _ = carry
-            state, metrics = step_fn(state, pick_fn(taken, done))
-            ok = is_finite(metrics)
-            totals = jax.tree.map(lambda total, m: total + jnp.where(ok, m, 0.0), totals, metrics)
-            return state, totals, done + ok, ok
-
-        carry = (state, totals, jnp.zeros((), jnp.int32), jnp.array(True))
-        state, totals, done, _ = jax.lax.while_loop(lambda c: (c[2] < num_steps) & c[3], body, carry)
-        return state, totals, done
-
-    return interval
-
-
-def compile_interval(
-    terms_fn: TermsFn,
-    preprocess_fn: PreprocessFn,
-    control: BetaControl,
-    config: TrainingConfig,
-    pick_fn: PickFn,
-) -> Callable[..., tuple[TrainState, StepMetrics, jax.Array]]:
-    """`make_interval` over all devices of all processes, which share each batch; the state is donated.
-
-    Every argument of the result but `num_steps` leads with the devices of this process.
-    """
-    step_fn = make_train_step(terms_fn, preprocess_fn, control, config, axis_name=DEVICE_AXIS)
-    interval = make_interval(step_fn, pick_fn)
-    return jax.pmap(
-        interval,
-        axis_name=DEVICE_AXIS,
-        in_axes=(0, 0, 0, None),
-        donate_argnums=(0, 1),
-        devices=every_device(),
-    )

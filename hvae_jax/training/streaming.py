@@ -4,11 +4,12 @@ The order does not come from grain but from seed and step, as that of images whi
 does: a streamed run has the same numbers, and resumes from the step alone.
 """
 
+import dataclasses
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,8 +19,9 @@ from absl import flags
 from hvae_jax.data.stored import Rows, StoredArray
 from hvae_jax.errors import RunError
 from hvae_jax.training import devices
-from hvae_jax.training.batches import Batches, ResidentBatches, batch_indices, split_batches
+from hvae_jax.training.batches import Batches, PickFn, ResidentBatches, batch_indices, split_batches
 from hvae_jax.training.config import TrainingConfig
+from hvae_jax.training.stacks import DataParallel, Layout
 
 # Of images that one call's steps take: as much lies ready on the devices while a call runs.
 CALL_BYTES = 64 * 2**20
@@ -30,49 +32,68 @@ WORKER_BUFFER, HOST_BUFFER = 2, 2
 NUM_THREADS = 2
 
 
-def make_batches(images: Rows, config: TrainingConfig) -> Batches:
+def make_batches(images: Rows, config: TrainingConfig, layout: Layout | None = None) -> Batches:
     """Batches of images that are streamed, or else stay on the devices.
+
+    Args:
+      images: `[N, ...]` as stored.
+      config: how large the batches are, and in which order.
+      layout: of the models; one model on all devices by default.
 
     Raises:
       RunError: the devices do not divide the batch, or no batch fits into the run.
     """
     if isinstance(images, StoredArray):
-        return StreamedBatches(images, config)
-    return ResidentBatches(images, config)
+        return StreamedBatches(images, config, layout)
+    return ResidentBatches(images, config, layout)
 
 
 class StreamedBatches:
     """Batches of images that are read as they are needed; see `batches.Batches`."""
 
-    def __init__(self, images: StoredArray, config: TrainingConfig) -> None:
+    def __init__(self, images: StoredArray, config: TrainingConfig, layout: Layout | None = None) -> None:
         """Reads nothing yet.
 
         Raises:
-          RunError: the devices do not divide the batch, or no batch fits into the run.
+          RunError: the devices do not divide the batch that they share, or no batch fits into the run.
         """
-        config.check_devices(jax.device_count())
+        self._layout = layout or DataParallel()
+        if self._layout.splits_batch:
+            config.check_devices(jax.device_count())
         self.num_images, self.image_shape = len(images), images.shape[1:]
         self._images, self._config = images, config
         batch_bytes = images.nbytes // len(images) * config.batch_size
         most = max(1, min(MAX_STEPS_PER_CALL, CALL_BYTES // batch_bytes))
         self._num_steps = config.num_steps(len(images))
         self.steps_per_call = min(most, config.log_every_steps, self._num_steps)
+        self.pick: PickFn = pick_streamed
         self._next: int | None = None
         self._stream: Stream | None = None
 
-    def take(self, step: int, count: int) -> tuple[jax.Array, ...]:
-        """The images of each step, `[D, B / D, ...]`; past `count` the last of them again."""
+    def ordered(self, order_seeds: Sequence[int] | np.ndarray) -> "StreamedBatches":
+        """The same images for the models of a stack, in the order of their seed.
+
+        Raises:
+          RunError: the seeds differ, so that one stream cannot serve all models.
+        """
+        seeds = np.unique(order_seeds).tolist()
+        if len(seeds) > 1:
+            raise RunError(
+                f"models of {len(seeds)} values of config.training.order_seed cannot share one stream of "
+                "images; give them one, or set config.data.streaming=never"
+            )
+        config = dataclasses.replace(self._config, order_seed=seeds[0])
+        return StreamedBatches(self._images, config, self._layout)
+
+    def take(self, step: int, count: int) -> tuple[tuple[jax.Array, ...], tuple[()]]:
+        """The images of each step, `[D, B / D, ...]` or `[D, B, ...]`; past `count` the last again."""
         if self._stream is None or step != self._next:
             self.close()
-            source = _BatchSource(self._images, self._config, self._num_steps)
+            source = _BatchSource(self._images, self._config, self._num_steps, self._layout)
             self._stream = Stream(source, step, self._images.num_workers, self.steps_per_call)
         taken = [next(self._stream) for _ in range(count)]
         self._next = step + count
-        return tuple(taken + taken[-1:] * (self.steps_per_call - count))
-
-    def pick(self, taken: tuple[jax.Array, ...], index: jax.Array) -> jax.Array:
-        """The images of the index-th step."""
-        return jax.lax.switch(index, [lambda i=i: taken[i] for i in range(len(taken))])
+        return tuple(taken + taken[-1:] * (self.steps_per_call - count)), ()
 
     def state(self) -> dict[str, Any]:
         """Nothing: the order follows from the step."""
@@ -86,6 +107,12 @@ class StreamedBatches:
         if self._stream is not None:
             self._stream.close()
         self._stream = None
+
+
+def pick_streamed(together: tuple[jax.Array, ...], own: Any, index: jax.Array) -> jax.Array:
+    """The images of the index-th step."""
+    del own
+    return jax.lax.switch(index, [lambda i=i: together[i] for i in range(len(together))])
 
 
 class Stream(Iterator[Any]):
@@ -140,12 +167,14 @@ class Stream(Iterator[Any]):
 
 
 class _BatchSource:
-    """The batches of a run by step, `[D, B / D, ...]`."""
+    """The batches of a run by step, `[D, B / D, ...]`; `[D, B, ...]` where no device shares them."""
 
-    def __init__(self, images: StoredArray, config: TrainingConfig, num_steps: int) -> None:
+    def __init__(self, images: StoredArray, config: TrainingConfig, num_steps: int, layout: Layout) -> None:
         self._images, self._config, self._num_steps = images, config, num_steps
         # Of the global batch, the places that our devices take. Found here: a worker has no devices.
-        self._places = split_batches(np.arange(config.batch_size)[None])[:, 0]
+        self._places, self._num_copies = np.arange(config.batch_size)[None], jax.local_device_count()
+        if layout.splits_batch:
+            self._places, self._num_copies = split_batches(self._places)[:, 0], 1
 
     def __len__(self) -> int:
         return self._num_steps
@@ -153,7 +182,8 @@ class _BatchSource:
     def __getitem__(self, step: int) -> np.ndarray:
         config = self._config
         order = batch_indices(config.order_seed, len(self._images), config.batch_size, step, 1)[0]
-        return self._images[order[self._places]]
+        images = self._images[order[self._places]]
+        return images if self._num_copies == 1 else np.repeat(images, self._num_copies, axis=0)
 
 
 def _start_worker(index: int, num_workers: int) -> None:

@@ -1,4 +1,4 @@
-"""Packed models against the same models trained alone."""
+"""Stacks of models against the same models trained alone."""
 
 import dataclasses
 import itertools
@@ -13,8 +13,10 @@ from linear_gaussian import identity
 from hvae_jax import betas, records, training
 from hvae_jax.errors import Stopped
 from hvae_jax.models import convolution
-from hvae_jax.training import batches, loop, packing
-from hvae_jax.training.split_evaluator import SplitEvaluator
+from hvae_jax.training import batches, stacks
+from hvae_jax.training.loop import Trainer
+from hvae_jax.training.split_evaluator import SplitEvaluator, StackEvaluator
+from hvae_jax.training.stacks import Packed
 
 CONFIG = linear_gaussian.training_config(
     num_epochs=75.0,  # 300 steps over 64 images
@@ -39,34 +41,46 @@ def configs(models):
     return [dataclasses.replace(CONFIG, seed=seed, order_seed=order_seed) for _, seed, order_seed in models]
 
 
-def train_packed(folder, models, saved, stop_at=None, stack=None, stop_requested=lambda: False):
-    """The final stack and the progress that was reported; `saved` gets what was saved, by step."""
-    states = [init_state(model[0], config) for model, config in zip(models, configs(models), strict=True)]
-    trainer = packing.Trainer(
+def train_stack(logs, models, images=IMAGES, config=CONFIG, stack=None, **kwargs):
+    """The final stack; one log for each model, a tuple of betas, seed and order seed."""
+    layout = Packed(len(models) + 1)
+    trainer = Trainer(
         linear_gaussian.terms_fn,
-        IMAGES,
-        valid_images=VALID,
         preprocess_fn=identity,
         control=betas.constant(),
-        config=CONFIG,
-        capacity=len(models) + 1,
+        config=config,
+        layout=layout,
     )
+    evaluator, seeds = StackEvaluator(VALID, identity, layout), np.array([seed for _, seed, _ in models])
+    if stack is None:
+        own = [dataclasses.replace(config, seed=seed) for seed in seeds.tolist()]
+        stack = stacks.new_stack([init_state(model[0], c) for model, c in zip(models, own, strict=True)])
+    return trainer.train(
+        stack,
+        logs,
+        batches.ResidentBatches(images, config, layout).ordered([order for *_, order in models]),
+        validate=lambda params: evaluator.map_images(linear_gaussian.terms_fn, params, seeds, len(seeds)),
+        **kwargs,
+    )
+
+
+def train_packed(folder, models, saved, stop_at=None, stack=None, stop_requested=lambda: False):
+    """The final stack and the progress that was reported; `saved` gets what was saved, by step."""
     folders = [folder / str(i) for i in range(len(models))]
     for one in folders:
         one.mkdir(parents=True, exist_ok=True)
-    start = packing.new_stack(states) if stack is None else stack
-    reported = []
+    resume_step, reported = 0 if stack is None else int(stack.logged), []
 
     def report(progress):
         reported.append(progress)
         if progress.step == stop_at:
             raise KeyboardInterrupt
 
-    end = trainer.train(
-        start,
-        [records.RateLog(one, resume_step=int(start.logged)) for one in folders],
-        seeds=np.array([seed for _, seed, _ in models]),
-        order_seeds=np.array([order_seed for _, _, order_seed in models]),
+    logs = [records.RateLog(one, resume_step=resume_step) for one in folders]
+    end = train_stack(
+        logs,
+        models,
+        stack=stack,
         save=saved.__setitem__,
         report=report,
         stop_requested=stop_requested,
@@ -86,7 +100,7 @@ def test_a_packed_model_is_the_model_trained_alone(packed, tmp_path, i):
     folder, stack = packed
     config = configs(MODELS)[i]
     evaluator = SplitEvaluator(VALID, identity)
-    alone = loop.train(
+    alone = training.train(
         records.open_run(tmp_path, {}),
         init_state(MODELS[i][0], config),
         linear_gaussian.terms_fn,
@@ -98,7 +112,7 @@ def test_a_packed_model_is_the_model_trained_alone(packed, tmp_path, i):
             linear_gaussian.terms_fn, params, jax.random.key(config.seed)
         ),
     )
-    for a, b in zip(jax.tree.leaves(packing.entry(stack.states, i)), jax.tree.leaves(alone), strict=True):
+    for a, b in zip(jax.tree.leaves(stacks.entry(stack.states, i)), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     for split in ("train", "valid"):
         log, wanted = records.load(folder / str(i), split), records.load(tmp_path, split)
@@ -120,12 +134,12 @@ def test_a_model_that_is_not_finite_is_frozen_and_the_others_do_not_notice(packe
     stack, reported = train_packed(tmp_path, models, saved)
     assert stack.failed_at.tolist() == [0, 1, 0, 0]
     start = init_state(*OVERFLOWS[:1], CONFIG)
-    for a, b in zip(jax.tree.leaves(packing.entry(stack.states, 1)), jax.tree.leaves(start), strict=True):
+    for a, b in zip(jax.tree.leaves(stacks.entry(stack.states, 1)), jax.tree.leaves(start), strict=True):
         np.testing.assert_array_equal(a, b)
     for i in (0, 2, 3):
         for a, b in zip(
-            jax.tree.leaves(packing.entry(stack.states, i)),
-            jax.tree.leaves(packing.entry(healthy.states, i)),
+            jax.tree.leaves(stacks.entry(stack.states, i)),
+            jax.tree.leaves(stacks.entry(healthy.states, i)),
             strict=True,
         ):
             np.testing.assert_array_equal(a, b)
@@ -141,26 +155,9 @@ def test_a_failed_model_takes_no_more_steps_though_later_batches_are_sound(tmp_p
     order_seeds = np.arange(6)
     seen = [(batches.batch_indices(seed, 64, 16, 0, 4) == 0).any(axis=1).argmax() for seed in range(6)]
     assert min(seen) + 1 < max(seen)  # so some go on for a while after others have failed
-    folders = [tmp_path / str(seed) for seed in order_seeds]
-    for folder in folders:
-        folder.mkdir()
-    trainer = packing.Trainer(
-        linear_gaussian.terms_fn,
-        images,
-        valid_images=VALID,
-        preprocess_fn=identity,
-        control=betas.constant(),
-        config=config,
-        capacity=6,
-    )
-    stack = trainer.train(
-        packing.new_stack([init_state((1.0, 1.0), config)] * 6),
-        [records.RateLog(folder, resume_step=0) for folder in folders],
-        seeds=order_seeds,
-        order_seeds=order_seeds,
-        save=lambda step, stack: None,
-        report=lambda progress: None,
-    )
+    models = [((1.0, 1.0), 0, seed) for seed in order_seeds.tolist()]
+    logs = [records.RateLog(tmp_path / str(seed), resume_step=0) for seed in order_seeds]
+    stack = train_stack(logs, models, images, config, save=lambda step, stack: None)
     assert stack.failed_at.tolist() == [step + 1 for step in seen]
     assert stack.states.step.tolist() == seen
 
@@ -209,8 +206,9 @@ def test_packed_evaluation_draws_what_a_single_one_draws():
     params = [jax.tree.map(lambda a, i=i: a + 0.1 * i, linear_gaussian.init_params()) for i in range(3)]
     seeds = np.array([4, 0, 4])
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
-    terms = packing.Evaluator(VALID, identity).map_images(
-        linear_gaussian.terms_fn, packing.lay_out(stacked, 4), seeds, 3
+    layout = Packed(4)
+    terms = StackEvaluator(VALID, identity, layout).map_images(
+        linear_gaussian.terms_fn, layout.put(stacked), seeds, 3
     )
     single = SplitEvaluator(VALID, identity)
     for i in range(3):
@@ -221,9 +219,9 @@ def test_packed_evaluation_draws_what_a_single_one_draws():
 
 def test_vmap_gives_what_one_model_after_the_other_gives(monkeypatch):
     models = jnp.arange(6.0).reshape(3, 2)
-    wanted = packing.map_models(jnp.sin, models)
+    wanted = stacks.map_models(jnp.sin, models)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    np.testing.assert_allclose(packing.map_models(jnp.sin, models), wanted, rtol=1e-6)
+    np.testing.assert_allclose(stacks.map_models(jnp.sin, models), wanted, rtol=1e-6)
 
 
 def test_side_by_side_models_have_no_native_convolutions(monkeypatch):
@@ -234,7 +232,7 @@ def test_side_by_side_models_have_no_native_convolutions(monkeypatch):
                 convolution.conv(x, kernel, stride=2, padding=1), kernel.swapaxes(2, 3), stride=2, padding=1
             ).sum()
 
-        return packing.map_models(jax.grad(one), models)
+        return stacks.map_models(jax.grad(one), models)
 
     kernels = jax.random.normal(jax.random.key(0), (5, 4, 4, 3, 8))
     wanted = gradient(kernels)
@@ -245,9 +243,10 @@ def test_side_by_side_models_have_no_native_convolutions(monkeypatch):
     np.testing.assert_allclose(gradient(kernels), wanted, rtol=1e-4, atol=1e-5 * scale)
 
 
-def test_lay_out_and_take_are_inverse():
+def test_put_and_get_are_inverse():
     array = np.arange(10.0).reshape(5, 2)
-    spread = packing.lay_out(array, 8)
+    layout = Packed(8)
+    spread = layout.put(array)
     assert spread.shape == (1, 8, 2)
     np.testing.assert_array_equal(spread[0, 5:], np.stack([array[4]] * 3))
-    np.testing.assert_array_equal(packing.take(spread, 5), array)
+    np.testing.assert_array_equal(layout.get(spread, 5), array)
