@@ -12,8 +12,18 @@ import tiny
 
 from hvae_jax.models.hvae import ModelConfig
 
-# Few tests that start programs and wait for them: first, so that the short ones fill what time is left.
-LONG = {f"test_{name}.py" for name in ("processes", "slurm", "grid_tasks", "run", "grid", "targets_run")}
+# Files that take longest, the longest first: the short ones fill what time is left.
+LONG = (
+    "slurm",
+    "processes",
+    "evaluate",
+    "grid_tasks",
+    "notebook",
+    "run",
+    "streaming_run",
+    "grid",
+    "targets_run",
+)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -24,7 +34,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files before short ones, each in its own order."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(scope="session")

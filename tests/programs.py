@@ -253,6 +253,8 @@ def _start(row: dict[str, Any], module: Any, own: pathlib.Path) -> None:
     from experiments import program
 
     status: Any = 1
+    # A shell that runs the tests in the background has Ctrl-C ignored, and what is ignored stays so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         nothing = os.open(os.devnull, os.O_RDONLY)
         streams = [os.open(own / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND) for name in ("out", "err")]
