@@ -84,7 +84,9 @@ def with_stops(environment: Mapping[str, str], *stops: Stop) -> dict[str, str]:
 
 
 def _is_stopped(pid: int) -> bool:
-    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    with contextlib.suppress(OSError):  # it has ended
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
 
 
 class Ended(NamedTuple):
@@ -98,9 +100,9 @@ class Ended(NamedTuple):
 class Started:
     """A program that was started; much as a `subprocess.Popen` of it."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, folder: pathlib.Path, server: subprocess.Popen[str]) -> None:
         self._folder = folder
-        wait_for((folder / "pid").exists, "a program starts")
+        wait_for(lambda: (folder / "pid").exists() or server.poll() is not None, "a program starts")
         self.pid = int((folder / "pid").read_text())
 
     def is_over(self) -> bool:
@@ -177,7 +179,7 @@ class Server:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(row) + "\n")
         self._process.stdin.flush()
-        self._started.append(Started(own))
+        self._started.append(Started(own, self._process))
         return self._started[-1]
 
     def run(self, program: str, *arguments: str, **options: Any) -> Ended:
@@ -186,9 +188,12 @@ class Server:
 
     def close(self) -> None:
         """Ends what was started, and the process that started it."""
-        for started in self._started:
-            if not started.is_over():
-                os.kill(started.pid, signal.SIGKILL)
+        left = [started.pid for started in self._started if not started.is_over()]
+        # A test that failed may have left one that stopped; programs that were started start others.
+        stopped = [int(file.read_text()) for file in _said_folder().iterdir()]
+        for pid in {*left, *filter(_is_stopped, stopped)}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if self._process is not None:
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -248,7 +253,6 @@ def _wait(row: dict[str, Any], modules: Mapping[str, Any]) -> None:
 def _start(row: dict[str, Any], module: Any, own: pathlib.Path) -> None:
     """What `python -m experiments.PROGRAM ARGUMENTS` does after the imports; does not return."""
     import jax
-    import sitecustomize
 
     from experiments import program
 
@@ -270,7 +274,7 @@ def _start(row: dict[str, Any], module: Any, own: pathlib.Path) -> None:
         os.environ.update(row["environment"])
         if "JAX_PLATFORMS" in row["environment"]:  # JAX reads it when it is imported
             jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
-        sitecustomize.heed()
+        importlib.import_module("sitecustomize").heed()
         sys.argv = [row["program"], *row["arguments"]]
         getattr(module, "define_flags", lambda: None)()
         module.main() if row["program"] == "grid_task" else program.run(module.main)
