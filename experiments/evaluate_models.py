@@ -80,12 +80,15 @@ def name_repeat(folder: pathlib.Path) -> str:
 def locked(folders: Sequence[pathlib.Path]) -> Iterator[None]:
     """Holds evaluation.lock in every folder, so that two evaluations do not write the same files.
 
+    None is left behind: an evaluation that is refused changes nothing.
+
     Raises:
       RunError: another evaluation is at work there, or a folder cannot be written.
     """
     with contextlib.ExitStack() as stack:
         for folder in sorted({folder.absolute() for folder in folders}):
-            stack.enter_context(claims.claim(folder / LOCK_FILE, f"the evaluation of {folder}"))
+            what = f"the evaluation of {folder}"
+            stack.enter_context(claims.claim(folder / LOCK_FILE, what, is_kept=False))
         yield
 
 

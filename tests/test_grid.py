@@ -12,9 +12,8 @@ from hvae_jax.grid import table as grid_table
 
 def test_a_grid_leaves_everything_it_promises(finished_grid):
     names = {"config.json", "versions.json", "data.json", "models.json", "grid.csv", "timing.csv"}
-    names |= {"figures", "models", "chunks", "tasks"}
+    names |= {"figures", "models", "tasks"}
     assert {entry.name for entry in finished_grid.iterdir()} == names
-    assert list((finished_grid / "chunks").iterdir()) == []
     models = sorted((finished_grid / "models").iterdir())
     assert [entry.name for entry in models] == ["0000", "0001", "0002", "0003"]
     for model in models:
