@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
             repeated = evaluate_models.evaluate_runs(repeats, evaluators, reporter)
             models += [m._replace(name=evaluate_models.name_repeat(m.folder)) for m in repeated]
         baseline = evaluate_models.evaluate_runs(baseline_runs, evaluators, reporter) if baseline_runs else []
-        content = guidance.make_guidance(models, baseline, others)
+        content = guidance.make_guidance(*([model.scored for model in s] for s in (models, baseline, others)))
         bounds = evaluate_outputs.write(workdir, models, content)
     print(guidance_text.to_markdown(content))
     if flags.FLAGS.check_bounds:
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
     if runs.num_left_out:
         print(f"{runs.num_left_out} models of the grid diverged or are not trained yet; they are left out")
     print(f"{len(models)} model{'s' * (len(models) > 1)}. Everything is in {workdir}")
-    if flags.FLAGS.check_bounds and bounds["violations"]:
+    if flags.FLAGS.check_bounds and bounds.violations:
         sys.exit(1)
 
 

@@ -1,7 +1,7 @@
 """What `experiments.evaluate` does to run folders: which belong together, which are stale, their numbers."""
 
 import contextlib
-import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -16,6 +16,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.evaluation import classifier, parts, results, settings
 from hvae_jax.evaluation.applications import NO_LABELS, ModelEvaluator
 from hvae_jax.evaluation.results import Evaluated, Runs
+from hvae_jax.evaluation.settings import Settings
 from hvae_jax.evaluation.sizes import Sizes
 from hvae_jax.experiment import Experiment
 from hvae_jax.files import claims
@@ -80,12 +81,15 @@ def name_repeat(folder: pathlib.Path) -> str:
 def locked(folders: Sequence[pathlib.Path]) -> Iterator[None]:
     """Holds evaluation.lock in every folder, so that two evaluations do not write the same files.
 
+    None is left behind: an evaluation that is refused changes nothing.
+
     Raises:
       RunError: another evaluation is at work there, or a folder cannot be written.
     """
     with contextlib.ExitStack() as stack:
         for folder in sorted({folder.absolute() for folder in folders}):
-            stack.enter_context(claims.claim(folder / LOCK_FILE, f"the evaluation of {folder}"))
+            what = f"the evaluation of {folder}"
+            stack.enter_context(claims.claim(folder / LOCK_FILE, what, is_kept=False))
         yield
 
 
@@ -108,7 +112,7 @@ class Evaluators:
         self._built: Experiment | None = None
         self._checked: pathlib.Path | None = None
         self._described: list[dict[str, Any]] = []  # the data whose notices were shown
-        self._current: tuple[Experiment, ModelEvaluator, dict[str, Any]] | None = None
+        self._current: tuple[Experiment, ModelEvaluator, Callable[..., Settings]] | None = None
 
     def check(self, folder: pathlib.Path) -> None:
         """Looks at the data and the sizes before anything is written; `get` does not read them again.
@@ -127,25 +131,21 @@ class Evaluators:
         )
         self._checked = folder
 
-    def get(self, folder: pathlib.Path) -> tuple[Experiment, ModelEvaluator, dict[str, Any]]:
+    def get(self, folder: pathlib.Path) -> tuple[Experiment, ModelEvaluator, Settings]:
         """What the run in `folder` was built from, its evaluator, and what decides its numbers."""
         config = results.read_config(folder)
         shared = json.dumps(_shared(config), sort_keys=True)
         if self._current is None or shared != self._shared:
             self._current, self._shared = self._make(folder, config), shared
-        built, evaluator, common = self._current
+        built, evaluator, with_these = self._current
         step = results.latest_step(folder)
         assert step is not None
-        own = {
-            "config": settings.config_hash(config),
-            "step": step,
-            "checksum": checkpoints.checksum(folder / records.CHECKPOINTS_FOLDER, step),
-        }
-        return built, evaluator, {**common, **own}
+        checksum = checkpoints.checksum(folder / records.CHECKPOINTS_FOLDER, step)
+        return built, evaluator, with_these(settings.config_hash(config), step, checksum)
 
     def _make(
         self, folder: pathlib.Path, config: dict[str, Any]
-    ) -> tuple[Experiment, ModelEvaluator, dict[str, Any]]:
+    ) -> tuple[Experiment, ModelEvaluator, Callable[..., Settings]]:
         built = self._built
         if built is None or folder != self._checked:
             built = experiment.from_folder(folder, data=self._data)
@@ -172,12 +172,13 @@ class Evaluators:
         likelihood = config["model"]["likelihood"]
         is_discrete = likelihood == "logistic_mixture" or (likelihood == "bernoulli" and binarize != "none")
         evaluator = ModelEvaluator(built.model, dataset, built.preprocess_fn, judge, self._sizes, is_discrete)
-        common = {
-            "version": settings.package_version(),
-            "sizes": dataclasses.asdict(self._sizes),
-            "data": fingerprints,
-            "classifier": None if judge is None else judge.report,
-        }
+        common = functools.partial(
+            Settings,
+            settings.package_version(),
+            self._sizes,
+            fingerprints,
+            None if judge is None else judge.report,
+        )
         return built, evaluator, common
 
 
@@ -193,7 +194,7 @@ def evaluate_runs(runs: Runs, evaluators: Evaluators, report: Callable[[str], No
             state = experiment.restore(built, folder)
             results.save(folder, evaluator.evaluate(state.eval_params, seed=0), wanted)
         models.append(results.load(folder, runs.is_grid))
-    for name, reason in models[0].metrics["left_out"].items():
+    for name, reason in models[0].metrics.left_out.items():
         report(f"left out: {name}: {reason}")
     return models
 

@@ -2,11 +2,13 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import bound_checks, guidance, guidance_text, tables
+from hvae_jax.evaluation.bound_checks import Report, Violation
+from hvae_jax.evaluation.choices import Guidance
+from hvae_jax.evaluation.plain import to_plain
 from hvae_jax.evaluation.results import Evaluated
 from hvae_jax.figures import applications as figures
 from hvae_jax.figures import report
@@ -26,7 +28,7 @@ def check(workdir: pathlib.Path) -> None:
             raise RunError(f"{workdir / name} is a folder, but a file of that name is to be written")
 
 
-def write(workdir: pathlib.Path, models: Sequence[Evaluated], content: dict[str, Any]) -> dict[str, Any]:
+def write(workdir: pathlib.Path, models: Sequence[Evaluated], content: Guidance) -> Report:
     """Writes the table, the guidance, bounds, figures and the report of evaluated models.
 
     Args:
@@ -38,19 +40,19 @@ def write(workdir: pathlib.Path, models: Sequence[Evaluated], content: dict[str,
       content of bounds.json.
     """
     tables.write_table(workdir, models)
-    records.write_json(workdir / GUIDANCE_FILE, content)
+    records.write_json(workdir / GUIDANCE_FILE, to_plain(content))
     records.write_text(workdir / GUIDANCE_TEXT, guidance_text.to_markdown(content))
     bounds = check_bounds(models)
-    records.write_json(workdir / BOUNDS_FILE, bounds)
+    records.write_json(workdir / BOUNDS_FILE, to_plain(bounds))
     draw(workdir / records.FIGURES_FOLDER, models, content)
     report.write(workdir, models, content)
     return bounds
 
 
-def draw(folder: pathlib.Path, models: Sequence[Evaluated], content: dict[str, Any]) -> None:
+def draw(folder: pathlib.Path, models: Sequence[Evaluated], content: Guidance) -> None:
     """Figures of all models together, and of the best for each application, as far as there are numbers."""
     folder.mkdir(exist_ok=True)
-    chosen = content["applications"]
+    chosen = dict(content.applications.items())
     if all(figures.has_accuracies(model) for model in models):
         figures.accuracy_by_information(models, folder / "accuracy_by_information")
     figures.distortion_by_rate(models, folder / "distortion_by_rate")
@@ -61,13 +63,13 @@ def draw(folder: pathlib.Path, models: Sequence[Evaluated], content: dict[str, A
             figures.score_factor_maps(models, content, folder / "score_factor_maps")
         if chosen.keys() == guidance.APPLICATIONS.keys():
             figures.trade_off(models, content, folder / "trade_off")
-    best = {f"best for {name}": (name, entry["best"]["models"][0]) for name, entry in chosen.items()}
+    best = {f"best for {name}": (name, entry.best.models[0]) for name, entry in chosen.items()}
     if not best and len(models) == 1:
         best = {"": ("model", models[0].name)}
     for words, (ending, name) in best.items():
         model = next(model for model in models if model.name == name)
         betas = ", ".join(f"{beta:.3g}" for beta in model.betas)
-        rates = ", ".join(f"{rate:.2f}" for rate in model.rates())
+        rates = ", ".join(f"{rate:.2f}" for rate in model.rates_nats)
         title = f"{words if len(models) > 1 else ''}: betas ({betas}), rates ({rates}) nats".removeprefix(
             ": "
         )
@@ -75,28 +77,25 @@ def draw(folder: pathlib.Path, models: Sequence[Evaluated], content: dict[str, A
         figures.latents(model, title, folder / f"latents_{ending}")
 
 
-def check_bounds(models: Sequence[Evaluated]) -> dict[str, Any]:
-    """Content of bounds.json: which bounds were checked, what that is worth, and what breaks one."""
-    return {
-        "num_models": len(models),
-        "num_standard_errors": bound_checks.NUM_STANDARD_ERRORS,
-        "bounds": bound_checks.worth([model.metrics for model in models]),
-        "violations": [
-            {"model": model.name, "sentence": sentence}
-            for model in models
-            for sentence in bound_checks.violations(model.metrics)
-        ],
-    }
+def check_bounds(models: Sequence[Evaluated]) -> Report:
+    """Which bounds were checked, what that is worth, and what breaks one."""
+    broken = [
+        Violation(model.name, sentence)
+        for model in models
+        for sentence in bound_checks.violations(model.metrics)
+    ]
+    worth = bound_checks.worth([model.metrics for model in models])
+    return Report(len(models), bound_checks.NUM_STANDARD_ERRORS, worth, tuple(broken))
 
 
-def print_bounds(content: dict[str, Any]) -> None:
+def print_bounds(content: Report) -> None:
     """Prints what breaks a bound beyond its sampling error, and how much the checks are worth."""
-    for entry in content["violations"]:
-        print(f"violation in {entry['model']}: {entry['sentence']}")
-    beyond = sum(kind["num_beyond_at_all"] for kind in content["bounds"].values())
+    for entry in content.violations:
+        print(f"violation in {entry.model}: {entry.sentence}")
+    beyond = sum(kind.num_beyond_at_all for kind in content.bounds.values())
     print(
-        f"Bounds checked on {content['num_models']} models: {len(content['violations'])} violations beyond "
-        f"{content['num_standard_errors']:g} standard errors; {beyond} numbers lie above a bound at all."
+        f"Bounds checked on {content.num_models} models: {len(content.violations)} violations beyond "
+        f"{content.num_standard_errors:g} standard errors; {beyond} numbers lie above a bound at all."
     )
-    for kind in content["bounds"].values():
+    for kind in content.bounds.values():
         print(f"  {bound_checks.describe(kind)}")

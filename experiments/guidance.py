@@ -20,7 +20,8 @@ from experiments import program
 from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import guidance, guidance_text, tables
-from hvae_jax.evaluation.results import Evaluated
+from hvae_jax.evaluation.choices import Scored
+from hvae_jax.evaluation.plain import to_plain
 
 
 def main(arguments: list[str]) -> None:
@@ -38,30 +39,32 @@ def main(arguments: list[str]) -> None:
     )
     assert table is not None  # the flag is required
     content = guidance.make_guidance(
-        tables.read_table(table),
+        read_scored(table),
         read_baseline(baseline) if baseline else [],
-        tables.read_table(others) if others else [],
+        read_scored(others) if others else [],
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    records.write_json(out, content)
+    records.write_json(out, to_plain(content))
     print(guidance_text.to_markdown(content))
 
 
-def read_baseline(file: pathlib.Path) -> list[Evaluated]:
+def read_scored(table: pathlib.Path) -> list[Scored]:
+    """The models of a table."""
+    return [model.scored for model in tables.read_table(table)]
+
+
+def read_baseline(file: pathlib.Path) -> list[Scored]:
     """The one-layer models of a table, or those that a guidance.json tells of.
 
     Raises:
       RunError: the file is neither, or its models have several layers.
     """
-    if file.suffix != ".json":
-        models = tables.read_table(file)
-        if any(model.num_layers != 1 for model in models):
-            raise RunError(f"--baseline={file} must hold models of one layer")
-        return models
-    try:
-        return guidance.baseline_of(records.read_json(file))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"--baseline={file} is not a guidance.json of experiments.evaluate") from error
+    if file.suffix == ".json":
+        return guidance.baseline_of(records.read_json(file), f"--baseline={file}")
+    models = read_scored(file)
+    if any(len(model.betas) != 1 for model in models):
+        raise RunError(f"--baseline={file} must hold models of one layer")
+    return models
 
 
 def define_flags() -> None:

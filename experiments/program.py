@@ -15,7 +15,6 @@ from experiments import config_files, streams, usage
 from experiments.config_files import read as read_config
 from experiments.environment import (
     check_xla_flags,
-    num_cores,
     split_cpu,
     split_cpu_for_batch,
     start_devices,
@@ -24,6 +23,7 @@ from experiments.environment import (
 from experiments.paths import file_flag, folder_flag, make_parent, source_flag
 from hvae_jax.data import Dataset
 from hvae_jax.errors import RunError, Stopped
+from hvae_jax.grid.local_tasks import num_cores
 from hvae_jax.training import processes
 
 __all__ = [

@@ -9,6 +9,7 @@ config.training.num_epochs it goes on. Ctrl-C and SIGTERM save a checkpoint firs
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -26,6 +27,8 @@ from experiments import program
 from hvae_jax import data, experiment, going_on, records, training
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
+from hvae_jax.evaluation.metrics import ImportanceBound, Rates, RunEvaluation, TargetReport
+from hvae_jax.evaluation.plain import Estimate, to_plain
 from hvae_jax.experiment import Experiment
 from hvae_jax.figures import runs as figures
 from hvae_jax.figures import targets as target_figures
@@ -114,16 +117,15 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
         program.stop_now()
     signals.seconds = 0.0
     summary = evaluate(built, state.eval_params, test)
-    evaluation = {"step": int(state.step), "test": summary}
-    lines = [_describe(summary)]
+    lines, report = [_describe(summary)], None
     if built.objective.control != "constant":
         report = evaluate_targets(built, state, summary)
-        evaluation.update(report)
         lines.append(targets.describe_targets(report))
+    evaluation = RunEvaluation(step=int(state.step), test=summary, targets=report)
     if not is_main:
         return
-    records.write_json(workdir / records.EVALUATION_FILE, evaluation)
-    draw(built, state.eval_params, workdir, evaluation)
+    records.write_json(workdir / records.EVALUATION_FILE, to_plain(evaluation))
+    draw(built, state.eval_params, workdir, summary, report)
     print(*lines, f"Everything is in {workdir}", sep="\n")
 
 
@@ -177,23 +179,23 @@ def init_state(built: Experiment, start: Start | None) -> TrainState:
     return processes.from_main(lambda: going_on.init_state(built, start) if start else fresh, fresh)
 
 
-def evaluate(built: Experiment, params: Params, test: SplitEvaluator) -> dict[str, Any]:
+def evaluate(built: Experiment, params: Params, test: SplitEvaluator) -> Rates:
     """The whole test split at β = 1, and the importance-weighted bound."""
     key = make_key(built.training.seed)
     num_samples, num_importance = built.evaluation.num_samples, built.evaluation.num_importance_samples
     terms = test.map_images(rates.make_repeated_terms(built.terms_fn, num_samples), params, key)
     bound_fn = rates.make_importance_bound(built.log_weight_fn, num_importance)
     bound = test.map_images(bound_fn, params, jax.random.fold_in(key, 1))
-    return {
-        **rates.summarize(terms, built.num_dims),
-        "num_samples": num_samples,
-        "negative_importance_weighted_bound_nats": -float(np.mean(bound, dtype=np.float64)),
-        "negative_importance_weighted_bound_nats_standard_error": float(rates.standard_error(bound)),
-        "num_importance_samples": num_importance,
-    }
+    value, error = float(np.mean(bound, dtype=np.float64)), float(rates.standard_error(bound))
+    estimated = ImportanceBound(
+        num_samples=num_samples,
+        negative_importance_weighted_bound_nats=Estimate(-value, error),
+        num_importance_samples=num_importance,
+    )
+    return dataclasses.replace(rates.summarize(terms, built.num_dims), bound=estimated)
 
 
-def evaluate_targets(built: Experiment, state: TrainState, test: dict[str, Any]) -> dict[str, Any]:
+def evaluate_targets(built: Experiment, state: TrainState, test: Rates) -> TargetReport:
     """The targets beside the rates of every split, each over the whole split with fresh noise."""
     seed, num_passes = built.training.seed, built.evaluation.num_samples
     summaries = {}
@@ -204,37 +206,41 @@ def evaluate_targets(built: Experiment, state: TrainState, test: dict[str, Any])
             terms = targets.fresh_terms(evaluator, built.terms_fn, state.eval_params, seed, num_passes)
             summaries[split] = rates.summarize(terms, built.num_dims)
     betas = np.asarray(state.beta_state.betas).tolist()
-    return targets.report_targets(built.objective, built.num_dims, betas, {**summaries, "test": test})
+    return targets.report_targets(
+        built.objective, built.num_dims, betas, summaries["train"], summaries.get("valid"), test
+    )
 
 
-def draw(built: Experiment, params: Params, folder: pathlib.Path, evaluation: dict[str, Any]) -> None:
+def draw(
+    built: Experiment, params: Params, folder: pathlib.Path, test: Rates, report: TargetReport | None
+) -> None:
     """The run's figures."""
     model, num_layers = built.model, built.model.num_layers
     target = folder / records.FIGURES_FOLDER
     target.mkdir(exist_ok=True)
     control = built.objective.control
-    betas = ", ".join(f"{beta:.3g}" for beta in evaluation.get("betas", built.objective.betas))
+    betas = ", ".join(f"{beta:.3g}" for beta in (report.betas if report else built.objective.betas))
     betas = f"betas ({betas})" if control == "constant" else f"{control.replace('_', ' ')}: betas ({betas})"
     title = f"{built.dataset.title}, {model.config.inference.replace('_', ' ')}, {betas}"
 
     train_log = records.load(folder)
     valid_log = records.load(folder, "valid") if len(built.dataset.valid.images) else None
     figures.training_curves(train_log, valid_log, title, target / "training.png")
-    figures.rate_distortion(train_log, evaluation["test"], title, target / "rate_distortion.png")
-    if "targets_nats" in evaluation:
-        target_figures.way_to_targets(train_log, evaluation["targets_nats"], title, target / "targets.png")
+    figures.rate_distortion(train_log, test, title, target / "rate_distortion.png")
+    if report and report.targets_nats is not None:
+        target_figures.way_to_targets(train_log, report.targets_nats, title, target / "targets.png")
 
     key = make_key(built.training.seed)
     stored = built.dataset.test.images[data.spread(built.dataset.test.labels, NUM_PICTURES)]
     x = built.preprocess_fn(jax.random.split(key, len(stored)), jnp.asarray(stored))
     rows = {"test image": np.asarray(x)}
-    for layer in range(1, num_layers + 1):
+    for layer, _ in model.config.groups:
         kept = (
             "all layers"
             if layer == 1
-            else f"$z_{layer}$ only"
+            else f"$z_{{{layer}}}$ only"
             if layer == num_layers
-            else f"$z_{layer}$ and up"
+            else f"$z_{{{layer}}}$ and up"
         )
         reconstruct = jax.jit(functools.partial(model.apply, from_layer=layer, method="reconstruct"))
         rows[f"from {kept}"] = np.asarray(reconstruct(params, x))
@@ -276,23 +282,19 @@ class Progress:
             print(f"step {row['step']}/{self._bar.total}  {row['split']}  {text} nats", flush=True)
 
 
-def _describe(summary: dict[str, Any]) -> str:
-    rows = [
-        ("−ELBO", summary["negative_elbo_nats"], summary["negative_elbo_nats_standard_error"]),
-        ("distortion D", summary["distortion_nats"], summary["distortion_nats_standard_error"]),
-    ]
-    for layer, (rate, error) in enumerate(
-        zip(summary["rates_nats"], summary["rates_nats_standard_error"], strict=True), start=1
-    ):
-        rows.append((f"rate R_{layer}", rate, error))
-    lines = [f"  {name:<14}{value:10.4f} ± {error:.4f}" for name, value, error in rows]
-    bound = -summary["negative_importance_weighted_bound_nats"]
+def _describe(summary: Rates) -> str:
+    rows = [("−ELBO", summary.negative_elbo_nats), ("distortion D", summary.distortion_nats)]
+    for layer, rate in enumerate(zip(*summary.rates_nats, strict=True), start=1):
+        rows.append((f"rate R_{layer}", Estimate(*rate)))
+    lines = [f"  {name:<14}{value:10.4f} ± {error:.4f}" for name, (value, error) in rows]
+    if bound := summary.bound:
+        value = -bound.negative_importance_weighted_bound_nats.value
+        lines.append(f"  log p(x) ≥ {value:.4f} ({bound.num_importance_samples} importance samples)")
     return "\n".join(
         [
-            f"Test split, {summary['num_images']} images, β = 1, nats per image:",
+            f"Test split, {summary.num_images} images, β = 1, nats per image:",
             *lines,
-            f"  log p(x) ≥ {bound:.4f} ({summary['num_importance_samples']} importance samples)",
-            f"  {summary['bits_per_dim']:.4f} bits per dimension",
+            f"  {summary.bits_per_dim:.4f} bits per dimension",
         ]
     )
 

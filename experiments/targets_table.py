@@ -273,12 +273,13 @@ def train_setting(
                 for split, of_split in stacks.entry(terms, index).items()
             }
             for split, summary in summaries.items():
-                for name in ("rates_nats", "rates_nats_standard_error", "distortion_nats"):
-                    row[f"{split}_{name}"] = summary[name]
+                rates_nats, error = summary.rates_nats
+                row[f"{split}_rates_nats"], row[f"{split}_rates_nats_standard_error"] = rates_nats, error
+                row[f"{split}_distortion_nats"] = summary.distortion_nats.value
             if model.member.objective.control != "constant":
                 row["target_status"] = targets.report_targets(
-                    model.member.objective, built.num_dims, row["betas"], summaries
-                )["target_status"]
+                    model.member.objective, built.num_dims, row["betas"], **summaries
+                ).target_status
             log = [entry for entry in logs[index] if entry["split"] == "train"]
             steps, measured = (np.asarray([entry[name] for entry in log]) for name in ("step", "rates_nats"))
             row["settled_at_step"] = settled_at(steps, measured, model.wanted)

@@ -1,6 +1,7 @@
 """Hierarchical VAEs with a multiplier and a logged rate for every latent layer."""
 
-from hvae_jax.betas import BetaControl, BetaState, constant, linear_warmup, target_distortion, target_rates
+from hvae_jax.betas import BetaControl, BetaState, constant, linear_warmup
+from hvae_jax.controls import target_distortion, target_rates
 from hvae_jax.errors import RunError
 from hvae_jax.gaussian import Gaussian, kl_divergence
 from hvae_jax.likelihoods import Bernoulli, GaussianPixels, LogisticMixture

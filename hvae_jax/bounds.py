@@ -51,38 +51,17 @@ def label_entropy(histogram: ArrayLike) -> float:
     return float(-(probs * np.log(probs)).sum())
 
 
-def accuracy_information(accuracy: ArrayLike, histogram: ArrayLike) -> np.ndarray:
-    """f(α) = H[p(y)] + α log α + (1−α) log((1−α) / (M−1)): the least I(y; z) that allows accuracy α.
-
-    Accurate to the last digits on α ≥ 1/M, also where its terms cancel.
-
-    Args:
-      accuracy: α, any shape, in [1/M, 1].
-      histogram: `[M]`, of the labels, as counts or probabilities. M is the number of classes that occur.
-
-    Returns:
-      nats, the shape of `accuracy`; negative where not even the largest class is that rare.
-
-    Raises:
-      ValueError: an accuracy outside [1/M, 1], or a bad histogram.
-    """
-    probs = _class_probs(histogram)
-    num_classes = len(probs)
-    alpha = np.asarray(accuracy, np.float64)
-    if not ((alpha >= 1 / num_classes) & (alpha <= 1)).all():
-        raise ValueError(f"accuracy must be in [1/M, 1] = [{1 / num_classes:.6g}, 1], got {accuracy}")
-    return _divergence(alpha - 1 / num_classes, num_classes) - _entropy_gap(probs)
-
-
 def max_accuracy(information: ArrayLike, histogram: ArrayLike) -> np.ndarray:
     """f⁻¹(I): the best accuracy that I = I(y; z) nats allow any classifier that reads z alone.
+
+    f(α) = H[p(y)] + α log α + (1−α) log((1−α) / (M−1)) is the least I(y; z) that allows accuracy α.
 
     Args:
       information: I, nats, any shape. At H[p(y)] and above the answer is 1; at f(1/M) and below, 1/M.
       histogram: `[M]`, of the labels, as counts or probabilities. M is the number of classes that occur.
 
     Returns:
-      in [1/M, 1], the shape of `information`, the inverse of `accuracy_information` there.
+      in [1/M, 1], the shape of `information`, exact to 1e-9.
 
     Raises:
       ValueError: a bad histogram, or information that is NaN.

@@ -21,6 +21,12 @@ def data_error(value: object, problem: str, field: str = "name") -> RunError:
     return RunError(" ".join(f"config.data.{field}={shorten(value)}: {problem}".split("\n")))
 
 
+def first_line(error: Exception) -> str:
+    """The kind of an error and what it says first, for a line that tells of it; at most 200 characters."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
 class Stopped(Exception):
     """Training ended early because it was asked to; the same command goes on from `step`.
 

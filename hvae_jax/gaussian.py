@@ -1,5 +1,6 @@
 """Diagonal Gaussians: the only posterior and prior family of the models here."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -47,7 +48,7 @@ def sample(key: jax.Array, p: Gaussian, temperature: jax.Array | float = 1.0) ->
     keys = per_image_keys(key, batch)
     # Drawn flat and then reshaped: the values are the same, and XLA compiles a threefry draw
     # of a 4-D shape twenty times slower.
-    noise = jax.vmap(lambda k: jax.random.normal(k, (_size(event),), p.mean.dtype))(keys)
+    noise = jax.vmap(lambda k: jax.random.normal(k, (math.prod(event),), p.mean.dtype))(keys)
     return p.mean + temperature * p.std * noise.reshape(p.mean.shape)
 
 
@@ -64,8 +65,8 @@ def log_prob(p: Gaussian, z: jax.Array) -> jax.Array:
     Raises:
       ValueError: shapes differ.
     """
-    _check_shapes(p=p.mean, p_std=p.std, z=z)
-    return -_sum_events(0.5 * (jnp.square(_divide(z - p.mean, p.std)) + LOG_2PI) + jnp.log(p.std))
+    check_shapes(p=p.mean, p_std=p.std, z=z)
+    return -sum_events(0.5 * (jnp.square(_divide(z - p.mean, p.std)) + LOG_2PI) + jnp.log(p.std))
 
 
 def kl_divergence(q: Gaussian, p: Gaussian) -> jax.Array:
@@ -86,11 +87,11 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> jax.Array:
       >>> round(float(kl_divergence(q, standard(q))[0]), 4)  # ½ · 1² + ½ (2² − 1 − log 2²)
       1.3069
     """
-    _check_shapes(q=q.mean, q_std=q.std, p=p.mean, p_std=p.std)
+    check_shapes(q=q.mean, q_std=q.std, p=p.mean, p_std=p.std)
     # In this form equal q and p give exactly zero, and nothing is formed that could under- or overflow.
     log_variance_ratio = 2.0 * (jnp.log(q.std) - jnp.log(p.std))
     distance = jnp.square(_divide(q.mean - p.mean, p.std))
-    return _sum_events(0.5 * (jnp.expm1(log_variance_ratio) - log_variance_ratio + distance))
+    return sum_events(0.5 * (jnp.expm1(log_variance_ratio) - log_variance_ratio + distance))
 
 
 def precision_weighted(proposal: Gaussian, prior: Gaussian) -> Gaussian:
@@ -109,7 +110,7 @@ def precision_weighted(proposal: Gaussian, prior: Gaussian) -> Gaussian:
     Raises:
       ValueError: shapes differ.
     """
-    _check_shapes(proposal=proposal.mean, proposal_std=proposal.std, prior=prior.mean, prior_std=prior.std)
+    check_shapes(proposal=proposal.mean, proposal_std=proposal.std, prior=prior.mean, prior_std=prior.std)
     # var_p / (var^ + var_p) = σ(log var_p − log var^): nothing is formed that could under- or overflow.
     log_ratio = 2.0 * (jnp.log(proposal.std) - jnp.log(prior.std))
     mean = proposal.mean * jax.nn.sigmoid(-log_ratio) + prior.mean * jax.nn.sigmoid(log_ratio)
@@ -125,18 +126,17 @@ def _divide(x: jax.Array, std: jax.Array) -> jax.Array:
     return x / fixed * jnp.exp(jax.lax.stop_gradient(log_std) - log_std)  # times exactly 1
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size
-
-
-def _sum_events(x: jax.Array) -> jax.Array:
+def sum_events(x: jax.Array) -> jax.Array:
+    """`[B, ...]` summed over all axes but the first, `[B]`."""
     return x.reshape(x.shape[0], -1).sum(axis=1)
 
 
-def _check_shapes(**arrays: jax.Array) -> None:
+def check_shapes(**arrays: jax.Array) -> None:
+    """That all have the shape of the first: nothing is broadcast.
+
+    Raises:
+      ValueError: one has not; it names both, and their shapes.
+    """
     (first, expected), *others = ((name, array.shape) for name, array in arrays.items())
     for name, shape in others:
         if shape != expected:

@@ -17,7 +17,7 @@ class Start(NamedTuple):
     """Attributes:
     folder: of the run that the parameters are of.
     step: of its checkpoint.
-    checksum: of that checkpoint's state, see `checkpoints.sum_state`.
+    checksum: of that checkpoint, see `checkpoints.checksum`; of the restored state where it has none.
     """
 
     folder: str
@@ -103,7 +103,7 @@ def find_start(folder: str | os.PathLike[str], init_from: str | os.PathLike[str]
     if not step:
         raise RunError(f"--init_from={init_from} must be the folder of a run with a checkpoint")
     _, state = _restore(str(source), step[0])
-    return Start(str(source), step[0], checkpoints.sum_state(state))
+    return Start(str(source), step[0], _checksum(str(source), step[0], state))
 
 
 def init_state(built: Experiment, start: Start) -> TrainState:
@@ -113,7 +113,7 @@ def init_state(built: Experiment, start: Start) -> TrainState:
       RunError: they are of another network, or no longer what they were.
     """
     source, state = _restore(start.folder, start.step)
-    if checkpoints.sum_state(state) != start.checksum:
+    if _checksum(start.folder, start.step, state) != start.checksum:
         raise RunError(
             f"checkpoint {start.step} of {start.folder} is not the one that this run started from "
             f"({records.INIT_FILE}); give another --workdir"
@@ -129,6 +129,11 @@ def _restore(folder: str, step: int) -> tuple[Experiment, TrainState]:
         return source, experiment.restore(source, folder, step)
     except RunError as error:
         raise RunError(f"--init_from={folder}: {error}") from error
+
+
+def _checksum(folder: str, step: int, state: TrainState) -> str:
+    # The saved one where there is one: a state that an earlier version saved is another tree once restored.
+    return checkpoints.checksum(folder, step) or checkpoints.sum_state(state)
 
 
 def _check_network(built: Experiment, source: Experiment, params: Params, folder: str) -> None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from hvae_jax import discretised_logistic
-from hvae_jax.gaussian import LOG_2PI
+from hvae_jax.gaussian import LOG_2PI, check_shapes, sum_events
 from hvae_jax.keys import per_image_keys
 
 LIKELIHOODS = ("bernoulli", "gaussian_fixed_std", "gaussian_learned_std", "logistic_mixture")
@@ -56,9 +56,9 @@ class Bernoulli:
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
         """Σ x log σ(o) + (1 − x) log σ(−o), `[B]`, nats."""
-        _check_shapes(outputs, x)
+        check_shapes(outputs=outputs, x=x)
         check_pixels(x)
-        return _sum_events(x * outputs - jax.nn.softplus(outputs))
+        return sum_events(x * outputs - jax.nn.softplus(outputs))
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         """σ(outputs), in [0, 1]."""
@@ -91,11 +91,11 @@ class GaussianPixels:
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
         """Σ log N(x; outputs, std²), `[B]`, nats."""
-        _check_shapes(outputs, x)
+        check_shapes(outputs=outputs, x=x)
         check_pixels(x)
         log_std = jnp.log(self.std)
         num_dims = math.prod(x.shape[1:])
-        squared_error = _sum_events(jnp.square(x - outputs))
+        squared_error = sum_events(jnp.square(x - outputs))
         return -0.5 * squared_error * jnp.exp(-2.0 * log_std) - num_dims * (log_std + 0.5 * LOG_2PI)
 
     def mean(self, outputs: jax.Array) -> jax.Array:
@@ -154,7 +154,7 @@ class LogisticMixture:
         means = self._couple(means, coefficients, x)
         log_probs = discretised_logistic.log_prob(x[..., None], means, log_scales)
         mixture = jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_probs.sum(axis=-2), axis=-1)
-        return _sum_events(mixture)
+        return sum_events(mixture)
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         """E[x|z] = Σ_k π_k E_k[x] of the clipped mixture on the grid, as `sample` draws it.
@@ -261,12 +261,3 @@ def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     tiny = float(jnp.finfo(jnp.float32).tiny)
     draws = jax.vmap(lambda k: jax.random.uniform(k, (size,), minval=tiny))(keys)
     return draws.reshape(shape)
-
-
-def _sum_events(x: jax.Array) -> jax.Array:
-    return x.reshape(x.shape[0], -1).sum(axis=1)
-
-
-def _check_shapes(outputs: jax.Array, x: jax.Array) -> None:
-    if outputs.shape != x.shape:
-        raise ValueError(f"outputs have shape {outputs.shape} but x has shape {x.shape}")

@@ -3,8 +3,8 @@
 import dataclasses
 import math
 
-from hvae_jax import betas as controls
-from hvae_jax.betas import BetaControl
+from hvae_jax import controls
+from hvae_jax.betas import BetaControl, constant, constant_scale, cubic_decay, linear_warmup
 from hvae_jax.errors import RunError
 from hvae_jax.values import are_numbers, is_number, shorten
 
@@ -125,12 +125,12 @@ class ObjectiveConfig:
           learning_rate_decay_fraction: share of the steps, at the end, over which the learning rate
             falls to 0, and with it the gains of `target_rates`.
         """
-        decay = controls.constant_scale
+        decay = constant_scale
         if learning_rate_decay_fraction:
-            decay = controls.cubic_decay(round((1.0 - learning_rate_decay_fraction) * num_steps), num_steps)
+            decay = cubic_decay(round((1.0 - learning_rate_decay_fraction) * num_steps), num_steps)
         warmup = round(self.warmup_fraction * num_steps)
         if self.control == "constant":
-            return controls.linear_warmup(warmup, controls.constant(decay))
+            return linear_warmup(warmup, constant(decay))
         targets, bounds = self.resolve_targets(num_dims), self.bounds()
         if self.control == "target_distortion":
             control = controls.target_distortion(targets[0], *bounds, decay)
@@ -138,7 +138,7 @@ class ObjectiveConfig:
             control = controls.pi_rates(targets, *bounds, decay, self.pi_gains)
         else:
             control = controls.target_rates(targets, *bounds, decay)
-        return controls.linear_warmup(warmup, control)
+        return linear_warmup(warmup, control)
 
     def _check_betas(self) -> None:
         betas = self.betas

@@ -1,16 +1,29 @@
 """What all tests share: their order, JAX's strictness, a compile cache, a maker of small model configs."""
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
+import programs as started
 import pytest
+import tiny
 
 from hvae_jax.models.config import DEEP, ModelConfig
 
-# Few tests that start programs and wait for them: first, so that the short ones fill what time is left.
-LONG = {f"test_{name}.py" for name in ("processes", "slurm", "grid_tasks", "run", "grid", "targets_run")}
+# Files that take longest, the longest first: the short ones fill what time is left.
+LONG = (
+    "slurm",
+    "processes",
+    "evaluate",
+    "grid_tasks",
+    "notebook",
+    "run",
+    "streaming_run",
+    "grid",
+    "targets_run",
+)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -21,7 +34,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files before short ones, each in its own order."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +67,51 @@ def environment(shared_folder: pathlib.Path) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",  # most of these tests' time is compilation
     }
+
+
+@pytest.fixture(scope="session")
+def programs(environment: dict[str, str]) -> Iterator[started.Server]:
+    """Starts programs; those that are still there at the end are ended."""
+    with contextlib.closing(started.Server(environment)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tiny_data(shared_folder: pathlib.Path) -> pathlib.Path:
+    """The file of images that tiny runs learn from."""
+
+    def make(folder: pathlib.Path) -> None:
+        folder.mkdir()
+        tiny.write_data(folder)
+
+    return tiny.make_once(shared_folder, "tiny_data", make) / "tiny.npz"
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    environment: dict[str, str], shared_folder: pathlib.Path, tiny_data: pathlib.Path
+) -> pathlib.Path:
+    """The folder of a tiny run that went through; not to be changed."""
+
+    def make(folder: pathlib.Path) -> None:
+        ended = tiny.start_anew(environment, "run", *tiny.run_flags(tiny_data, folder))
+        assert ended.returncode == 0, ended.stderr
+
+    return tiny.make_once(shared_folder, "finished_run", make)
+
+
+@pytest.fixture(scope="session")
+def finished_grid(
+    environment: dict[str, str], shared_folder: pathlib.Path, tiny_data: pathlib.Path
+) -> pathlib.Path:
+    """The folder of a tiny grid that went through in two chunks; not to be changed."""
+
+    def make(folder: pathlib.Path) -> None:
+        flags = (*tiny.grid_flags(tiny_data, folder), "--config.grid.chunk_size=2")
+        ended = tiny.start_anew(environment, "grid", *flags)
+        assert ended.returncode == 0, ended.stderr
+
+    return tiny.make_once(shared_folder, "finished_grid", make)
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,23 @@
 """What users get wrong: for each, one clear line before any work, a status that is not 0, nothing changed.
 
-The programs are started by tests/started_in_process.py, all in one process.
+The programs are started as tests/programs.py does.
 """
 
+import hashlib
 import json
 import pathlib
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+import programs as started
 import pytest
+import tiny
 
 from experiments import digits, digits_targets, targets_rows
 from hvae_jax import data, experiment
 
-ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=experiments/digits.py"
 GRID = "--config=experiments/digits_grid.py"
 TARGETS = "--config=experiments/digits_targets.py"
@@ -114,6 +116,7 @@ ROWS = [
     ("run", [GRID], ["config must have the groups", "grid"]),
     # Fields given as flags.
     ("run", [DIGITS, "--config.trainin.seed=1"], ["config.trainin is not a field", "training"]),
+    ("run", [DIGITS, "--config.model.chanels=3"], ["config.model.chanels is not a field", "channels"]),
     ("run", [DIGITS, "--config.training.sed=1"], ["config.training.sed is not a field", "seed"]),
     ("run", [DIGITS, "--config.training.seed.x=1"], ["config.training.seed is a field, 0", "'x'"]),
     ("run", [DIGITS, "--config.training.batch_size=2.5"], ["--config.training.batch_size=2.5"]),
@@ -135,6 +138,8 @@ ROWS = [
     ("run", [DIGITS, "--config.data.name=npz:masks.npz", "--config.data.num_valid=0"], ["masks.npz", "255"]),
     ("run", [DIGITS, "--config.data.name=npz:text.txt"], ["text.txt"]),
     ("grid", [GRID, "--config.grid.betas=((True,1.0),(1.0,))"], ["config.grid.betas", "True"]),
+    ("grid", [GRID, "--config.model.latent_shapes=((2,2,16),)"], ["is over 2 layers but the model has 1"]),
+    ("grid", [GRID, "--config.grid.memory_gib=0.01"], ["config.grid.memory_gib=0.01 allows 0.01 GiB"]),
     ("grid", [GRID, "--config.grid.memory_gib=1e300"], ["config.grid.memory_gib=1e+300", "at most 1000000"]),
     # Other flags.
     ("run", ["configs/plain_dict.py"], ["--config must be given"]),
@@ -150,6 +155,12 @@ ROWS = [
     ("run", [DIGITS, "--coordinator=nowhere"], ["--coordinator=nowhere must be HOST:PORT"]),
     ("grid", [GRID, "--launcher=cloud"], ["--launcher=cloud"]),
     ("grid", [GRID, "--cpu_devices=0"], ["--cpu_devices=0"]),
+    (
+        "grid",
+        [GRID, "--cpu_devices=1000000000"],
+        ["--cpu_devices=1000000000: 1000000000 is not"],
+    ),
+    ("grid", [GRID, "--partition=gpu"], ["--partition needs --launcher=slurm"]),
     ("evaluate", [], ["--workdir must be given"]),
     ("evaluate", ["--workdir=run", "--num_draws=0"], ["num_draws=0"]),
     ("made_images", [], ["--data_dir must be given"]),
@@ -260,7 +271,27 @@ ENVIRONMENTS = [
     ({"XLA_FLAGS": "nonsense"}, ["XLA_FLAGS='nonsense'", "Could not open file"]),
     ({"JAX_PLATFORMS": "nonsense"}, ["JAX_PLATFORMS=nonsense", "nonsense' is not in the list"]),
     ({"JAX_PLATFORMS": "cuda"}, ["JAX_PLATFORMS=cuda"]),
+    (
+        {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"},
+        ["config.training.batch_size=64 cannot be divided over 3 devices"],
+    ),
 ]
+
+
+class Answer(NamedTuple):
+    """How a program ended, and the files of its folder that are new, gone or different after it."""
+
+    ended: started.Ended
+    changed: list[str]
+
+
+def snapshot(folder: pathlib.Path) -> dict[str, str]:
+    """Every file and folder in it → what tells its content."""
+    content = {}
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        content[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+    return content
 
 
 @pytest.fixture(scope="module")
@@ -322,64 +353,57 @@ def world(tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def answers(environment, world) -> list[dict]:
-    """What the programs answer to ROWS and ENVIRONMENTS."""
-    rows = [{"program": program, "arguments": arguments} for program, arguments, _ in ROWS]
-    rows += [{"program": "run", "arguments": [DIGITS], "environment": e} for e, _ in ENVIRONMENTS]
-    rows += [{"program": program, "arguments": ["--config=absent", "--help"]} for program, _ in HELP]
-    rows += [{"program": "run", "arguments": ["--help"], "closed_pipe": True}]
-    plot = ["--out=new_folder/new.png", "--results=new_folder/new.json", "beta_3"]
-    rows += [{"program": "plot_betas", "arguments": plot, **pipe} for pipe in ({}, {"closed_pipe": True})]
-    process = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "started_in_process.py")],
-        input=json.dumps([{**row, "folder": str(world)} for row in rows]),
-        env={**environment, "PYTHONPATH": str(ROOT)},
-        cwd=world,
-        capture_output=True,
-        text=True,
-        timeout=560,
-    )
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout)
+@pytest.fixture
+def start(programs: started.Server, world: pathlib.Path) -> Callable[..., Answer]:
+    """A program in that folder, run to its end."""
+
+    def run(program: str, *arguments: str, **options: Any) -> Answer:
+        before = snapshot(world)
+        ended = programs.run(program, *arguments, folder=world, **options)
+        after = snapshot(world)
+        return Answer(ended, sorted(n for n in {*before, *after} if before.get(n) != after.get(n)))
+
+    return run
 
 
 def name_row(row: tuple[str, list[str], list[str]]) -> str:
     return " ".join([row[0], *row[1]]).replace("--config=experiments/", "")
 
 
-@pytest.mark.parametrize("number", range(len(ROWS)), ids=list(map(name_row, ROWS)))
-def test_one_clear_line_and_nothing_changed(answers, number):
-    check(answers[number], ROWS[number][2])
+@pytest.mark.parametrize("row", ROWS, ids=list(map(name_row, ROWS)))
+def test_one_clear_line_and_nothing_changed(start, row):
+    program, arguments, words = row
+    check(start(program, *arguments), words)
 
 
-@pytest.mark.parametrize("number", range(len(ENVIRONMENTS)), ids=[str(e) for e, _ in ENVIRONMENTS])
-def test_an_environment_that_cannot_be(answers, number):
-    check(answers[len(ROWS) + number], ENVIRONMENTS[number][1])
+@pytest.mark.parametrize(("variables", "words"), ENVIRONMENTS, ids=[str(e) for e, _ in ENVIRONMENTS])
+def test_an_environment_that_cannot_be(start, variables, words):
+    check(start("run", DIGITS, environment=variables), words)
 
 
-@pytest.mark.parametrize("number", range(len(HELP)), ids=[name for name, _ in HELP])
-def test_help_is_given_without_the_flags_that_are_needed(answers, number):
-    answer = answers[len(ROWS) + len(ENVIRONMENTS) + number]
-    assert (answer["status"], answer["err"], answer["changed"]) == (0, "", [])
-    for word in HELP[number][1]:
-        assert word in answer["out"]
-
-
-def test_a_closed_pipe_ends_a_program_quietly(answers):
-    helped, plotted, closed = answers[-3:]
-    for answer in (helped, closed):
-        assert (answer["status"], answer["err"]) == (128 + signal.SIGPIPE, "")
-    assert (plotted["status"], plotted["err"]) == (0, "")
-    # And an output goes into a folder that was not there.
-    assert plotted["changed"] == ["new_folder", "new_folder/new.json", "new_folder/new.png"]
-
-
-def check(answer: dict, words: list[str]) -> None:
-    assert answer["status"] == 1, answer
-    assert "Traceback" not in answer["out"] + answer["err"], answer["err"]
-    errors = [line for line in answer["err"].splitlines() if line.startswith("error:")]
-    assert len(errors) == 1, answer["err"]
+@pytest.mark.parametrize(("program", "words"), HELP, ids=[name for name, _ in HELP])
+def test_help_is_given_without_the_flags_that_are_needed(start, program, words):
+    answer = start(program, "--config=absent", "--help")
+    assert (answer.ended.status, answer.ended.err, answer.changed) == (0, "", [])
     for word in words:
-        assert word in errors[0]
-    assert answer["changed"] == []
+        assert word in answer.ended.out
+
+
+def test_a_closed_pipe_ends_a_program_quietly(start):
+    plot = ("--out=new_folder/new.png", "--results=new_folder/new.json", "beta_3")
+    plotted = start("plot_betas", *plot)
+    assert (plotted.ended.status, plotted.ended.err) == (0, "")
+    # And an output goes into a folder that was not there.
+    assert plotted.changed == ["new_folder", "new_folder/new.json", "new_folder/new.png"]
+    for program, arguments in (("run", ["--help"]), ("plot_betas", plot)):
+        status, _, err = start(program, *arguments, closed_pipe=True).ended
+        assert (status, err) == (128 + signal.SIGPIPE, "")
+
+
+def check(answer: Answer, words: list[str]) -> None:
+    tiny.assert_one_error(answer.ended, words[0])
+    assert "Traceback" not in answer.ended.out
+    error = next(line for line in answer.ended.err.splitlines() if line.startswith("error:"))
+    for word in words:
+        assert word in error
+    assert answer.changed == []

@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 
+import drawn
 import numpy as np
 import pytest
 
@@ -73,7 +74,7 @@ def test_a_row_holds_medians_and_the_median_of_paired_ratios(measured):
     assert peaks == (500.0, 450.0, 400.0)
 
 
-def test_without_torch_compile_its_column_is_null_and_a_dash(measured, tmp_path):
+def test_without_torch_compile_its_column_is_null_and_a_dash(measured, monkeypatch):
     del measured.step_s["torch_compile"]
     row = tables.make_row("digits", "all", measured, num_flops=6e9)
     assert row["torch_compile_ms"] is None
@@ -83,8 +84,12 @@ def test_without_torch_compile_its_column_is_null_and_a_dash(measured, tmp_path)
     assert line.endswith(" —")
     (line,) = [line for line in lines if line.startswith("training step, ours")]
     assert line.endswith(" 120.00")
-    tables.draw_steps([row], str(tmp_path / "steps.png"))
-    assert (tmp_path / "steps.png").stat().st_size > 0
+    kept = drawn.keep_figures(monkeypatch)
+    tables.draw_steps([row], "steps.png")
+    (axes,) = kept["steps.png"].axes
+    assert [bar.get_height() for bar in axes.containers[0]] == pytest.approx([120.0, 200.0])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["ours", "PyTorch"]
+    assert np.ravel(axes.lines[0].get_ydata())[0] == pytest.approx(row["roofline_ms"])
 
 
 def test_networks_that_differ_are_not_reported():
@@ -98,7 +103,7 @@ def test_networks_that_differ_are_not_reported():
             cases.compare(a, {**a, "rate R_1": np.array([value])}, 7, 7)
 
 
-def test_every_point_of_the_scaling_is_a_config_that_builds(tmp_path):
+def test_every_point_of_the_scaling_is_a_config_that_builds(tmp_path, monkeypatch):
     for axis, values in cases.SCALING.items():
         for value in values:
             config, image_shape = cases.scaling_config(axis, value)
@@ -114,8 +119,12 @@ def test_every_point_of_the_scaling_is_a_config_that_builds(tmp_path):
     row = {"axis": "layers", "value": 3, "cores": "all", "gflop": 2.0, "step_ms": 12.345, "peak_mib": 1234.5}
     line = tables.format_scaling([row]).splitlines()[1]
     assert line.split() == ["layers", "3", "all", "2.00", "12.35", "162", "1,234"]
-    tables.draw_scaling([row], str(tmp_path / "scaling.png"))
-    assert (tmp_path / "scaling.png").stat().st_size > 0
+    kept = drawn.keep_figures(monkeypatch)
+    tables.draw_scaling([row], "scaling.png")
+    column = list(cases.SCALING).index("layers")
+    panels = kept["scaling.png"].axes[column :: len(cases.SCALING)]
+    for axes, value in zip(panels, (12.345, 1234.5), strict=True):
+        assert drawn.line(axes, "cores: all").tolist() == [[3.0, value]]
 
 
 def test_an_unknown_case_or_core_count_is_refused():

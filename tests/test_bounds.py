@@ -38,16 +38,9 @@ def accuracies(num_classes: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("histogram", HISTOGRAMS)
-def test_f_is_its_definition(histogram):
-    alphas = accuracies(len(histogram))
-    expected = [float(exact_f(alpha, histogram)) for alpha in alphas]
-    np.testing.assert_allclose(bounds.accuracy_information(alphas, histogram), expected, rtol=0, atol=1e-14)
-
-
-@pytest.mark.parametrize("histogram", HISTOGRAMS)
 def test_the_inverse_is_exact_to_a_billionth(histogram):
     alphas = accuracies(len(histogram))
-    information = bounds.accuracy_information(alphas, histogram)
+    information = np.asarray([float(exact_f(alpha, histogram)) for alpha in alphas])
     # Where f is negative no information is meant, and near 1/M no float holds f closely enough.
     meant = (information >= 0) | (alphas > 1 / len(histogram) + 1e-6)
     inverse = bounds.max_accuracy(information, histogram)
@@ -91,11 +84,6 @@ def test_an_empty_class_does_not_count():
 def test_a_bad_histogram_is_refused(bad):
     with pytest.raises(ValueError, match="histogram must be"):
         bounds.max_accuracy(0.5, bad)
-
-
-def test_an_accuracy_below_chance_is_refused():
-    with pytest.raises(ValueError, match=r"\[0\.25, 1\]"):
-        bounds.accuracy_information(0.2, [1, 1, 1, 1])
 
 
 def test_distortion_bound_is_tight_at_equal_betas_of_one_and_holds_elsewhere():

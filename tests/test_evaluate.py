@@ -3,36 +3,23 @@
 import csv
 import pathlib
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 
 import pytest
 import services
 import small_grid
+import tiny
 from playwright import sync_api
 
 from hvae_jax import records
-from hvae_jax.evaluation import guidance_text, tables
+from hvae_jax.evaluation import guidance_text, plain
+from hvae_jax.evaluation.choices import Guidance
 
-ROOT = pathlib.Path(__file__).parents[1]
 BETAS = ((0.1, 1.0, 1.0), (1.0, 1.0, 1.0), (3.0, 0.3, 1.0))
 QUICK = ("--num_draws=2", "--num_samples=300", "--max_fit_images=120", "--max_scored_images=80")
 
 
 @pytest.fixture(scope="module")
-def evaluate(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess]:
-    """The evaluation program with these arguments, run to its end."""
-
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "experiments.evaluate", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def grid(evaluate, tmp_path_factory) -> pathlib.Path:
+def grid(environment, tmp_path_factory) -> pathlib.Path:
     """An evaluated grid of three models of three layers, and one that diverged."""
     folder = tmp_path_factory.mktemp("grids") / "small"
     data = small_grid.write_data(folder.parent)
@@ -42,7 +29,8 @@ def grid(evaluate, tmp_path_factory) -> pathlib.Path:
     (folder / "grid.csv").write_text("model,status\n0,ok\n1,ok\n2,ok\n3,diverged\n")
     baseline = folder.parent / "one_layer"
     small_grid.make_run(baseline, data, (1.0,), seed=0)
-    result = evaluate(f"--workdir={folder}", f"--baseline={baseline}", "--check_bounds", *QUICK)
+    flags = (f"--workdir={folder}", f"--baseline={baseline}", "--check_bounds", *QUICK)
+    result = tiny.start_anew(environment, "evaluate", *flags)
     assert result.returncode == 0, result.stderr
     assert "Bounds checked on 3 models: 0 violations" in result.stdout
     assert (
@@ -63,19 +51,21 @@ def test_everything_that_is_promised_is_there(grid):
     # None has the name of a figure that the grid program leaves there.
     assert not figures & {"rate_space", "rate_maps", "rate_distortion"}
     assert {"application_maps", "trade_off", "accuracy_by_information", "pictures_generation"} <= figures
-    text = guidance_text.to_markdown(records.read_json(grid / "guidance.json"))
+    text = guidance_text.to_markdown(
+        plain.from_plain(Guidance, records.read_json(grid / "guidance.json"), "guidance.json")
+    )
     assert (grid / "guidance.md").read_text() == text
     assert "| one layer (β-VAE) | 1 |" in text
     with (grid / "evaluation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["model"] for row in rows] == ["0000", "0001", "0002"]
-    metrics = tables.flatten(records.read_json(grid / "models" / "0001" / "metrics.json"))
+    metrics = plain.flatten(records.read_json(grid / "models" / "0001" / "metrics.json"))
     name = "generation.test.draws.inception_score_classifier"
     assert float(rows[1][name]) == metrics[name]
 
 
 def test_a_resumed_evaluation_does_what_is_missing_and_a_broken_bound_ends_with_status_1(
-    evaluate, grid, tmp_path
+    programs, grid, tmp_path
 ):
     shutil.copytree(grid, tmp_path / "grid")
     files = [tmp_path / "grid" / "models" / f"{number:04d}" / "metrics.json" for number in range(3)]
@@ -86,15 +76,16 @@ def test_a_resumed_evaluation_does_what_is_missing_and_a_broken_bound_ends_with_
     files[1].write_text(files[1].read_text()[:1000])
     again = tmp_path / "again"
     small_grid.make_run(again / "models" / "0000", grid.parent / "classes.npz", BETAS[1], seed=7)
-    result = evaluate(f"--workdir={tmp_path / 'grid'}", f"--repeats={again}", "--check_bounds", *QUICK)
-    assert result.returncode == 1
+    flags = (f"--workdir={tmp_path / 'grid'}", f"--repeats={again}", "--check_bounds", *QUICK)
+    result = programs.run("evaluate", *flags)
+    assert result.status == 1, result.err
     after = [file.stat().st_mtime_ns for file in files]
     assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, True]
     assert records.read_json(files[1]) == records.read_json(grid / "models" / "0001" / "metrics.json")
-    assert "0001 is evaluated again: metrics.json is damaged" in result.stdout
-    assert "violation in 0002: I_q(y; z_L) = 40.0000" in result.stdout
+    assert "0001 is evaluated again: metrics.json is damaged" in result.out
+    assert "violation in 0002: I_q(y; z_L) = 40.0000" in result.out
     assert records.read_json(tmp_path / "grid" / "bounds.json")["violations"][0]["model"] == "0002"
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in result.err
     # The repeated model is another seed of the same betas.
     entries = records.read_json(tmp_path / "grid" / "guidance.json")["applications"].values()
     assert {tuple(entry["unit_betas"]["models"]) for entry in entries} == {("0001", "again/0000")}

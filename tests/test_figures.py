@@ -1,8 +1,59 @@
+import pathlib
+
 import matplotlib.image
 import numpy as np
 import pytest
+from small_metrics import make_metrics
 
+from hvae_jax.evaluation.results import Evaluated
+from hvae_jax.figures import applications, style
 from hvae_jax.figures import runs as figures
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are drawn, which functions that save them keep to themselves."""
+    found = []
+
+    def new_figure(width, height):
+        found.append(style.new_figure(width, height))
+        return found[-1]
+
+    for module in (figures, applications):
+        monkeypatch.setattr(module, "new_figure", new_figure)
+    return found
+
+
+def test_the_legends_of_training_lie_beside_its_curves(tmp_path, drawn):
+    steps = np.arange(50)
+    log = {"step": steps, "distortion_nats": 50.0 + np.sin(steps), "rates_nats": np.eye(50)[:, :2]}
+    figures.training_curves(log, log, "a title", tmp_path / "training.png")
+    panels = drawn[0].axes
+    assert [text.get_text() for text in panels[0].get_legend().get_texts()] == ["distortion D", "validation"]
+    for axes in panels:
+        legend, whole = axes.get_legend().get_window_extent(), drawn[0].bbox
+        assert legend.x0 >= axes.get_window_extent().x1
+        assert legend.x1 <= whole.x1
+        assert axes.get_window_extent().width > 0.5 * whole.width
+
+
+@pytest.mark.parametrize(
+    ("betas", "kinds"),
+    [
+        ([(1.0, 1.0)], ["equal betas"]),
+        ([(0.1, 1.0)], ["independent betas"]),
+        ([(1.0, 1.0), (0.1, 1.0)], ["independent betas", "equal betas"]),
+    ],
+)
+def test_the_legend_of_models_names_those_that_are_drawn(tmp_path, drawn, betas, kinds):
+    models = [Evaluated("0", pathlib.Path("0"), own, 0, make_metrics()) for own in betas]
+    applications.distortion_by_rate(models, tmp_path / "distortion_by_rate")
+    (axes,) = drawn[0].axes
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names[: len(kinds)] == kinds
+    assert "betas" not in "".join(names[len(kinds) :])
+    dots = [line for line in axes.lines if line.get_label() in kinds]
+    assert [len(line.get_xdata()) for line in dots] == [1] * len(kinds)
 
 
 @pytest.mark.parametrize("num_columns", [1, 12])

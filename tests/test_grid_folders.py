@@ -21,6 +21,7 @@ from hvae_jax.grid import folders, slurm
 from hvae_jax.grid import members as grid_members
 from hvae_jax.grid import plan as grid_plan
 from hvae_jax.grid import run as grid_run
+from hvae_jax.grid import size as grid_size
 from hvae_jax.grid import table as grid_table
 
 LAUNCHED = slurm.Options("30", None, 0, 1, None, 1, 60, (), ())
@@ -30,7 +31,7 @@ def make_config(data_file: pathlib.Path, **grid) -> dict:
     """Of a grid of 2 × 1 betas, seed 0, 8 steps."""
     config = digits_grid.get_config().to_dict()
     config["data"].update(name=f"npz:{data_file}", num_valid=60)
-    config["model"].update(channels=4, latent_shapes=((2, 2, 2), (3,)))
+    config["model"].update(channels=2, num_stages=1, latent_shapes=((4, 4, 1), (2,)))
     config["training"].update(num_epochs=3.0, log_every_steps=2)
     config["training"].update(eval_every_steps=4, checkpoint_every_steps=4)
     config["evaluation"].update(num_samples=2, num_importance_samples=2)
@@ -68,7 +69,7 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Iterator[Trained]:
-    """A finished grid of two models. What the tests train is compiled once for each number of models."""
+    """A finished grid of two models. What the tests train is made once for each number of models or seed."""
     with pytest.MonkeyPatch.context() as patch:
         makers = grid_run.PackedTrainer, grid_run.make_evaluate
         made = {}
@@ -81,6 +82,18 @@ def trained(tmp_path_factory) -> Iterator[Trained]:
 
         patch.setattr(grid_run, "PackedTrainer", make_trainer)
         patch.setattr(grid_run, "make_evaluate", lambda _, trainer: made[trainer.layout.capacity][1])
+        # All data sets here have the same image shape. What fits in memory is measured elsewhere.
+        init_params, params = experiment.Experiment.init_params, {}
+
+        def keep_params(built, seed):
+            if seed not in params:
+                with jax.ensure_compile_time_eval():  # `jax.eval_shape` may be the first to ask
+                    params[seed] = init_params(built, seed)
+            return params[seed]
+
+        patch.setattr(experiment.Experiment, "init_params", keep_params)
+        patch.setattr(grid_size, "_working_bytes", lambda *_: 2**20)
+        patch.setattr(grid_size, "model_steps_per_second", lambda *_: 1.0)
         yield Trained(tmp_path_factory.mktemp("grids"))
 
 
@@ -138,9 +151,9 @@ def test_a_finished_grid_takes_more_betas_and_seeds(trained, folder):
         config = records.read_json(folder / "models" / f"{number:04d}" / "config.json")
         assert (config["objective"]["betas"], config["training"]["seed"]) == (betas, seed)
     # The same models as of a grid that had them all from the start.
-    fresh = trained.train(folder.parent / "fresh", betas=((0.3, 1.0, 3.0), (1.0,)), seeds=(0, 7))
+    fresh = trained.train(folder.parent / "fresh", betas=((3.0,), (1.0,)), seeds=(0, 7))
     np.testing.assert_allclose(
-        fresh["rates_nats"][[1, 2, 0]][:, :, [1, 0]], table["rates_nats"], rtol=1e-4, atol=1e-5
+        fresh["rates_nats"][:, :, [1, 0]], table["rates_nats"][1:2], rtol=1e-4, atol=1e-5
     )
     with pytest.raises(
         RunError, match=r"holds a grid with 4 models that this one lacks: config\.grid\.betas is "
@@ -346,55 +359,52 @@ DAMAGE = {
     "zeroed": lambda file: file.write_bytes(bytes(file.stat().st_size)),
     "removed": lambda file: file.unlink(),
 }
-GRID_FILES = ("config.json", "models.json", "data.json", "versions.json", "grid.csv", "timing.csv")
-MODEL_FILES = ("config.json", "rates.jsonl", "evaluation.json", "timing.json", "run.lock")
+NAMED = ("config.json", "models.json", "data.json", "models/0001/rates.jsonl")
+# An evaluation that is lost is made again, and with it other files of its model: so it is another model's.
+MADE_ANEW = (
+    *("versions.json", "grid.csv", "timing.csv", "figures/rate_distortion.png", "tasks/0000.lock"),
+    *("models/0001/config.json", "models/0001/timing.json", "models/0001/run.lock"),
+    "models/0000/evaluation.json",
+)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize(
-    "name",
-    [
-        "figures/rate_distortion.png",
-        *GRID_FILES,
-        *(f"models/0001/{name}" for name in MODEL_FILES),
-        "tasks/0000.lock",
-    ],
-)
-def test_a_damaged_file_of_a_finished_grid_is_made_anew_or_named(trained, folder, name, damage):
+@pytest.mark.parametrize("name", NAMED)
+def test_a_file_that_cannot_be_made_anew_is_named(trained, folder, name, damage):
     file, before = folder / name, contents(folder)
     DAMAGE[damage](file)
     damaged = contents(folder)
     error = error_of(trained.train, folder)
-    if error is not None:
+    if error is None:
+        assert (name, damage) in (("models.json", "removed"), ("data.json", "removed"))
+        assert contents(folder) == before
+    else:
         assert str(file) in error
         assert contents(folder) == damaged, "nothing was touched"
-        assert name in ("config.json", "models.json", "data.json", "models/0001/rates.jsonl")
-        return
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_other_damaged_files_of_a_finished_grid_are_made_anew(trained, folder, damage):
+    before = contents(folder)
+    for name in MADE_ANEW:
+        DAMAGE[damage](folder / name)
+    assert error_of(trained.train, folder) is None
     after = contents(folder)
-    changed = {path for path in before if before[path] != after.get(path)}
-    if name.endswith("timing.json"):
-        assert changed <= {file, folder / "timing.csv"}, "times that are lost are left out"
-    elif name.endswith("versions.json"):
-        assert "written again" in file.read_text() or not changed
-    else:
-        assert not changed, "all is as it was"
+    changed = {str(path.relative_to(folder)) for path in before if before[path] != after.get(path)}
+    assert changed <= {"models/0001/timing.json", "timing.csv", "versions.json"}, "lost times stay lost"
+    if "versions.json" in changed:
+        assert "written again" in (folder / "versions.json").read_text()
 
 
-def test_a_checkpoint_that_is_missing_files_is_named_by_who_reads_it(trained, folder):
-    model = folder / "models" / "0000"
-    built = trained.built
-    wanted = jax.tree.leaves(experiment.restore(built, model))
-    checkpoint = model / "checkpoints" / "8"
-    for file in sorted(file for file in checkpoint.rglob("*") if file.is_file()):
-        whole = file.read_bytes()
-        file.unlink()
-        error = error_of(experiment.restore, built, model)
-        if error is None:  # one that is not needed
-            leaves = jax.tree.leaves(experiment.restore(built, model))
-            assert all(np.array_equal(a, b) for a, b in zip(leaves, wanted, strict=True))
-        else:
-            assert str(checkpoint) in error
-        file.write_bytes(whole)
+def test_a_checkpoint_that_is_missing_its_arrays_is_named_by_who_reads_it(trained, folder):
+    """Each of its other files in turn: test_checkpoints."""
+    checkpoint = folder / "models" / "0000" / "checkpoints" / "8"
+    assert jax.tree.leaves(experiment.restore(trained.built, folder / "models" / "0000"))
+    files = [file for file in checkpoint.rglob("*") if file.is_file()]
+    max(files, key=lambda file: file.stat().st_size).unlink()
+    error = error_of(experiment.restore, trained.built, folder / "models" / "0000")
+    assert error is not None
+    assert str(checkpoint) in error
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -469,21 +479,20 @@ def test_the_folder_of_a_run_is_refused(trained, tmp_path):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "place", ["models.json", "models/0000/config.json", "models/0001/evaluation.json", "grid.csv"]
-)
-def test_a_full_disk_is_one_line_and_the_grid_goes_on(trained, tmp_path, monkeypatch, place):
+def test_a_full_disk_is_one_line_and_the_grid_goes_on(trained, tmp_path, monkeypatch):
+    """It is full four times, a little later each time."""
     folder, replace = tmp_path / "grid", os.replace
+    for place in ("models.json", "models/0000/config.json", "models/0001/evaluation.json", "grid.csv"):
 
-    def full(source, target):
-        if str(target).endswith(place):
-            raise OSError(28, "No space left on device")
-        replace(source, target)
+        def full(source, target, place=place):
+            if str(target).endswith(place):
+                raise OSError(28, "No space left on device")
+            replace(source, target)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        with pytest.raises(RunError, match=f"{place} cannot be written: No space left on device"):
-            trained.train(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", full)
+            with pytest.raises(RunError, match=f"{place} cannot be written: No space left on device"):
+                trained.train(folder)
     trained.train(folder)
-    for name in ("grid.csv", "models/0001/evaluation.json"):
+    for name in ("grid.csv", "models/0000/evaluation.json", "models/0001/evaluation.json"):
         assert (folder / name).read_bytes() == (trained.folder / name).read_bytes()

@@ -2,10 +2,12 @@
 
 import itertools
 import math
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from drawn import dots, keep_figures, line
 
 from experiments import (
     cifar_grid,
@@ -106,7 +108,8 @@ def test_a_grid_over_targets_of_another_number_of_layers_is_refused():
         grid_members.read_config(targets_config_with(targets_nats=((4.0, 8.0),)))
 
 
-def test_models_of_a_stack_aim_at_their_own_targets():
+def test_models_of_a_stack_aim_at_their_own_targets(monkeypatch):
+    monkeypatch.setattr(experiment.Experiment, "init_params", lambda *_: {"weight": np.zeros(1, np.float32)})
     _, members = grid_members.read_config(targets_config_with(targets_nats=((1.0, 2.0), (3.0,))))
     stack = packed.init_stack(experiment.from_config(members[0].config), members)
     np.testing.assert_array_equal(stack.states.beta_state.memory.targets, [[1.0, 3.0], [2.0, 3.0]])
@@ -207,8 +210,15 @@ def test_a_config_without_a_grid_is_refused():
 
 @pytest.fixture(scope="module")
 def built():
+    """An experiment whose gradient is measured once, and its models."""
     _, members = grid_members.read_config(config_with())
-    return experiment.from_config(members[0].config), members
+    built = experiment.from_config(members[0].config)
+    state = jax.eval_shape(built.init_state)
+    working = grid_size._working_bytes(built, state.params)
+    assert working > 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid_size, "_working_bytes", lambda *_: working)
+        yield built, members
 
 
 def test_the_chunk_is_what_memory_holds(built):
@@ -348,21 +358,42 @@ def test_a_damaged_table_is_named(tmp_path, name, damage):
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
-def test_figures_of_any_number_of_layers(tmp_path, num_layers):
-    betas = ((0.1, 1.0, 10.0),) * num_layers
-    fake_grid(tmp_path, betas=betas, seeds=(0, 1))
-    table = grid_table.load(tmp_path)
-    drawn = {"rate_distortion.png": lambda file: figures.rate_distortion(table, table, "title", file)}
-    if num_layers > 1:
-        drawn["rate_space.png"] = lambda file: figures.rate_space(table, "title", file)
-        drawn["rate_maps.png"] = lambda file: figures.rate_maps(table, "title", file)
-    for name, draw in drawn.items():
-        draw(tmp_path / name)
-        assert (tmp_path / name).stat().st_size > 10_000
+def test_figures_of_any_number_of_layers(tmp_path, monkeypatch, num_layers):
+    values = (0.1, 1.0, 10.0)
+    fake_grid(tmp_path, betas=(values,) * num_layers, seeds=(0, 1))
+    table, kept = grid_table.load(tmp_path), keep_figures(monkeypatch)
+    rates, distortion = table["rates_nats"], table["distortion_nats"]
+    # As `fake_grid` makes them: 1 / (1 + β) + seed / 100, and Σβ; the last model diverged.
+    even = np.array([[1 / (1 + beta) + 0.005 for beta in values], [num_layers * beta for beta in values]]).T
+    even[-1, 0] -= 0.005
+    figures.rate_distortion(table, table, "title", tmp_path / "plane.png")
+    (axes,) = kept["plane.png"].axes
+    for label in ("all betas equal ($\\beta$-VAE)", "one layer, L = 1"):
+        np.testing.assert_allclose(line(axes, label), even * [num_layers, 1])
+    np.testing.assert_allclose(line(axes, "all betas 1"), even[1:2] * [num_layers, 1])
+    clouds = line(axes, "one model each, any betas")
+    np.testing.assert_array_equal(clouds, np.column_stack([rates.sum(axis=-1).ravel(), distortion.ravel()]))
+    if num_layers == 1:
+        return
+    figures.rate_space(table, "title", tmp_path / "space.png")
+    pairs = list(itertools.combinations(range(num_layers), 2))
+    for axes, (low, high) in zip(kept["space.png"].axes, pairs, strict=False):
+        wanted = np.stack([rates[..., low], rates[..., high], -table["elbo_nats"]], axis=-1).reshape(-1, 3)
+        np.testing.assert_array_equal(dots(axes), wanted)
+        np.testing.assert_allclose(line(axes, "all betas equal"), even[:, [0, 0]])
+        np.testing.assert_allclose(line(axes, "all betas 1 (the ELBO)"), even[1:2, [0, 0]])
+    figures.rate_maps(table, "title", tmp_path / "maps.png")
+    maps: list[Any] = [axes.images[0].get_array() for axes in kept["maps.png"].axes if axes.images]
+    assert len(maps) == len(pairs) * num_layers
+    # Of the first pair of betas: R_1 changes from left to right, R_2 from bottom to top, R_3 not at all.
+    of_beta = np.array([1 / (1 + beta) + 0.005 for beta in values])
+    nearest = np.broadcast_arrays(of_beta, of_beta[:, None], of_beta[1])
+    for found, wanted in zip(maps[:num_layers], nearest, strict=False):
+        np.testing.assert_allclose(np.ravel(found)[:-1], np.ravel(wanted)[:-1])  # the last has one seed
 
 
 @pytest.mark.parametrize("num_layers", [2, 3])
-def test_a_table_of_targets_has_what_was_asked_for_found_and_reached(tmp_path, num_layers):
+def test_a_table_of_targets_has_what_was_asked_for_found_and_reached(tmp_path, monkeypatch, num_layers):
     targets = ((1.0, 2.0),) + ((3.0,),) * (num_layers - 1)
     config = targets_config_with({"betas": (1.0,) * num_layers}, targets_nats=targets, seeds=(0, 4))
     config["model"]["latent_shapes"] = ((2, 2, 16), (8,), (4,))[:num_layers]
@@ -396,9 +427,16 @@ def test_a_table_of_targets_has_what_was_asked_for_found_and_reached(tmp_path, n
     assert is_there.sum() == 3 * num_layers
     np.testing.assert_allclose(table["train_rates_nats"][is_there], 1.01 * asked[is_there])
     assert table["betas"].reshape(-1, num_layers)[1].tolist() == [4.5] * num_layers
+    kept = keep_figures(monkeypatch)
     target_figures.target_map(table, "title", tmp_path / "map.png")
+    axes = kept["map.png"].axes[0]
+    np.testing.assert_array_equal(line(axes, "asked for"), asked.reshape(-1, num_layers)[:, :2])
+    reached = table["train_rates_nats"].reshape(-1, num_layers)[:, :2]
+    np.testing.assert_array_equal(dots(axes)[:, :2], reached)
     figures.rate_distortion(table, None, "title", tmp_path / "plane.png")
-    assert min((tmp_path / name).stat().st_size for name in ("map.png", "plane.png")) > 10_000
+    found = line(kept["plane.png"].axes[0], "one model each, any betas")
+    np.testing.assert_allclose(found[:3, 0], 1.1 * asked.sum(axis=-1).ravel()[:3])
+    assert found[:3, 1].tolist() == [5.0] * 3
 
 
 def test_plans_go_on_with_chunks_that_were_begun(tmp_path):
@@ -415,3 +453,9 @@ def test_plans_go_on_with_chunks_that_were_begun(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before, "deciding deletes nothing and writes nothing"
     grid_run.clear_chunks(tmp_path, members)
     assert sorted(entry.name for entry in (tmp_path / "chunks").iterdir()) == ["0002"]
+    # A finished grid has none, not even where they were.
+    for number in (1, 2, 3, 5):
+        records.write_json(members[number].folder(tmp_path) / "evaluation.json", {"status": "diverged"})
+    grid_run.clear_chunks(tmp_path, members)
+    assert not (tmp_path / "chunks").exists()
+    grid_run.clear_chunks(tmp_path, members)

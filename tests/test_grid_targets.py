@@ -1,21 +1,29 @@
 """Grids that ask for rates or a distortion, in every way that a config can say it: tables and figures."""
 
 import csv
+import dataclasses
 import math
 import pathlib
 import shutil
+import types
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_grid
 
-from experiments import digits_targets_grid, grid_here, grid_results
+from experiments import digits_targets_grid, grid_results
 from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import targets
+from hvae_jax.evaluation.metrics import Rates, RunEvaluation
+from hvae_jax.evaluation.plain import Estimate, Estimates, to_plain
 from hvae_jax.figures import grids as figures
 from hvae_jax.grid import members as grid_members
+from hvae_jax.grid import packed
 from hvae_jax.grid import table as grid_table
+from hvae_jax.objective import LayerwiseTerms
+from hvae_jax.training.stacks import Packed
 
 NUM_DIMS = 64
 NO_TARGETS = {"targets_nats": (), "targets_bits": (), "targets_bits_per_dim": ()}
@@ -80,12 +88,17 @@ def fake(folder, objective, grid, num_left=1):
     for member in members[: len(members) - num_left]:
         found = [0.1 + member.number] * len(member.betas)
         rates = [4.0 + member.number, 2.0]
-        summary = {"distortion_nats": 15.0, "rates_nats": rates, "negative_elbo_nats": 15.0 + sum(rates)}
-        summary |= {"distortion_nats_standard_error": 0.1, "rates_nats_standard_error": [0.1, 0.1]}
-        summary["bits_per_dim"] = summary["negative_elbo_nats"] / NUM_DIMS / math.log(2.0)
-        splits = {"train": {**summary, "distortion_nats": 14.5}, "valid": summary, "test": summary}
-        report = targets.report_targets(member.objective, NUM_DIMS, found, splits)
-        content = {"step": 1, "status": "ok", "valid": summary, "test": summary, **report}
+        summary = Rates(
+            num_images=9,
+            negative_elbo_nats=Estimate(15.0 + sum(rates), 0.1),
+            distortion_nats=Estimate(15.0, 0.1),
+            total_rate_nats=Estimate(sum(rates), 0.1),
+            rates_nats=Estimates(tuple(rates), (0.1, 0.1)),
+            bits_per_dim=(15.0 + sum(rates)) / NUM_DIMS / math.log(2.0),
+        )
+        train = dataclasses.replace(summary, distortion_nats=Estimate(14.5, 0.1))
+        report = targets.report_targets(member.objective, NUM_DIMS, found, train, summary, summary)
+        content = to_plain(RunEvaluation(step=1, status="ok", valid=summary, test=summary, targets=report))
         member.folder(folder).mkdir(parents=True)
         records.write_json(member.folder(folder) / records.EVALUATION_FILE, content)
     grid_table.write(folder, members, NUM_DIMS)
@@ -165,23 +178,22 @@ def test_betas_that_a_grid_starts_from_must_lie_within_the_bounds():
         grid_members.read_config(make_config({"targets_nats": (5.0, 5.0), "beta_bounds": (1.0, 9.0)}, START))
 
 
-def test_a_grid_that_splits_a_total_rate_is_trained_and_has_its_table(tmp_path):
-    config = make_config(*KINDS["a total rate that is split"][:2])
-    config["data"].update(name=f"npz:{small_grid.write_data(tmp_path)}", num_valid=60)
-    config["model"].update(channels=4, latent_shapes=((2, 2, 2), (3,)))
-    config["grid"].update(seeds=(0,), chunk_size=1)
-    config["training"].update(num_epochs=2.0, log_every_steps=2)
-    config["training"].update(eval_every_steps=4, checkpoint_every_steps=4)
-    config["evaluation"].update(num_samples=2, num_importance_samples=2)
-    grid_config, members = grid_members.read_config(config)
-    built = experiment.from_config(members[0].config, num_devices=1)
-    folder = tmp_path / "grid"
-    grid_here.train(folder, config, grid_config, built, members, None)
-    table = grid_table.load(folder)
-    np.testing.assert_allclose(table["targets_nats"][:, 0], [[3.0, 9.0], [4.5, 13.5]])
-    assert np.isfinite(table["train_rates_nats"]).all()
-    evaluation = records.read_json(folder / "models" / "0001" / "evaluation.json")
-    assert evaluation["targets_nats"] == [4.5, 13.5]
-    assert table["betas"][1, 0].tolist() == evaluation["betas"]
-    assert not np.isclose(table["betas"], 1.0).all()
-    assert {file.name for file in (folder / "figures").iterdir()} == {"rate_distortion.png", "target_map.png"}
+def test_models_of_a_stack_aim_at_and_are_evaluated_by_their_own_shares_of_a_total_rate(monkeypatch):
+    _, members = grid_members.read_config(make_config(*KINDS["a total rate that is split"][:2]))
+    monkeypatch.setattr(experiment.Experiment, "init_params", lambda *_: {"weight": np.zeros(1, np.float32)})
+    built, members = experiment.from_config(members[0].config, num_devices=1), members[::2]
+    stack = packed.init_stack(built, members)
+    asked = [[3.0, 9.0], [4.5, 13.5]]
+    np.testing.assert_array_equal(stack.states.beta_state.memory.targets, asked)
+    # Every image of a model has the same terms; the first model has what it was asked for.
+    terms = LayerwiseTerms(*map(jnp.asarray, (np.full((2, 5), 15.0), np.full((2, 5, 2), [3.0, 9.0]))))
+    evaluator = types.SimpleNamespace(map_images=lambda *_: terms)
+    monkeypatch.setattr(packed, "_make_evaluators", lambda _, __, splits: dict.fromkeys(splits, evaluator))
+    monkeypatch.setattr(packed, "make_fresh_terms", lambda *_: lambda *_: {"train": terms, "valid": terms})
+    trainer: Any = types.SimpleNamespace(layout=Packed(2))
+    found = packed.make_evaluate(built, trainer)(stack, members)
+    assert [evaluation["targets_nats"] for evaluation in found] == asked
+    assert [evaluation["betas"] for evaluation in found] == [list(member.betas) for member in members]
+    assert found[0]["target_status"] == ["reached", "reached"]
+    assert "reached" not in found[1]["target_status"]
+    assert [evaluation["train_rates_nats"] for evaluation in found] == [[3.0, 9.0]] * 2

@@ -8,9 +8,11 @@ import sys
 import threading
 import time
 
-import numpy as np
+import programs as started
 import pytest
 import task_grid
+import tiny
+from programs import Stop
 
 from experiments import digits_grid, grid_launch
 from hvae_jax import records
@@ -180,7 +182,7 @@ def test_asking_whether_something_is_claimed_does_not_claim_it(tmp_path):
     with claims.claim(file, "chunk a"):
         for poller in pollers:
             poller.start()
-        task_grid.wait_for(lambda: True in answers, "it is seen to be claimed")
+        started.wait_for(lambda: True in answers, "it is seen to be claimed")
     for _ in range(300):  # none is refused
         with claims.claim(file, "chunk a"):
             pass
@@ -208,11 +210,11 @@ def test_signals_are_a_question_and_cut_short_who_does_not_ask():
         with StopSignals(cut_short.set, seconds=0.1) as signals:
             assert not signals.requested()
             os.kill(os.getpid(), number)
-            task_grid.wait_for(signals.requested, "the signal is seen")
+            started.wait_for(signals.requested, "the signal is seen")
             assert cut_short.wait(60.0)
     with StopSignals(cut_short.clear, seconds=60.0) as signals:
         os.kill(os.getpid(), signal.SIGUSR1)
-        task_grid.wait_for(signals.requested, "the signal is seen")
+        started.wait_for(signals.requested, "the signal is seen")
     assert cut_short.is_set(), "who ends in time is not cut short"
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -275,18 +277,20 @@ def test_slots_have_gpus_of_their_own(monkeypatch):
         local_tasks.make_slots(None, 1, 1)
 
 
-def test_local_tasks_one_of_which_dies_end_in_the_table_of_one_process(environment, tmp_path):
-    arguments = task_grid.make_arguments(tmp_path)
-    alone, folder = tmp_path / "alone", tmp_path / "local"
-    task_grid.finish(task_grid.start(environment, *arguments, f"--workdir={alone}"))
-    local = (*arguments, f"--workdir={folder}", "--launcher=local", "--tasks=2", "--parallel_tasks=2")
+def test_local_tasks_one_of_which_dies_end_in_the_table_of_one_process(
+    programs, finished_grid, tiny_data, tmp_path
+):
+    folder = tmp_path / "local"
+    flags = (*tiny.grid_flags(tiny_data, folder), "--launcher=local", "--cpu_devices=2")
+    local = (*flags, "--tasks=2", "--parallel_tasks=2")
+    first, second = (Stop(task_grid.log_of(folder, model), num_rows=1) for model in (0, 2))
 
-    process = task_grid.start(environment, *local)
-    task_grid.wait_for(lambda: task_grid.is_training(folder, 2), "the second task trains")
-    os.kill(task_grid.pid_of_task(folder, "0002"), signal.SIGKILL)
-    task_grid.wait_for(lambda: task_grid.is_training(folder, 0), "the first task trains")
-    os.kill(task_grid.pid_of_task(folder, "0000"), signal.SIGUSR1)
-    out, err = task_grid.finish(process, status=1)
+    process = programs.start("grid", *local, environment=started.with_stops({}, first, second))
+    os.kill(second.pid(), signal.SIGKILL)
+    for number in (signal.SIGUSR1, signal.SIGCONT):
+        os.kill(first.pid(), number)
+    status, out, err = process.wait()
+    assert status == 1
     assert "chunk 0002 failed" in out
     assert "chunk 0000 stopped, starts again" in out
     assert "chunk 0000 done" in out
@@ -294,14 +298,11 @@ def test_local_tasks_one_of_which_dies_end_in_the_table_of_one_process(environme
     assert f"1 of 2 tasks did not finish: chunk 0002: it ended without a word; its log is {log}" in err
     assert log.exists()
 
-    out, _ = task_grid.finish(task_grid.start(environment, *local))
+    status, out, err = programs.run("grid", *local)
+    assert status == 0, err
     assert "1 complete, 0 at work or queued, 1 to start" in out
     assert f"4 models trained, 0 diverged. Everything is in {folder}" in out
-    assert (folder / "grid.csv").read_bytes() == (alone / "grid.csv").read_bytes()
-    for model in range(4):
-        log, wanted = (records.load(one / "models" / f"{model:04d}") for one in (folder, alone))
-        np.testing.assert_array_equal(log["loss_nats"], wanted["loss_nats"])
-    assert (folder / "figures" / "rate_distortion.png").exists()
+    task_grid.assert_same(folder, finished_grid)
 
 
 # Refusals
@@ -360,11 +361,3 @@ def test_slurm_where_there_is_none_is_one_line(tmp_path, monkeypatch):
 def test_flags_of_another_launcher_are_refused(launcher, given, message):
     with pytest.raises(RunError, match=message):
         grid_launch.check_flags(launcher, given)
-
-
-def test_a_wrong_flag_is_one_line_and_touches_nothing(environment, tmp_path):
-    arguments = "--config=experiments/digits_grid.py", f"--workdir={tmp_path / 'grid'}", "--partition=gpu"
-    process = task_grid.start(environment, *arguments)
-    _, err = task_grid.finish(process, status=1)
-    assert "error: --partition needs --launcher=slurm" in err
-    assert not (tmp_path / "grid").exists()

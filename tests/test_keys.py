@@ -78,10 +78,14 @@ def a_small_run(make_config) -> list[np.ndarray]:
     def preprocess(image_keys, stored):
         return stored + jax.vmap(lambda k: jax.random.uniform(k, (1,)))(image_keys)
 
-    state = training.init_state(linear_gaussian.init_params(), (1.0, 1.0), control, CONFIG)
-    step_fn = jax.jit(training.make_train_step(linear_gaussian.terms_fn, preprocess, control, CONFIG))
-    state, _ = step_fn(state, jnp.asarray(images))
-    state, metrics = step_fn(state, jnp.asarray(images))
+    step_fn = training.make_train_step(linear_gaussian.terms_fn, preprocess, control, CONFIG)
+
+    def train(images):
+        state = training.init_state(linear_gaussian.init_params(), (1.0, 1.0), control, CONFIG)
+        return jax.lax.scan(step_fn, state, jnp.stack([images, images]))
+
+    options = {"xla_backend_optimization_level": 0}
+    state, metrics = jax.jit(train, compiler_options=options)(images)
     evaluator = SplitEvaluator(images, preprocess)
     terms = evaluator.map_images(linear_gaussian.terms_fn, state.params, key)
 
@@ -92,7 +96,7 @@ def a_small_run(make_config) -> list[np.ndarray]:
         params = model.init(key, jnp.zeros((1, 8, 8, 1)), key)
         return params, *(model.apply(params, key, num=2, method=method) for method in ("sample", "draw"))
 
-    drawn = jax.jit(draw, compiler_options={"xla_backend_optimization_level": 0})(key)
+    drawn = jax.jit(draw, compiler_options=options)(key)
     everything = state.params, state.key, metrics, terms, drawn
     return [np.asarray(leaf) for leaf in jax.tree.leaves(everything)]
 

@@ -65,24 +65,26 @@ def test_bernoulli_is_scipys():
     x = np.random.default_rng(1).integers(0, 2, size=logits.shape)
     probability = scipy.special.expit(np.asarray(logits, np.float64))
     expected = scipy.stats.bernoulli.logpmf(x, probability).reshape(4, -1).sum(axis=1)
-    got = Bernoulli().log_prob(logits, jnp.asarray(x, jnp.float32))
+    got = jax.jit(Bernoulli().log_prob)(logits, jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     np.testing.assert_allclose(Bernoulli().mean(logits), probability, rtol=1e-5)
 
 
 def test_bernoulli_at_extreme_logits():
-    logits = jnp.asarray([300.0, -300.0]).reshape(2, 1, 1, 1)
-    certain = jnp.asarray([1.0, 0.0]).reshape(2, 1, 1, 1)
-    assert (Bernoulli().log_prob(logits, certain) == 0.0).all()
-    np.testing.assert_allclose(Bernoulli().log_prob(logits, 1.0 - certain), [-300.0, -300.0])
-    gradient = jax.grad(lambda o: Bernoulli().log_prob(o, 1.0 - certain).sum())(logits)
+    logits, certain, other = (
+        jnp.asarray(pair).reshape(2, 1, 1, 1) for pair in ([300.0, -300.0], [1.0, 0.0], [0.0, 1.0])
+    )
+    log_prob = jax.jit(Bernoulli().log_prob)
+    assert (np.asarray(log_prob(logits, certain)) == 0.0).all()
+    np.testing.assert_allclose(log_prob(logits, other), [-300.0, -300.0])
+    gradient = quick_jit(jax.grad(lambda o: Bernoulli().log_prob(o, other).sum()))(logits)
     np.testing.assert_allclose(gradient.ravel(), [-1.0, 1.0])
 
 
 def test_bernoulli_samples():
     num, logits = 20_000, np.array([-2.0, 0.0, 1.0, 3.0])
     outputs = jnp.asarray(np.broadcast_to(logits.reshape(1, 2, 2, 1), (num, 2, 2, 1)), jnp.float32)
-    x = np.asarray(Bernoulli().sample(jax.random.key(0), outputs))
+    x = np.asarray(quick_jit(Bernoulli().sample)(jax.random.key(0), outputs))
     assert set(np.unique(x)) == {0.0, 1.0}
     p = scipy.special.expit(logits)
     standard_error = np.sqrt(p * (1.0 - p) / num)
@@ -97,9 +99,9 @@ def test_gaussian_is_scipys(std: float):
     outputs, x = normal(0, (4, 3, 3, 3)), normal(1, (4, 3, 3, 3))
     expected = scipy.stats.norm.logpdf(np.asarray(x, np.float64), np.asarray(outputs, np.float64), std)
     expected = expected.reshape(4, -1).sum(axis=1)
-    np.testing.assert_allclose(GaussianPixels(std).log_prob(outputs, x), expected, rtol=1e-5)
-    learned = GaussianPixels(jnp.asarray(std))
-    np.testing.assert_allclose(learned.log_prob(outputs, x), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(GaussianPixels(std).log_prob)(outputs, x), expected, rtol=1e-5)
+    learned = quick_jit(lambda std, outputs, x: GaussianPixels(std).log_prob(outputs, x))
+    np.testing.assert_allclose(learned(std, outputs, x), expected, rtol=1e-5)
     np.testing.assert_array_equal(GaussianPixels(std).mean(outputs), outputs)
 
 
@@ -107,7 +109,9 @@ def test_gaussian_samples():
     num, std = 20_000, 0.3
     means = np.array([-0.5, 0.2, 1.4])
     outputs = jnp.asarray(np.broadcast_to(means.reshape(1, 1, 1, 3), (num, 1, 1, 3)), jnp.float32)
-    x = np.asarray(GaussianPixels(std).sample(jax.random.key(0), outputs), np.float64).reshape(num, 3)
+    x = np.asarray(quick_jit(GaussianPixels(std).sample)(jax.random.key(0), outputs), np.float64).reshape(
+        num, 3
+    )
     standardised = (x - means) / std
     assert (np.abs(standardised.mean(axis=0)) < 5.0 / np.sqrt(num)).all()
     assert (np.abs((standardised**2).mean(axis=0) - 1.0) < 5.0 * np.sqrt(2.0 / num)).all()
@@ -117,14 +121,14 @@ def test_soft_floor_value():
     log_std = np.array([-20.0, -8.0, -6.0, -5.0, 0.0, 2.0])
     expected = -6.0 + np.logaddexp(0.0, log_std + 6.0)
     # The sum is rounded at the size of the floor.
-    error = np.abs(np.asarray(soft_floor(jnp.asarray(log_std, jnp.float32))) - expected)
+    error = np.abs(np.asarray(quick_jit(soft_floor)(jnp.asarray(log_std, jnp.float32))) - expected)
     assert (error < 6.0 * 2.0 * EPS).all()
     np.testing.assert_allclose(soft_floor(jnp.asarray(0.0), floor=0.0), np.log(2.0), rtol=1e-6)
 
 
 def test_learned_std_never_falls_below_the_floor():
     log_std = jnp.asarray([-1e30, -1e4, -100.0, -30.0, -6.0, 0.0], jnp.float32)
-    std = np.exp(np.asarray(soft_floor(log_std), np.float64))
+    std = np.exp(np.asarray(quick_jit(soft_floor)(log_std), np.float64))
     assert (std >= np.exp(-6.0)).all()
     assert (np.diff(std[3:]) > 0.0).all()
 
@@ -352,7 +356,7 @@ def test_colour_mean_is_the_sum_over_all_values(
 ):
     """Of one component, in grey levels; a mixture's is the weighted mean of those."""
     rng, one = np.random.default_rng(seed), LogisticMixture(1)
-    for _ in range(6):
+    for _ in range(2):
         parts = [rng.normal(size=3) * spread, rng.uniform(*log_scales, 3), rng.normal(size=3)]
         out = np.concatenate([[0.0], *parts]).astype(np.float32)
         means, log_scale, raw = np.split(out[1:].astype(np.float64), 3)
@@ -396,7 +400,7 @@ def test_samples_of_a_sharp_mixture_are_its_mean():
     outputs = np.stack([np.zeros(13), means, np.full(13, -9.0)], axis=1).astype(np.float32)
     outputs = jnp.asarray(outputs.reshape(13, 1, 1, 3))
     # The scale is held at e^−7, a ninth of a bin: its draws are in one bin, or in two that share it out.
-    found, centre = np.ravel(one.mean(outputs)), np.clip(0.5 + 0.5 * means, 0.0, 1.0)
+    found, centre = np.ravel(quick_jit(one.mean)(outputs)), np.clip(0.5 + 0.5 * means, 0.0, 1.0)
     assert (np.abs(found - centre) < 0.16 / 255.0).all()
     # Half a bin of rounding, and the farthest that any of 13 draws lies, short of 5 standard errors.
     spread = 0.5 * np.exp(-7.0) * scipy.stats.logistic.isf(scipy.stats.norm.sf(5.0))

@@ -4,75 +4,60 @@ import pathlib
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-import time
 
 import numpy as np
+import programs as started
 import pytest
-from test_run import rows
+import tiny
+from programs import Ended, Started, Stop
+from tiny import rows
 
 from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.training import processes
 
-ROOT = pathlib.Path(__file__).parents[1]
-# 60 steps of the digits model.
-SHORT = (
-    "--config=experiments/digits.py",
-    "--config.training.num_epochs=3.06",
-    "--config.training.log_every_steps=10",
-    "--config.training.eval_every_steps=20",
-    "--config.training.checkpoint_every_steps=20",
-    "--config.evaluation.num_samples=1",
-    "--config.evaluation.num_importance_samples=2",
-)
 # Twice `processes.HEARTBEAT_SECONDS`, after which a lost process is given up.
-SOON_S = 60
+SOON_S = 60.0
 
 
-def start(environment, num_devices: int, *arguments: str) -> subprocess.Popen:
-    devices = f"--xla_force_host_platform_device_count={num_devices}"
-    environment = {**environment, "XLA_FLAGS": f"{environment['XLA_FLAGS']} {devices}"}
-    command = [sys.executable, "-m", "experiments.run", *SHORT, *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+def with_devices(number: int) -> dict[str, str]:
+    flags = f"--xla_force_host_platform_device_count={number} --xla_backend_optimization_level=0"
+    return {"XLA_FLAGS": flags}
 
 
-def start_two(environment, *arguments: str) -> list[subprocess.Popen]:
+def start_two(programs: started.Server, flags: tuple[str, ...], stop: Stop | None = None) -> list[Started]:
+    """Two processes with two devices each; the first stops where it is to."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    common = (f"--coordinator=127.0.0.1:{port}", "--num_processes=2", *arguments)
-    return [start(environment, 2, *common, f"--process_id={i}") for i in range(2)]
+    common = (*flags, f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
+    return [
+        programs.start(
+            "run", *common, f"--process_id={i}", environment=with_devices(2), stop=None if i else stop
+        )
+        for i in range(2)
+    ]
 
 
-def ended(*processes: subprocess.Popen) -> list[str]:
-    """What each wrote, having gone well."""
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), outputs
-    return [out for out, _ in outputs]
-
-
-@pytest.fixture(scope="module")
-def one(environment, tmp_path_factory) -> pathlib.Path:
-    """The folder of one process with four devices."""
-    folder = tmp_path_factory.mktemp("one") / "run"
-    ended(start(environment, 4, f"--workdir={folder}"))
-    return folder
+def ended(*processes: Started) -> list[Ended]:
+    """What became of each, having gone well."""
+    all_ended = [process.wait() for process in processes]
+    assert [one.status for one in all_ended] == [0] * len(processes), all_ended
+    return all_ended
 
 
 @pytest.fixture(scope="module")
-def two(environment, tmp_path_factory) -> pathlib.Path:
+def two(programs, tiny_data, tmp_path_factory) -> pathlib.Path:
     """The folder of two processes with two devices each."""
     folder = tmp_path_factory.mktemp("two") / "run"
-    out = ended(*start_two(environment, f"--workdir={folder}"))
-    assert "Test split" in out[0]
-    assert "Test split" not in out[1]
+    main, other = ended(*start_two(programs, tiny.run_flags(tiny_data, folder)))
+    assert "Test split" in main.out
+    assert "Test split" not in other.out
     return folder
 
 
 def assert_alike(folder: pathlib.Path, wanted: pathlib.Path) -> None:
+    """Sums in another order: the difference grows with the steps, from the last float digit on."""
     for split in ("train", "valid"):
         log, log_wanted = records.load(folder, split), records.load(wanted, split)
         assert log["step"].tolist() == log_wanted["step"].tolist()
@@ -83,69 +68,66 @@ def assert_alike(folder: pathlib.Path, wanted: pathlib.Path) -> None:
     np.testing.assert_allclose(test["rates_nats"], test_wanted["rates_nats"], rtol=2e-3, atol=2e-4)
 
 
-def test_two_processes_give_the_rates_of_one(one, two):
-    assert_alike(two, one)
-    assert {entry.name for entry in two.iterdir()} == {entry.name for entry in one.iterdir()}
+def test_two_processes_give_the_rates_of_one(two, finished_run):
+    assert_alike(two, finished_run)
+    assert {entry.name for entry in two.iterdir()} == {entry.name for entry in finished_run.iterdir()}
 
 
-def cut(folder: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
-    """A copy of a run as it was at step 40."""
-    shutil.copytree(folder, to)
-    shutil.rmtree(to / "checkpoints" / "60")
-    (to / "evaluation.json").unlink()
-    return to
+def test_one_process_with_four_devices_and_two_go_on_where_the_other_stopped(
+    programs, two, finished_run, tiny_data, tmp_path
+):
+    # Four devices begin, which is four devices with the rates of one; two processes go on.
+    folder = tmp_path / "four"
+    flags, stop = tiny.run_flags(tiny_data, folder), Stop(folder / "rates.jsonl", num_rows=6)
+    four = programs.start("run", *flags, environment=with_devices(4), stop=stop)
+    assert stop.pid() == four.pid
+    four.send_signal(signal.SIGTERM)
+    tiny.assert_one_error(four.wait(), "stopped at step ")
+    ended(*start_two(programs, flags))
+    assert_alike(folder, finished_run)
+
+    # A copy of what two processes did as it was at step 20; four devices go on.
+    folder = tmp_path / "two"
+    shutil.copytree(two, folder)
+    for step in (24, 25):
+        shutil.rmtree(folder / "checkpoints" / str(step))
+    (folder / "evaluation.json").unlink()
+    flags = tiny.run_flags(tiny_data, folder)
+    ended(programs.start("run", *flags, environment=with_devices(4)))
+    assert rows(folder)[:7] == rows(two)[:7]
+    assert_alike(folder, finished_run)
 
 
-def test_each_resumes_what_the_other_began(environment, one, two, tmp_path):
-    ended(*start_two(environment, f"--workdir={cut(one, tmp_path / 'one')}"))
-    assert rows(tmp_path / "one")[:6] == rows(one)[:6]
-    assert_alike(tmp_path / "one", one)
-    ended(start(environment, 4, f"--workdir={cut(two, tmp_path / 'two')}"))
-    assert rows(tmp_path / "two")[:6] == rows(two)[:6]
-    assert_alike(tmp_path / "two", two)
-
-
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_is_killed_ends_the_others_and_the_run_resumes(environment, two, tmp_path, victim):
+def test_a_process_that_is_killed_ends_the_others_and_the_run_resumes(programs, two, tiny_data, tmp_path):
     folder = tmp_path / "run"
-    pair = start_two(environment, f"--workdir={folder}")
-    deadline = time.monotonic() + 200
-    while not (folder / "checkpoints" / "20").exists():
-        assert [process.poll() for process in pair] == [None, None]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    pair[victim].send_signal(signal.SIGKILL)
-    _, errors = pair[1 - victim].communicate(timeout=SOON_S)
-    pair[victim].communicate()
-    assert pair[1 - victim].returncode == 1
-    assert_one_error(errors, "lost another process of this run")
-    assert not (folder / "evaluation.json").exists()
-    ended(*start_two(environment, f"--workdir={folder}"))
-    assert rows(folder) == rows(two)
+    log = folder / "rates.jsonl"
+    # Each goes on where the one before was cut short, bit for bit.
+    for victim, num_rows in ((1, 5), (0, 8)):
+        stop = Stop(log, num_rows)
+        pair = start_two(programs, tiny.run_flags(tiny_data, folder), stop)
+        assert stop.pid() == pair[0].pid
+        assert not pair[1].is_over()
+        pair[victim].send_signal(signal.SIGKILL)
+        pair[0].send_signal(signal.SIGCONT)
+        survivor = pair[1 - victim].wait(SOON_S)
+        assert pair[victim].wait().status == -signal.SIGKILL
+        tiny.assert_one_error(survivor, "lost another process of this run")
+        assert not (folder / "evaluation.json").exists()
+        assert len(rows(folder)) >= num_rows
+        assert rows(folder) == rows(two)[: len(rows(folder))]
 
 
-def assert_one_error(errors: str, message: str) -> None:
-    lines = [line for line in errors.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1, errors
-    assert message in lines[0]
-    assert "Traceback" not in errors
-
-
-def test_what_one_process_finds_wrong_ends_all(environment, tmp_path):
-    pair = start_two(environment, f"--workdir={tmp_path / 'run'}", "--config.training.batch_size=66")
-    for process in pair:
-        _, errors = process.communicate(timeout=SOON_S)
-        assert process.returncode == 1
-        assert_one_error(errors, "batch_size=66 cannot be divided over 4 devices")
+def test_what_one_process_finds_wrong_ends_all(programs, tiny_data, tmp_path):
+    flags = (*tiny.run_flags(tiny_data, tmp_path / "run"), "--config.training.batch_size=18")
+    for process in start_two(programs, flags):
+        tiny.assert_one_error(process.wait(SOON_S), "batch_size=18 cannot be divided over 4 devices")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_coordinator_that_is_not_there(environment, tmp_path):
+def test_a_coordinator_that_is_not_there(programs, tiny_data, tmp_path):
     flags = ("--coordinator=127.0.0.1:9", "--num_processes=2", "--process_id=1", "--start_timeout_s=3")
-    process = start(environment, 1, *flags, f"--workdir={tmp_path / 'run'}")
-    _, errors = process.communicate(timeout=SOON_S)
-    assert process.returncode == 1
-    assert_one_error(errors, "not all processes came together within 3 s")
+    process = programs.start("run", *tiny.run_flags(tiny_data, tmp_path / "run"), *flags)
+    tiny.assert_one_error(process.wait(SOON_S), "not all processes came together within 3 s")
 
 
 @pytest.mark.parametrize(

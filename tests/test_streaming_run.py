@@ -1,62 +1,42 @@
 """A streamed run as a user starts it, in processes of its own: killed, resumed, and nothing left behind."""
 
-import json
+import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
 
+import programs as started
 import pytest
+import tiny
+from programs import Stop
 
 from experiments import made_images
 from hvae_jax import records
 
-ROOT = pathlib.Path(__file__).parents[1]
-# 40 steps over 8 × 8 images in colour.
-SHORT = (
+FLAGS = (
     "--config=experiments/digits.py",
     "--config.data.name=tfds:made_images",
-    "--config.data.num_valid=64",
+    *tiny.TRAINING,
     "--config.data.num_workers=1",
-    "--config.training.num_epochs=10.0",
-    "--config.training.log_every_steps=5",
-    "--config.training.eval_every_steps=20",
-    "--config.training.checkpoint_every_steps=5",
-    "--config.evaluation.num_samples=2",
-    "--config.evaluation.num_importance_samples=2",
 )
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Images of 8 × 8 pixels in colour."""
     folder = tmp_path_factory.mktemp("tfds")
-    made_images.prepare(folder, num_train=320, num_test=70, side=8)
+    num_train = tiny.NUM_TRAIN + tiny.NUM_VALID
+    made_images.prepare(folder, num_train=num_train, num_test=tiny.NUM_TEST, side=8)
     return folder
 
 
 def start(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "experiments.run", *SHORT, *arguments]
+    """The program as a user starts it: the processes that it starts begin as it did."""
+    command = [sys.executable, "-m", "experiments.run", *FLAGS, *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate(timeout=500)
-    assert process.returncode == 0, errors
-
-
-def rows(folder: pathlib.Path) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / records.RATES_FILE).read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "images_per_s"} for row in lines]
-
-
-def wait_for_rows(folder: pathlib.Path, number: int, process: subprocess.Popen[str]) -> None:
-    log, deadline = folder / records.RATES_FILE, time.monotonic() + 400
-    while not (log.exists() and log.read_text().count("\n") >= number):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    return subprocess.Popen(command, cwd=tiny.ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 def children(pid: int) -> list[int]:
@@ -79,28 +59,34 @@ def assert_all_end(pids: list[int]) -> None:
 
 
 def test_a_streamed_run_that_is_killed_ends_as_one_that_is_not_and_not_streamed(
-    environment: dict[str, str], data_dir: pathlib.Path, tmp_path: pathlib.Path
+    environment: dict[str, str], programs: started.Server, data_dir: pathlib.Path, tmp_path: pathlib.Path
 ):
     where = f"--config.data.data_dir={data_dir}"
-    kept = start(environment, where, "--config.data.streaming=never", f"--workdir={tmp_path / 'kept'}")
-    finish(kept)
+    kept, folder = tmp_path / "kept", tmp_path / "streamed"
+    ended = programs.run("run", *FLAGS, where, "--config.data.streaming=never", f"--workdir={kept}")
+    assert ended.status == 0, ended.err
 
-    streamed = where, "--config.data.streaming=always", f"--workdir={tmp_path / 'streamed'}"
-    process = start(environment, *streamed)
-    wait_for_rows(tmp_path / "streamed", 3, process)
-    started = children(process.pid)
-    assert started
-    segments = shared_memory([process.pid, *started])
+    streamed = where, "--config.data.streaming=always", f"--workdir={folder}"
+    stop = Stop(folder / records.RATES_FILE, num_rows=5)
+    process = start(started.with_stops(environment, stop), *streamed)
+    assert stop.pid() == process.pid
+    others = children(process.pid)
+    assert others
+    segments = shared_memory([process.pid, *others])
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert_all_end(started)
+    assert_all_end(others)
     assert not [file for file in segments if file.exists()]
 
-    process = start(environment, *streamed)
-    wait_for_rows(tmp_path / "streamed", 4, process)
-    started = children(process.pid)
-    finish(process)
-    assert_all_end(started)
-    assert rows(tmp_path / "streamed") == rows(tmp_path / "kept")
-    results = [records.read_json(tmp_path / name / records.EVALUATION_FILE) for name in ("kept", "streamed")]
+    stop = Stop(folder / records.RATES_FILE, num_rows=7)
+    process = start(started.with_stops(environment, stop), *streamed)
+    assert stop.pid() == process.pid
+    others = children(process.pid)
+    assert others
+    os.kill(process.pid, signal.SIGCONT)
+    _, errors = process.communicate(timeout=started.DEADLINE_SECONDS)
+    assert process.returncode == 0, errors
+    assert_all_end(others)
+    assert tiny.rows(folder) == tiny.rows(kept)
+    results = [records.read_json(one / records.EVALUATION_FILE) for one in (kept, folder)]
     assert results[0] == results[1]

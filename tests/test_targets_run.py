@@ -1,48 +1,39 @@
 """A run that asks for rates, as a user starts it."""
 
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+import tiny
 
 from hvae_jax import records
 
-ROOT = pathlib.Path(__file__).parents[1]
-
-
 # z_2 is asked for more than its beta's bound allows.
-ARGUMENTS = [
-    "--config.training.num_epochs=20.0",
-    "--config.training.log_every_steps=50",
-    "--config.objective.targets_nats=(2.0,200.0)",
+TARGETS = (2.0, 200.0)
+FLAGS = (
+    *tiny.TRAINING,
+    "--config.training.num_epochs=120.0",
+    "--config.training.log_every_steps=48",
+    "--config.training.eval_every_steps=480",
+    "--config.training.checkpoint_every_steps=480",
     "--config.objective.beta_bounds=(0.3,10.0)",
-    "--config.evaluation.num_samples=5",
-    "--config.evaluation.num_importance_samples=2",
-]
-
-
-def run(environment: dict[str, str], program: str, arguments: list[str]) -> str:
-    """The output of a program that ends well."""
-    process = subprocess.run(
-        [sys.executable, "-m", f"experiments.{program}", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
+)
 
 
 @pytest.fixture(scope="module")
-def finished(environment, tmp_path_factory) -> tuple[pathlib.Path, str]:
+def finished(programs, tiny_data, tmp_path_factory) -> tuple[pathlib.Path, str]:
     """The folder and the output of a short run."""
     folder = tmp_path_factory.mktemp("runs") / "targets"
-    arguments = ["--config=experiments/digits_targets.py", f"--workdir={folder}", *ARGUMENTS]
-    return folder, run(environment, "run", arguments)
+    ended = programs.run(
+        "run",
+        "--config=experiments/digits_targets.py",
+        f"--config.data.name=npz:{tiny_data}",
+        *FLAGS,
+        f"--config.objective.targets_nats={TARGETS}".replace(" ", ""),
+        f"--workdir={folder}",
+    )
+    assert ended.status == 0, ended.err
+    return folder, ended.out
 
 
 def test_evaluation_sets_the_targets_beside_the_rates_of_every_split(finished):
@@ -70,15 +61,17 @@ def test_a_target_out_of_reach_is_reported_and_the_model_is_whole(finished):
     assert np.isfinite(evaluation["test"]["negative_elbo_nats"])
 
 
-def test_a_model_of_a_grid_over_targets_is_reported_as_its_run_is(environment, finished, tmp_path):
-    arguments = [
+def test_a_model_of_a_grid_over_targets_is_reported_as_its_run_is(programs, finished, tiny_data, tmp_path):
+    ended = programs.run(
+        "grid",
         "--config=experiments/digits_targets_grid.py",
+        f"--config.data.name=npz:{tiny_data}",
+        *FLAGS,
+        "--config.grid.targets_nats=((2.0,),(200.0,))",
         f"--workdir={tmp_path}",
         "--cpu_devices=1",
-        "--config.grid.targets_nats=((2.0,),(200.0,))",
-        *(argument for argument in ARGUMENTS if "targets_nats" not in argument),
-    ]
-    run(environment, "grid", arguments)
+    )
+    assert ended.status == 0, ended.err
     evaluation = records.read_json(tmp_path / "models" / "0000" / "evaluation.json")
     wanted = records.read_json(finished[0] / "evaluation.json")
     for name in (name for name in wanted if name not in ("test", "step", "target_status")):

@@ -18,6 +18,7 @@ from experiments import program
 from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates
+from hvae_jax.evaluation.plain import to_plain
 from hvae_jax.keys import make_key
 from hvae_jax.models.config import COMPUTE_DTYPES
 from hvae_jax.training.split_evaluator import SplitEvaluator
@@ -52,7 +53,7 @@ def compare(folder: pathlib.Path, num_samples: int) -> dict[str, Any]:
         model = built.model.clone(config=dataclasses.replace(built.model.config, compute_dtype=dtype))
         repeated = rates.make_repeated_terms(model.apply, num_samples)
         terms = evaluator.map_images(repeated, state.eval_params, make_key(0))
-        row[dtype] = rates.summarize(terms, built.num_dims)
+        row[dtype] = to_plain(rates.summarize(terms, built.num_dims))
     a, b = (np.asarray(row[dtype]["rates_nats"]) for dtype in COMPUTE_DTYPES)
     row["relative_rate_differences"] = (np.abs(b - a) / a).tolist()
     return row

@@ -6,8 +6,15 @@ import pathlib
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from hvae_jax.evaluation import tables
+from hvae_jax.evaluation.choices import Guidance
+from hvae_jax.evaluation.metrics import Rates
+from hvae_jax.evaluation.plain import from_plain
+from hvae_jax.evaluation.results import Evaluated
+
+T = TypeVar("T")
 ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
 _BLOCK = re.compile(r"(<!-- from results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -23,6 +30,33 @@ def read(name: str) -> Any:
         with file.open(newline="", encoding="utf-8") as lines:
             return list(csv.DictReader(lines))
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+def read_guidance(inference: str) -> Guidance:
+    """Of the study's models with this inference."""
+    name = f"fashion_{inference}_guidance.json"
+    return from_plain(Guidance, read(name), name)
+
+
+def read_models(inference: str) -> list[Evaluated]:
+    """The study's evaluated models with this inference."""
+    return tables.read_table(RESULTS / f"fashion_{inference}_evaluation.csv")
+
+
+def read_runs(name: str) -> list[tuple[dict[str, Any], Rates]]:
+    """Rows of a JSON of single runs: what describes each, and its rates on the test split."""
+    return [(row, from_plain(Rates, row["test"], name)) for row in read(name)["rows"]]
+
+
+def there(found: T | None) -> T:
+    """What a sentence is about.
+
+    Raises:
+      ValueError: it is no longer in the results.
+    """
+    if found is None:
+        raise ValueError("the results lack what a sentence is about: rewrite it")
+    return found
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:

@@ -4,14 +4,14 @@ import collections
 
 import numpy as np
 
-from experiments.documents.blocks import read, table
+from experiments.documents.blocks import read, read_runs, table
 
 
 def betas() -> str:
     """Test rates as one beta changes: means over seeds."""
     rates = collections.defaultdict(list)
-    for row in read("digits_betas.json")["rows"]:
-        rates[tuple(row["betas"])].append(row["test"]["rates_nats"])
+    for row, test in read_runs("digits_betas.json"):
+        rates[tuple(row["betas"])].append(test.rates_nats.value)
     values = sorted({beta for pair in rates for beta in pair})
     rows = []
     for layer in (1, 2):
@@ -25,10 +25,9 @@ def betas() -> str:
 
 def elbo() -> str:
     """The model of all betas 1."""
-    rows = [row["test"] for row in read("digits_betas.json")["rows"] if row["betas"] == [1.0, 1.0]]
-    distortion, negative = (
-        np.mean([row[f"{n}_nats"] for row in rows]) for n in ("distortion", "negative_elbo")
-    )
+    found = [test for row, test in read_runs("digits_betas.json") if row["betas"] == [1.0, 1.0]]
+    distortion = np.mean([test.distortion_nats.value for test in found])
+    negative = np.mean([test.negative_elbo_nats.value for test in found])
     return f"At (1, 1): D {distortion:.2f}, −ELBO {negative:.2f} nats."
 
 

@@ -1,10 +1,10 @@
 """The study on Fashion-MNIST."""
 
-from typing import Any
-
 import numpy as np
 
-from experiments.documents.blocks import INFERENCE, read, table
+from experiments.documents.blocks import INFERENCE, read, read_guidance, read_models, read_runs, table, there
+from hvae_jax.evaluation.choices import Candidate, Entry
+from hvae_jax.evaluation.metrics import Application, PerApplication
 
 UNITS = {"reconstruction": "PSNR, dB", "representation": "accuracy from samples of z_L"}
 UNITS["generation"] = "inception score of means, own classifier"
@@ -13,20 +13,20 @@ IN_BOTH = (2.0, 1.0)
 TOTALS = (64.0, 72.0)
 
 
-def guidance_rows(model: str, applications: dict[str, Any], labels: dict[str, str]) -> list[list[str]]:
+def guidance_rows(model: str, applications: PerApplication[Entry]) -> list[list[str]]:
     """For each application the best betas by validation and its rivals."""
     rows = []
     for application, entry in applications.items():
-        best, equal, one_layer = entry["best"], entry["equal_betas"], entry["baseline"]
-        digits = 2 if entry["unit"] else 3
+        equal, unit, one_layer = map(there, (entry.equal_betas, entry.unit_betas, entry.baseline))
+        digits = 2 if entry.unit else 3
 
-        def score(one: dict[str, Any], digits: int = digits) -> str:
-            return f"{one['test']:.{digits}f} ± {one['test_standard_error']:.{digits}f}"
+        def score(one: Candidate, digits: int = digits) -> str:
+            return f"{one.test:.{digits}f} ± {one.test_standard_error:.{digits}f}"
 
-        betas = ", ".join(f"{beta:.4g}" for beta in best["betas"])
-        row = [model, f"{application}, {labels[application]}", betas, score(best)]
-        row += [f"{score(equal)} at {equal['betas'][0]:.4g}", score(entry["unit_betas"])]
-        rows.append([*row, f"{score(one_layer)} at {one_layer['betas'][0]:.4g}"])
+        betas = ", ".join(f"{beta:.4g}" for beta in entry.best.betas)
+        row = [model, f"{application}, {UNITS[application]}", betas, score(entry.best)]
+        row += [f"{score(equal)} at {equal.betas[0]:.4g}", score(unit)]
+        rows.append([*row, f"{score(one_layer)} at {one_layer.betas[0]:.4g}"])
     return rows
 
 
@@ -45,7 +45,7 @@ def guidance() -> str:
     """Which betas serve which application."""
     rows = []
     for model, inference in INFERENCE.items():
-        rows += guidance_rows(model, read(f"fashion_{inference}_guidance.json")["applications"], UNITS)
+        rows += guidance_rows(model, read_guidance(inference).applications)
     return table(GUIDANCE_HEAD, rows)
 
 
@@ -53,13 +53,12 @@ def reference() -> str:
     """Single models of the reference network at a few betas."""
     head = ("inference", "β_1, β_2", "seed", "D", "R_1", "R_2", "−ELBO", "−log p(x) ≤")
     rows = []
-    for row in read("fashion_reference.json")["rows"]:
-        test = row["test"]
+    for row, test in read_runs("fashion_reference.json"):
         measured = (
-            test["distortion_nats"],
-            *test["rates_nats"],
-            test["negative_elbo_nats"],
-            test["negative_importance_weighted_bound_nats"],
+            test.distortion_nats.value,
+            *test.rates_nats.value,
+            test.negative_elbo_nats.value,
+            there(test.bound).negative_importance_weighted_bound_nats.value,
         )
         model = next(name for name, inference in INFERENCE.items() if inference == row["inference"])
         betas = ", ".join(f"{beta:g}" for beta in row["betas"])
@@ -69,22 +68,22 @@ def reference() -> str:
 
 def answers() -> str:
     """What theory says, and what was measured."""
-    grid, entries = (
-        _grid(),
-        {m: read(f"fashion_{i}_guidance.json")["applications"] for m, i in INFERENCE.items()},
-    )
+    grid, chosen = _grid(), {model: read_guidance(inference) for model, inference in INFERENCE.items()}
+    entries = {model: guidance.applications for model, guidance in chosen.items()}
 
-    def share(model: str, application: str, rate: str) -> str:
-        return f"{100 * entries[model][application]['explained_by'][rate]['share']:.3g} %"
+    def share(model: str, application: Application, rate: str) -> str:
+        explained = there(entries[model].get(application)).explained_by[rate]
+        return f"{100 * there(explained.share):.3g} %"
 
     own = np.flatnonzero((grid["total"] >= TOTALS[0]) & (grid["total"] <= TOTALS[1]))
     low, high = own[np.argsort(grid["distortion_nats"][own])][[0, -1]]
-    num_models = sum(read(f"fashion_{i}_guidance.json")["num_models"] for i in INFERENCE.values())
+    num_models = sum(guidance.num_models for guidance in chosen.values())
     num_spanned, num_above = _above_equal_betas(grid)
     elbos = " and ".join(f"{value:.2f}" for value in _best_elbos())
     both, others = _scores()
-    best = {m: ", ".join(f"{b:.4g}" for b in e["generation"]["best"]["betas"]) for m, e in entries.items()}
-    nats = {n: sum(entries["GHVAE"]["reconstruction"][n]["rates_nats"]) for n in ("baseline", "best")}
+    best = {m: ", ".join(f"{b:.4g}" for b in there(e.generation).best.betas) for m, e in entries.items()}
+    reconstruction = there(entries["GHVAE"].reconstruction)
+    one_layer, two_layers = (sum(c.rates_nats) for c in (there(reconstruction.baseline), reconstruction.best))
     classifier = 100 * read("fashion_study.json")["classifier"]["test_accuracy"]
     return f"""
 - **Does only the total rate matter for reconstruction?** For the bound, yes; for what models reach, no. Of the
@@ -108,7 +107,7 @@ def answers() -> str:
 - **Do independent betas beat equal ones?** Not so that one could be sure. {_wins(entries)}
   As a trade of rate for distortion they lose: of {num_spanned} GHVAE models with unequal betas whose total rate
   the equal ones span, {num_above} have more distortion than these.
-- **One layer** reconstructs better with more nats ({nats["baseline"]:.1f}, against {nats["best"]:.1f}), classifies
+- **One layer** reconstructs better with more nats ({one_layer:.1f}, against {two_layers:.1f}), classifies
   as well and has a far lower inception score.
 """
 
@@ -141,30 +140,31 @@ def near(name: str) -> str:
     return f"{len(errors) // 2} models have both rates within {100 * max(errors):.1f} % of what they were asked for"
 
 
-def _wins(entries: dict[str, Any]) -> str:
+def _wins(entries: dict[str, PerApplication[Entry]]) -> str:
     parts = []
     for model, applications in entries.items():
         for application, entry in applications.items():
-            equal = entry["equal_betas"]
-            if equal["is_best"]:
+            equal = there(entry.equal_betas)
+            if equal.is_best:
                 parts.append(f"{model}, {application}: the best has equal betas")
                 continue
-            difference, error = equal["difference"], equal["difference_standard_error"]
+            difference, error = equal.difference, equal.difference_standard_error
             parts.append(
                 f"{model}, {application}: {difference:.3f} ± {error:.3f} ({difference / error:.2f} errors)"
             )
-    spread = entries["GHVAE"]["generation"]["seed_spread"]
+    spread = there(there(entries["GHVAE"].generation).seed_spread)
     return (
         f"By how much the best betas are ahead of the best equal ones: {'; '.join(parts)}. The errors know the spread "
-        f"over seeds, pooled over the {spread['degrees_of_freedom']} betas of the GHVAE that have two; the ladder, with "
+        f"over seeds, pooled over the {spread.degrees_of_freedom} betas of the GHVAE that have two; the ladder, with "
         "one seed each, is given the GHVAE's. Without that spread the third and fourth looked like wins, by 3.4 and 3.5 errors."
     )
 
 
 def _num_bound() -> int:
     """Models of the study whose accuracy bound is below 1."""
-    rows = [row for inference in INFERENCE.values() for row in read(f"fashion_{inference}_evaluation.csv")]
-    return sum(float(row["information.test.max_accuracy_by_information"]) < 1 for row in rows)
+    models = [model for inference in INFERENCE.values() for model in read_models(inference)]
+    labels = [there(model.metrics.information.test.whole.label) for model in models]
+    return sum(label.max_accuracy_by_information < 1 for label in labels)
 
 
 def _grid() -> dict[str, np.ndarray]:
@@ -196,12 +196,8 @@ def _best_elbos() -> list[float]:
 
 def _scores() -> list[tuple[int, float, float]]:
     """Inception scores of the models with nats in both layers, and of the others: number, least, most."""
-    rows = read("fashion_generalized_top_down_evaluation.csv")
-    columns = (
-        "rates.test.rates_nats.1",
-        "rates.test.rates_nats.2",
-        "generation.test.inception_score_classifier",
-    )
-    rate_1, rate_2, score = (np.asarray([float(row[name]) for row in rows]) for name in columns)
+    models = read_models("generalized_top_down")
+    rate_1, rate_2 = np.asarray([model.rates_nats for model in models]).T
+    score = np.asarray([model.scored.test("generation") for model in models])
     has_both = (rate_1 >= IN_BOTH[0]) & (rate_2 >= IN_BOTH[1])
     return [(len(group), group.min(), group.max()) for group in (score[has_both], score[~has_both])]

@@ -5,11 +5,14 @@ and names say so. They compare models that were judged by the same classifier.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
-from hvae_jax import bounds
+from hvae_jax import bounds, data
+from hvae_jax.evaluation.metrics import ClassifierScores, Memorisation, PrecisionRecall, SampleScores
+from hvae_jax.evaluation.plain import Estimate
+from hvae_jax.evaluation.sizes import NUM_POINTS, Sizes
 
 # Fewer images of a kind than this have no covariance, or no third neighbour.
 MIN_FRECHET, MIN_PRECISION = 2, 4
@@ -17,22 +20,7 @@ MIN_FRECHET, MIN_PRECISION = 2, 4
 _ROWS = 1000
 
 
-class ClassifierScore(NamedTuple):
-    """The inception score by the data set's own classifier.
-
-    Attributes:
-      score: mean over the splits of diversity · sharpness.
-      standard_error: of that mean, from the splits.
-      diversity, sharpness: of all samples together, see `bounds.ScoreFactors`.
-    """
-
-    score: float
-    standard_error: float
-    diversity: float
-    sharpness: float
-
-
-def classifier_score(class_probs: np.ndarray, num_splits: int = 5) -> ClassifierScore:
+def classifier_score(class_probs: np.ndarray, num_splits: int = 5) -> ClassifierScores:
     """exp E_x KL[p(y|x) ‖ p(y)], as published: on `num_splits` equal parts of the samples.
 
     Args:
@@ -51,7 +39,11 @@ def classifier_score(class_probs: np.ndarray, num_splits: int = 5) -> Classifier
     ]
     _, diversity, sharpness = bounds.score_factors(class_probs)
     error = float(np.std(scores, ddof=1)) / math.sqrt(num_splits)
-    return ClassifierScore(float(np.mean(scores)), error, diversity, sharpness)
+    return ClassifierScores(
+        inception_score_classifier=Estimate(float(np.mean(scores)), error),
+        diversity=diversity,
+        sharpness=sharpness,
+    )
 
 
 def frechet_distance(features: np.ndarray, other: np.ndarray) -> float:
@@ -129,6 +121,55 @@ def nearest(images: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return (
         np.concatenate([tile.argmin(axis=1) for tile in tiles]),
         np.sqrt(np.concatenate([tile.min(axis=1) for tile in tiles])),
+    )
+
+
+def score(
+    num_samples: int,
+    judged: Sequence[np.ndarray],
+    real: np.ndarray | None,
+    sizes: Sizes,
+    memorisation: Memorisation | None,
+) -> SampleScores:
+    """The section of one split's samples.
+
+    Args:
+      num_samples: N.
+      judged: features `[N, F]` and p(y|x) `[N, K]` of the samples; empty without a classifier.
+      real: features of the split's images; None without a classifier.
+      sizes: how much to score.
+      memorisation: of the samples, where it was looked at.
+    """
+    if real is None:
+        return SampleScores(num_samples=num_samples, memorisation=memorisation)
+    features, probs = judged
+    frechet, both = None, None
+    if len(real) >= MIN_FRECHET:
+        frechet = frechet_distance(features, real)
+    if len(real) >= MIN_PRECISION:
+        size = min(len(features), len(real), sizes.max_scored_images)
+        precision, recall = precision_recall(real[data.subset(len(real), size)], features[:size])
+        both = PrecisionRecall(
+            precision_classifier=precision, recall_classifier=recall, num_precision_recall=size
+        )
+    return SampleScores(
+        num_samples=num_samples,
+        judged=classifier_score(probs, sizes.num_splits),
+        frechet_distance_classifier=frechet,
+        precision_recall=both,
+        memorisation=memorisation,
+    )
+
+
+def compare_with_training(samples: np.ndarray, test: np.ndarray, train: np.ndarray) -> Memorisation:
+    """How near samples come to training images, beside how near test images come to them."""
+    size = min(len(samples), len(test), NUM_POINTS)
+    _, of_samples = nearest(samples[:size], train)
+    _, of_test = nearest(test[data.subset(len(test), size)], train)
+    return Memorisation(
+        num_training_images=len(train),
+        median_distance_to_training=float(np.median(of_samples)),
+        median_distance_to_training_of_test_images=float(np.median(of_test)),
     )
 
 

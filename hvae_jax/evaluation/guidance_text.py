@@ -1,70 +1,69 @@
 """guidance.md and the sentences of the report: words for what guidance.json holds, and nothing else."""
 
 from collections.abc import Mapping
-from typing import Any
 
-from hvae_jax.evaluation.guidance import CLEAR, RIVALS
+from hvae_jax.evaluation.choices import Candidate, Entry, Explained, Guidance, Rival
+
+# Fewer standard errors than this are called no clear difference.
+CLEAR = 2.0
 
 
-def to_markdown(guidance: Mapping[str, Any]) -> str:
-    """guidance.md from the content of guidance.json."""
+def to_markdown(guidance: Guidance) -> str:
+    """guidance.md."""
     lines = ["# Which betas for which application", "", introduction(guidance)]
-    for application, entry in guidance["applications"].items():
-        unit = f", {entry['unit']}" if entry["unit"] else ""
+    for application, entry in guidance.applications.items():
+        unit = f", {entry.unit}" if entry.unit else ""
         lines += [
             "",
-            f"## {application.capitalize()}: {entry['metric']}{unit}",
+            f"## {application.capitalize()}: {entry.metric}{unit}",
             "",
             "| choice | betas | rates (nats) | seeds | validation | test | best is ahead by |",
             "|---|---|---|---|---|---|---|",
-            _row(
-                "**best**" if entry["num_candidates"] > 1 else "this model", entry["best"], "", entry["unit"]
-            ),
+            _row("**best**" if entry.num_candidates > 1 else "this model", entry.best, "", entry.unit),
         ]
-        for name, label in RIVALS.items():
-            rival = entry[name]
+        for label, rival in entry.rivals().items():
             ahead = "" if rival is None else _describe(rival)
-            lines.append(_row(label, rival, ahead, entry["unit"]))
+            lines.append(_row(label, rival, ahead, entry.unit))
         lines += ["", f"{statement(entry)} {spread_statement(entry)}"]
-        if entry["num_candidates"] > 1:
-            lines += ["", _explain(entry["explained_by"])]
-    if guidance["left_out"]:
+        if entry.num_candidates > 1:
+            lines += ["", _explain(entry.explained_by)]
+    if guidance.left_out:
         lines += ["", "## Left out", ""]
-        lines += [f"- {application}: {reason}" for application, reason in guidance["left_out"].items()]
+        lines += [f"- {application}: {reason}" for application, reason in guidance.left_out.items()]
     return "\n".join(lines) + "\n"
 
 
-def introduction(guidance: Mapping[str, Any]) -> str:
+def introduction(guidance: Guidance) -> str:
     """What was chosen among, and what the errors are."""
-    layers = f"{guidance['num_layers']} layer" + "s" * (guidance["num_layers"] > 1)
+    layers = f"{guidance.num_layers} layer" + "s" * (guidance.num_layers > 1)
     errors = (
         "± one standard error: of images and draws, and of the seeds where their spread is known. "
         f"A difference is counted in its standard errors; below {CLEAR:g} it is called unclear."
     )
-    if guidance["num_models"] == 1:
+    if guidance.num_models == 1:
         return f"One model of {layers}, reported on the test split, {errors}"
     return (
-        f"Chosen among {guidance['num_models']} models of {layers} by the validation split, reported on the "
+        f"Chosen among {guidance.num_models} models of {layers} by the validation split, reported on the "
         f"test split, {errors}"
     )
 
 
-def statement(entry: Mapping[str, Any]) -> str:
+def statement(entry: Entry) -> str:
     """Whether independent betas won an application, in one sentence, from its entry in guidance.json."""
-    rival = entry["equal_betas"]
-    if entry["num_candidates"] == 1:
+    rival = entry.equal_betas
+    if entry.num_candidates == 1:
         return "There is one choice of betas here, so there is nothing to compare it with."
     if rival is None:
         return "No model has equal betas, so whether independent betas won cannot be said."
-    if len(rival["betas"]) == 1:
+    if len(rival.betas) == 1:
         return "With one layer there are no independent betas to compare."
-    if rival["is_best"]:
+    if rival.is_best:
         return "Independent betas did not win: the best model has equal betas."
-    count = rival["num_standard_errors"]
+    count = rival.num_standard_errors
     if count is None:
         return "Independent betas were chosen; no standard error is known for the difference."
     size = f"{abs(count):.1f} standard errors"
-    if entry["seed_spread"] is None:
+    if entry.seed_spread is None:
         ahead = "ahead of" if count >= 0 else "behind"
         return (
             f"Independent betas were chosen and are {size} of images and draws {ahead} the best equal betas; "
@@ -77,38 +76,38 @@ def statement(entry: Mapping[str, Any]) -> str:
     return f"No clear difference between independent and equal betas: {size}."
 
 
-def spread_statement(entry: Mapping[str, Any]) -> str:
+def spread_statement(entry: Entry) -> str:
     """How far the number is known to vary with the seed."""
-    spread = entry["seed_spread"]
+    spread = entry.seed_spread
     if spread is None:
         return (
             "The spread over seeds is not known, since no betas were trained with two: errors are those of "
             "images and draws alone."
         )
-    source = "" if spread["of"] == "these models" else " (of other models, since these have one seed each)"
+    source = "" if spread.of == "these models" else " (of other models, since these have one seed each)"
     return (
-        f"Its standard deviation over seeds is {_number(spread['standard_deviation'], '')}{source}, with "
-        f"{spread['degrees_of_freedom']} degrees of freedom."
+        f"Its standard deviation over seeds is {_number(spread.standard_deviation, '')}{source}, with "
+        f"{spread.degrees_of_freedom} degrees of freedom."
     )
 
 
-def _explain(explained: Mapping[str, Mapping[str, Any]]) -> str:
+def _explain(explained: Mapping[str, Explained]) -> str:
     parts = []
     for name, found in explained.items():
         rate = "the total rate" if name == "total_rate" else f"R_{name.removeprefix('rate_')}"
-        share = "nothing" if found["share"] is None else f"{100 * found['share']:.0f} %"
-        parts.append(f"{rate} {share} ({'rising' if found['rises'] else 'falling'})")
+        share = "nothing" if found.share is None else f"{100 * found.share:.0f} %"
+        parts.append(f"{rate} {share} ({'rising' if found.rises else 'falling'})")
     return f"Of its variance over all models, a monotone function of one rate explains: {', '.join(parts)}."
 
 
-def _row(label: str, entry: Mapping[str, Any] | None, ahead: str, unit: str) -> str:
+def _row(label: str, entry: Candidate | None, ahead: str, unit: str) -> str:
     if entry is None:
         return f"| {label} | absent | | | | | |"
-    betas = ", ".join(f"{beta:.3g}" for beta in entry["betas"])
-    rates = ", ".join(f"{rate:.2f}" for rate in entry["rates_nats"])
-    test = f"{_number(entry['test'], unit)} ± {_number(entry['test_standard_error'], unit)}"
+    betas = ", ".join(f"{beta:.3g}" for beta in entry.betas)
+    rates = ", ".join(f"{rate:.2f}" for rate in entry.rates_nats)
+    test = f"{_number(entry.test, unit)} ± {_number(entry.test_standard_error, unit)}"
     return (
-        f"| {label} | {betas} | {rates} | {len(entry['seeds'])} | {_number(entry['valid'], unit)} | {test} "
+        f"| {label} | {betas} | {rates} | {len(entry.seeds)} | {_number(entry.valid, unit)} | {test} "
         f"| {ahead} |"
     )
 
@@ -117,9 +116,9 @@ def _number(value: float, unit: str) -> str:
     return f"{value:.2f}" if unit else f"{value:.3f}"
 
 
-def _describe(rival: Mapping[str, Any]) -> str:
-    if rival["is_best"]:
+def _describe(rival: Rival) -> str:
+    if rival.is_best:
         return "it is the best"
-    text = f"{rival['difference']:.3f} ± {rival['difference_standard_error']:.3f}"
-    count = rival["num_standard_errors"]
+    text = f"{rival.difference:.3f} ± {rival.difference_standard_error:.3f}"
+    count = rival.num_standard_errors
     return text if count is None else f"{text} ({count:.1f})"

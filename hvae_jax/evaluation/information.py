@@ -20,6 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hvae_jax import bounds
+from hvae_jax.evaluation.measuring import Measured
+from hvae_jax.evaluation.metrics import Information, LabelInformation, Population
+from hvae_jax.evaluation.parts import Part
+from hvae_jax.evaluation.plain import Estimate
+
 # Rows of the N × N table of log-densities at a time: with 10,000 images, 4 MB that stay in cache.
 TILE_NUMBERS = 1_000_000
 # Dimensions per unrolled pass over a tile.
@@ -74,6 +80,41 @@ def estimate(mean: ArrayLike, std: ArrayLike, samples: ArrayLike, labels: ArrayL
     draws = [np.asarray(_log_ratios(z, mean, std, labels, rows=rows), np.float64) for z in samples]
     values, errors = np.mean(draws, axis=(0, 2)), np.std(draws, axis=(0, 2)) / math.sqrt(samples[..., 0].size)
     return LatentInformation(values[0].item(), errors[0].item(), values[1].item(), errors[1].item())
+
+
+def inform(found: Measured, part: Part, has_classes: bool) -> Information:
+    """The section of one split, and of the images that probes are scored on.
+
+    Each is a population of its own, with its own mixtures and labels: accuracies belong to the second.
+    """
+    whole = _inform_about(found, part.labels, np.arange(len(part.labels)), has_classes)
+    is_whole = len(part.scored) == len(part.labels)
+    scored = whole if is_whole else _inform_about(found, part.labels, part.scored, has_classes)
+    return Information(whole=whole, scored=scored)
+
+
+def _inform_about(found: Measured, labels: np.ndarray, places: np.ndarray, has_classes: bool) -> Population:
+    labels = labels[places]
+    estimated = estimate(found.means[-1][places], found.top_std[places], found.samples[-1][:, places], labels)
+    layer_rates = found.terms.rates[places].mean(axis=0, dtype=np.float64)
+    of_label = None
+    if has_classes:
+        histogram = np.bincount(labels)
+        # Σ_{k ≥ l} R_k bounds what z_l and the layers above it can tell of the label.
+        upward = np.cumsum(layer_rates[::-1])[::-1]
+        of_label = LabelInformation(
+            label_histogram=tuple(histogram.tolist()),
+            label_entropy_nats=bounds.label_entropy(histogram),
+            label_information_nats=Estimate(estimated.label, estimated.label_standard_error),
+            max_accuracy_by_information=float(bounds.max_accuracy(estimated.label, histogram)),
+            max_accuracy_by_rates=tuple(bounds.max_accuracy(upward, histogram).tolist()),
+        )
+    return Population(
+        num_images=len(labels),
+        image_information_nats=Estimate(estimated.image, estimated.image_standard_error),
+        top_rate_nats=float(layer_rates[-1]),
+        label=of_label,
+    )
 
 
 @jax.jit(static_argnames="rows")

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hvae_jax.evaluation.metrics import Rates
+from hvae_jax.evaluation.plain import Estimate, Estimates
 from hvae_jax.keys import fold_in
 from hvae_jax.objective import LayerwiseTerms, bits_per_dim
 from hvae_jax.training import Params, TermsFn
@@ -38,32 +40,31 @@ def make_importance_bound(log_weight_fn: LogWeightFn, num_samples: int) -> LogWe
     return fn
 
 
-def summarize(terms: LayerwiseTerms, num_dims: int) -> dict[str, Any]:
+def summarize(terms: LayerwiseTerms, num_dims: int) -> Rates:
     """Means over a split at β = 1, each with its standard error over the images.
 
     Args:
       terms: `[N]` and `[N, L]`, nats.
       num_dims: H · W · C.
-
-    Returns:
-      plain numbers for evaluation.json: `num_images`, `negative_elbo_nats`, `distortion_nats`,
-      `rates_nats` (z_1 first), `total_rate_nats`, each with a `…_standard_error` beside it, and
-      `bits_per_dim`.
     """
     distortion = np.asarray(terms.distortion, np.float64)
     rates = np.asarray(terms.rates, np.float64)
     total = rates.sum(axis=1)
-    summary: dict[str, Any] = {"num_images": len(distortion)}
-    for name, values in {
-        "negative_elbo_nats": distortion + total,
-        "distortion_nats": distortion,
-        "total_rate_nats": total,
-        "rates_nats": rates,
-    }.items():
-        summary[name] = values.mean(axis=0).tolist()
-        summary[f"{name}_standard_error"] = standard_error(values).tolist()
-    summary["bits_per_dim"] = float(bits_per_dim(summary["negative_elbo_nats"], num_dims))
-    return summary
+    negative_elbo = mean(distortion + total)
+    return Rates(
+        num_images=len(distortion),
+        negative_elbo_nats=negative_elbo,
+        distortion_nats=mean(distortion),
+        total_rate_nats=mean(total),
+        rates_nats=Estimates(tuple(rates.mean(axis=0).tolist()), tuple(standard_error(rates).tolist())),
+        bits_per_dim=float(bits_per_dim(negative_elbo.value, num_dims)),
+    )
+
+
+def mean(values: np.ndarray) -> Estimate:
+    """Of values `[N]`."""
+    values = np.asarray(values, np.float64)
+    return Estimate(float(values.mean()), float(standard_error(values)))
 
 
 def standard_error(values: np.ndarray) -> np.ndarray:

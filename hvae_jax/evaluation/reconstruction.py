@@ -2,6 +2,17 @@
 
 import numpy as np
 
+from hvae_jax import bounds
+from hvae_jax.evaluation.measuring import Measured
+from hvae_jax.evaluation.metrics import (
+    DataEntropy,
+    JudgedReconstruction,
+    Reconstruction,
+    ReconstructionScores,
+)
+from hvae_jax.evaluation.parts import Part
+from hvae_jax.evaluation.rates import mean
+
 # A mean squared error below this counts as this: 100 dB instead of infinity, so that means exist.
 MIN_SQUARED_ERROR = 1e-10
 
@@ -48,6 +59,38 @@ def ssim(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
             for x, y in zip(images, reconstructions, strict=True)
         ]
     )
+
+
+def score(found: Measured, part: Part, is_discrete: bool) -> Reconstruction:
+    """The section of one split.
+
+    Args:
+      found: of its images.
+      part: the split.
+      is_discrete: whether the images, as a population of their own, have an entropy.
+    """
+    x, layers = np.asarray(found.x), []
+    for index, picture in enumerate(found.reconstructions):
+        judged = None
+        if found.judged:
+            probs = found.judged.probs[index]
+            judged = JudgedReconstruction(
+                classifier_accuracy=mean(probs.argmax(axis=1) == part.labels),
+                prediction_entropy_nats=mean(bounds.prediction_entropy(probs)),
+            )
+        similarity = ssim(x[part.scored], picture[part.scored])
+        scores = ReconstructionScores(psnr_db=mean(psnr(x, picture)), ssim=mean(similarity), judged=judged)
+        layers.append(scores)
+    entropy = _entropy(x, np.asarray(found.terms.rates)) if is_discrete else None
+    return Reconstruction(from_layer=tuple(layers), num_images_ssim=len(part.scored), entropy=entropy)
+
+
+def _entropy(x: np.ndarray, rates: np.ndarray) -> DataEntropy:
+    _, counts = np.unique(x.reshape(len(x), -1), axis=0, return_counts=True)
+    entropy = bounds.label_entropy(counts)
+    total_rate = rates.sum(axis=1, dtype=np.float64).mean()
+    least = float(bounds.min_distortion(entropy, total_rate))
+    return DataEntropy(empirical_data_entropy_nats=entropy, min_distortion_nats=least)
 
 
 def _clipped(images: np.ndarray, reconstructions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

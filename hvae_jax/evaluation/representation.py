@@ -18,6 +18,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from threadpoolctl import threadpool_limits
 
+from hvae_jax.evaluation.measuring import Measured
+from hvae_jax.evaluation.metrics import Layer, Probes, ProbeScores, Representation
+from hvae_jax.evaluation.parts import Part
+from hvae_jax.evaluation.plain import Estimate
+
 # Kind → the one setting that is tuned, its values, and how to make the classifier. The published study
 # compares the same four kinds.
 KINDS: Mapping[str, tuple[str, tuple[float, ...], Callable[[Any], Any]]] = {
@@ -50,16 +55,11 @@ class Probe(NamedTuple):
     valid_accuracy: float
 
 
-class ProbeScore(NamedTuple):
-    """What a probe scores on a split.
+class Seen(NamedTuple):
+    """What a probe sees of a split: S draws of a latent, `[S, N, ...]`, and the labels, `[N]`."""
 
-    Attributes:
-      accuracy: mean over draws and images.
-      standard_error: from the images, and from the draws of latents that it was fitted on and reads.
-    """
-
-    accuracy: float
-    standard_error: float
+    latents: np.ndarray
+    labels: np.ndarray
 
 
 def fit(
@@ -109,8 +109,8 @@ def choose(probes: Mapping[str, Probe]) -> str:
     return max(probes, key=lambda kind: probes[kind].valid_accuracy)
 
 
-def score(probe: Probe, latents: np.ndarray, labels: np.ndarray) -> ProbeScore:
-    """Accuracy on a split that had no say in the probe.
+def score(probe: Probe, latents: np.ndarray, labels: np.ndarray) -> ProbeScores:
+    """Accuracy on a split that had no say in the probe; its error is of the images and of the draws.
 
     Args:
       probe: fitted on S draws.
@@ -131,7 +131,53 @@ def score(probe: Probe, latents: np.ndarray, labels: np.ndarray) -> ProbeScore:
     variance = by_image.var(ddof=1) / len(by_image)
     if len(by_draw) > 1:
         variance += by_draw.var(ddof=1) / len(by_draw)
-    return ProbeScore(float(hits.mean()), math.sqrt(variance))
+    return ProbeScores(
+        setting=dict([probe.setting]),
+        valid_accuracy=probe.valid_accuracy,
+        test_accuracy=Estimate(float(hits.mean()), math.sqrt(variance)),
+    )
+
+
+def probe(train: Seen, valid: Seen, test: Seen) -> Probes:
+    """What every kind reads of a latent, draws of it or means with S = 1."""
+    probes = fit(*train, *valid)
+    return Probes(chosen=choose(probes), **{kind: score(one, *test) for kind, one in probes.items()})
+
+
+def represent(
+    measured: Mapping[str, Measured], parts: Mapping[str, Part], has_probes: bool
+) -> tuple[Representation, list[np.ndarray]]:
+    """The section, and each layer's means of the test split's `points` along two directions, `[N, 2]`.
+
+    Args:
+      measured: by part.
+      parts: "train", which probes are fitted on, "valid", which chooses them, "test".
+      has_probes: whether the data allow for them.
+    """
+
+    def seen(name: str, what: Callable[[Measured], np.ndarray]) -> Seen:
+        part = parts[name]
+        places = np.arange(len(part.labels)) if name == "train" else part.scored
+        return Seen(what(measured[name])[:, places], part.labels[places])
+
+    layers, coordinates = [], []
+    for index, means in enumerate(measured["test"].means):
+        samples_of, means_of = (lambda m, i=index: m.samples[i]), (lambda m, i=index: m.means[i][None])
+        of_samples, of_means = (
+            probe(*(seen(name, what) for name in ("train", "valid", "test"))) if has_probes else None
+            for what in (samples_of, means_of)
+        )
+        place, share = principal_components(means[parts["test"].points])
+        coordinates.append(place)
+        layers.append(
+            Layer(
+                layer=index + 1,
+                samples=of_samples,
+                means=of_means,
+                principal_component_shares=tuple(share.tolist()),
+            )
+        )
+    return Representation(layers=tuple(layers)), coordinates
 
 
 def principal_components(latents: np.ndarray, num: int = 2) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 import os
 import pathlib
 import zipfile
@@ -14,11 +13,13 @@ import numpy as np
 
 from hvae_jax import records
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation import settings
+from hvae_jax.evaluation import metrics, settings
 from hvae_jax.evaluation.applications import Evaluation
+from hvae_jax.evaluation.choices import Scored
+from hvae_jax.evaluation.metrics import Metrics, RunEvaluation
+from hvae_jax.evaluation.plain import from_plain, to_plain
+from hvae_jax.evaluation.settings import Settings
 
-# What generation can be scored with: pixels drawn from p(x|z), or its means, clipped.
-PIXELS = ("draws", "means")
 METRICS_FILE, PICTURES_FILE = "metrics.json", "pictures.npz"
 GRID_FILE, MODELS_FOLDER = "grid.csv", "models"
 
@@ -38,39 +39,26 @@ class Evaluated(NamedTuple):
     folder: pathlib.Path
     betas: tuple[float, ...]
     seed: int
-    metrics: dict[str, Any]
+    metrics: Metrics
 
     @property
     def num_layers(self) -> int:
         """L."""
         return len(self.betas)
 
-    def rates(self, split: str = "test") -> np.ndarray:
-        """R_1 … R_L, nats."""
-        return np.asarray(self.metrics["rates"][split]["rates_nats"])
+    @property
+    def rates_nats(self) -> tuple[float, ...]:
+        """R_1 … R_L, on the test split."""
+        return self.metrics.rates.test.rates_nats.value
 
     @property
-    def pixels(self) -> str | None:
-        """What the samples are that generation is scored with: "draws", "means"; None where it is not."""
-        scored = self.metrics.get("generation", {}).get("test", {})
-        return next((kind for kind in PIXELS if kind in scored), None)
-
-    @property
-    def generation(self) -> dict[str, Any]:
-        """Scores of samples, on the test split; empty where there are none."""
-        return self.metrics["generation"]["test"][self.pixels] if self.pixels else {}
-
-    def serves(self, application: str) -> bool:
-        """Whether it has a number for an application, to choose by and to report."""
-        return all(application in self.metrics["applications"].get(split, {}) for split in ("valid", "test"))
-
-    def reason(self, application: str) -> str:
-        """Why it has none."""
-        return self.metrics.get("left_out", {}).get(f"applications.{application}", "it was not evaluated")
-
-    def value(self, application: str, split: str = "test") -> float:
-        """The number that stands for an application; NaN where there is none."""
-        return self.metrics["applications"][split].get(application, {}).get("value", math.nan)
+    def scored(self) -> Scored:
+        """What guidance is to know of it."""
+        metrics = self.metrics
+        return Scored(
+            self.name, self.betas, self.seed, self.rates_nats,
+            metrics.applications, metrics.generation.test.pixels, metrics.left_out,
+        )  # fmt: skip
 
     def pictures(self) -> dict[str, np.ndarray]:
         """Content of pictures.npz."""
@@ -157,10 +145,10 @@ def load(folder: pathlib.Path, is_grid: bool) -> Evaluated:
     Raises:
       RunError: it was not evaluated, or its files are damaged.
     """
-    config = read_config(folder)
-    metrics = records.read_json(folder / METRICS_FILE)
-    name = folder.name if is_grid else "run"
-    return Evaluated(name, folder, betas_of(folder, config), int(config["training"]["seed"]), metrics)
+    config, file = read_config(folder), folder / METRICS_FILE
+    name, betas = folder.name if is_grid else "run", betas_of(folder, config)
+    found = metrics.read(records.read_json(file), file)
+    return Evaluated(name, folder, betas, int(config["training"]["seed"]), found)
 
 
 def betas_of(folder: pathlib.Path, config: Mapping[str, Any]) -> tuple[float, ...]:
@@ -170,29 +158,27 @@ def betas_of(folder: pathlib.Path, config: Mapping[str, Any]) -> tuple[float, ..
       RunError: evaluation.json is damaged.
     """
     file = folder / records.EVALUATION_FILE
-    evaluation = records.read_json(file) if file.exists() else {}
-    try:
-        betas = tuple(map(float, evaluation.get("betas") or config["objective"]["betas"]))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise RunError(f"{file} is damaged; delete it and finish the run again") from error
+    betas = tuple(map(float, config["objective"]["betas"]))
+    if file.exists():
+        evaluation = from_plain(RunEvaluation, records.read_json(file), file)
+        betas = evaluation.targets.betas if evaluation.targets else betas
     if len(betas) != num_layers(config):
         raise RunError(f"{file} has {len(betas)} betas for {num_layers(config)} layers; delete it")
     return betas
 
 
-def why_stale(folder: pathlib.Path, wanted: Mapping[str, Any]) -> str | None:
+def why_stale(folder: pathlib.Path, wanted: Settings) -> str | None:
     """Why a run must be evaluated (again); None where its metrics.json was made with these settings."""
     file = folder / METRICS_FILE
     if not file.exists():
         return "it was not evaluated yet"
     try:
-        metrics = records.read_json(file)
-        difference = settings.difference(metrics.get("settings"), wanted)
-        is_whole = {"rates", "applications", "generation", "left_out"} <= metrics.keys()
+        content = records.read_json(file)
+        if difference := settings.difference(content.get("settings"), to_plain(wanted)):
+            return difference
+        metrics.read(content, file)
     except (RunError, AttributeError):
         return f"{METRICS_FILE} is damaged"
-    if difference or not is_whole:
-        return difference or f"{METRICS_FILE} is damaged"
     try:
         with np.load(folder / PICTURES_FILE) as arrays:
             is_whole = {"images", "samples"} <= dict(arrays).keys()
@@ -201,7 +187,7 @@ def why_stale(folder: pathlib.Path, wanted: Mapping[str, Any]) -> str | None:
     return None if is_whole else f"{PICTURES_FILE} is absent or damaged"
 
 
-def save(folder: pathlib.Path, evaluation: Evaluation, made_with: Mapping[str, Any]) -> None:
+def save(folder: pathlib.Path, evaluation: Evaluation, made_with: Settings) -> None:
     """Writes pictures.npz, then metrics.json: a folder that has the second is complete.
 
     Raises:
@@ -216,7 +202,8 @@ def save(folder: pathlib.Path, evaluation: Evaluation, made_with: Mapping[str, A
         os.replace(partial, file)
     except OSError as error:
         raise RunError(f"{file} cannot be written: {error.strerror}") from error
-    records.write_json(folder / METRICS_FILE, {"settings": dict(made_with), **evaluation.metrics})
+    content = {"settings": to_plain(made_with), **to_plain(evaluation.metrics)}
+    records.write_json(folder / METRICS_FILE, content)
 
 
 def _diverged(table: pathlib.Path) -> set[str]:

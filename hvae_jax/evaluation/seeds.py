@@ -6,14 +6,15 @@ far, so a comparison that leaves it out calls noise a win. Two or three seeds of
 their own spread, hence it is pooled over settings, as in an analysis of variance.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 
 
-class SeedSpread(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class SeedSpread:
     """Standard deviation of a number over seeds.
 
     Attributes:
@@ -23,13 +24,6 @@ class SeedSpread(NamedTuple):
 
     standard_deviation: float
     degrees_of_freedom: int
-
-    def describe(self) -> dict[str, Any]:
-        """Plain values, for guidance.json."""
-        return {
-            "standard_deviation": self.standard_deviation,
-            "degrees_of_freedom": self.degrees_of_freedom,
-        }
 
 
 def pool(groups: Iterable[Sequence[float]]) -> SeedSpread | None:

@@ -1,10 +1,13 @@
 """What decides the numbers of an evaluation: kept beside them, so that none outlives what made it."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
 from typing import Any
+
+from hvae_jax.evaluation.sizes import Sizes
 
 # Fields of a run's config that change no number of its evaluation. The data are known by their fingerprints,
 # not by where they lie; `evaluation` is that of `experiments.run`.
@@ -13,6 +16,28 @@ _FREE = {
     "training": ("num_checkpoints",),
     "evaluation": None,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Of one model's evaluation.
+
+    Attributes:
+      version: of this package.
+      sizes: how much was done.
+      data: their fingerprints, and how they are binarised.
+      classifier: report of the training of that which judges; None where there is none.
+      config: hash of the run's.
+      step, checksum: of the checkpoint.
+    """
+
+    version: str | None
+    sizes: Sizes
+    data: dict[str, Any]
+    classifier: dict[str, Any] | None
+    config: str
+    step: int
+    checksum: str | None
 
 
 def package_version() -> str | None:

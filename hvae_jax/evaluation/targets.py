@@ -1,11 +1,11 @@
 """What became of the rates that were asked for: the part of evaluation.json that targets add."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
+from hvae_jax.evaluation.metrics import Rates, Reached, TargetReport
 from hvae_jax.keys import make_key
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.objective_config import ObjectiveConfig
@@ -43,48 +43,44 @@ def report_targets(
     objective: ObjectiveConfig,
     num_dims: int,
     betas: Sequence[float],
-    splits: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
+    train: Rates,
+    valid: Rates | None = None,
+    test: Rates | None = None,
+) -> TargetReport:
     """Targets beside what was reached on every split.
 
     Args:
       objective: with a control that has targets.
       num_dims: H · W · C.
       betas: `[L]`, where they ended.
-      splits: "train" and others → summary of `evaluation.rates.summarize`.
-
-    Returns:
-      plain numbers: `targets_nats` (None for a layer without a target) or `target_distortion_nats`,
-      `betas`, `beta_bounds` per layer, `target_status` of every target (see `target_status`), and of
-      every split `…_rates_nats`, `…_distortion_nats` and their standard errors.
+      train, valid, test: of `rates.summarize`.
     """
     targets, kinds = objective.resolve_targets(num_dims), objective.kinds()
     lower, upper = objective.bounds()
-    report: dict[str, Any] = {}
-    if objective.control == "target_distortion":
+    is_distortion = objective.control == "target_distortion"
+    if is_distortion:
         # Less distortion takes a smaller beta, as a larger rate does; at a bound, all betas must be.
-        reached = -splits["train"]["distortion_nats"]
         at_lower = all(_is_near(beta, bound) for beta, bound in zip(betas, lower, strict=True))
         at_upper = all(_is_near(beta, bound) for beta, bound in zip(betas, upper, strict=True))
-        report["target_distortion_nats"] = targets[0]
-        report["target_status"] = [target_status("equal", -targets[0], reached, at_lower, at_upper)]
+        status = [target_status("equal", -targets[0], -train.distortion_nats.value, at_lower, at_upper)]
     else:
-        report["targets_nats"] = [
-            None if kind == "free" else target for kind, target in zip(kinds, targets, strict=True)
-        ]
-        report["target_status"] = [
+        status = [
             target_status(kind, target, rate, _is_near(beta, low), _is_near(beta, high))
             for kind, target, rate, beta, low, high in zip(
-                kinds, targets, splits["train"]["rates_nats"], betas, lower, upper, strict=True
+                kinds, targets, train.rates_nats.value, betas, lower, upper, strict=True
             )
         ]
-    report["betas"] = list(betas)
-    report["beta_bounds"] = [list(pair) for pair in zip(lower, upper, strict=True)]
-    for split, summary in splits.items():
-        for name in ("rates_nats", "distortion_nats"):
-            report[f"{split}_{name}"] = summary[name]
-            report[f"{split}_{name}_standard_error"] = summary[f"{name}_standard_error"]
-    return report
+    asked = [None if kind == "free" else target for kind, target in zip(kinds, targets, strict=False)]
+    return TargetReport(
+        target_distortion_nats=targets[0] if is_distortion else None,
+        targets_nats=None if is_distortion else tuple(asked),
+        target_status=tuple(status),
+        betas=tuple(betas),
+        beta_bounds=tuple(zip(lower, upper, strict=True)),
+        train=_reached(train),
+        valid=valid and _reached(valid),
+        test=test and _reached(test),
+    )
 
 
 def target_status(kind: str, target: float, reached: float, at_lower: bool, at_upper: bool) -> str:
@@ -114,24 +110,26 @@ def target_status(kind: str, target: float, reached: float, at_lower: bool, at_u
     return "not_reached"
 
 
-def describe_targets(report: Mapping[str, Any]) -> str:
+def describe_targets(report: TargetReport) -> str:
     """A line for every target: what was asked for, what was reached on each split, at which beta."""
     lines = ["Targets, nats per image:"]
-    splits = [name.removesuffix("_rates_nats") for name in report if name.endswith("_rates_nats")]
-    if "target_distortion_nats" in report:
-        reached = ", ".join(f"{report[f'{split}_distortion_nats']:.4f} {split}" for split in splits)
-        betas = ", ".join(f"{beta:.4g}" for beta in report["betas"])
-        status = report["target_status"][0].replace("_", " ")
-        lines.append(f"  D: asked {report['target_distortion_nats']:.4f}, {reached}; betas {betas}: {status}")
-        return "\n".join(lines)
-    for index, (target, status) in enumerate(
-        zip(report["targets_nats"], report["target_status"], strict=True)
-    ):
+    splits = {"train": report.train, "valid": report.valid, "test": report.test}
+    reached = {name: split for name, split in splits.items() if split is not None}
+    if report.target_distortion_nats is not None:
+        found = ", ".join(f"{split.distortion_nats.value:.4f} {name}" for name, split in reached.items())
+        betas = ", ".join(f"{beta:.4g}" for beta in report.betas)
+        status = report.target_status[0].replace("_", " ")
+        lines.append(f"  D: asked {report.target_distortion_nats:.4f}, {found}; betas {betas}: {status}")
+    for index, target in enumerate(report.targets_nats or ()):
         asked = "free" if target is None else f"asked {target:.4f}"
-        reached = ", ".join(f"{report[f'{split}_rates_nats'][index]:.4f} {split}" for split in splits)
-        beta = f"beta_{index + 1} = {report['betas'][index]:.4g}"
-        lines.append(f"  R_{index + 1}: {asked}, {reached}; {beta}: {status.replace('_', ' ')}")
+        found = ", ".join(f"{split.rates_nats.value[index]:.4f} {name}" for name, split in reached.items())
+        beta, status = report.betas[index], report.target_status[index].replace("_", " ")
+        lines.append(f"  R_{index + 1}: {asked}, {found}; beta_{index + 1} = {beta:.4g}: {status}")
     return "\n".join(lines)
+
+
+def _reached(rates: Rates) -> Reached:
+    return Reached(rates_nats=rates.rates_nats, distortion_nats=rates.distortion_nats)
 
 
 def _is_near(beta: float, bound: float) -> bool:

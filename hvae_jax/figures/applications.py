@@ -6,14 +6,15 @@ application, chosen on the validation split; numbers are those of the test split
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hvae_jax import bounds
+from hvae_jax.evaluation.choices import Entry, Guidance
 from hvae_jax.evaluation.guidance import APPLICATIONS
+from hvae_jax.evaluation.metrics import Application
 from hvae_jax.evaluation.results import Evaluated
 from hvae_jax.figures.style import (
     DISTORTION_COLOR,
@@ -28,21 +29,21 @@ from hvae_jax.figures.style import (
 DIAGONAL_COLOR = LAYER_COLORS[1]
 COLOR_MAP = "viridis"
 STAR = {"marker": "*", "ms": 19, "mfc": "none", "mec": "black", "mew": 1.4, "ls": "none", "zorder": 5}
-SHORT_NAMES: Mapping[str, str] = {
+SHORT_NAMES: Mapping[Application, str] = {
     "reconstruction": "PSNR (dB)",
     "representation": "accuracy from samples of $z_L$",
     "generation": "inception score of {pixels} (own classifier)",
 }
 
 
-def short_name(application: str, models: Sequence[Evaluated]) -> str:
+def short_name(application: Application, models: Sequence[Evaluated]) -> str:
     """An application's number as axes say it, with what the samples of these models are."""
-    return SHORT_NAMES[application].format(pixels=models[0].pixels or "samples")
+    return SHORT_NAMES[application].format(pixels=models[0].metrics.generation.test.pixels or "samples")
 
 
 def has_accuracies(model: Evaluated) -> bool:
     """Whether classes were read from its latents."""
-    return "samples" in model.metrics["representation"]["layers"][-1]
+    return model.metrics.representation.layers[-1].samples is not None
 
 
 def rate_axes(models: Sequence[Evaluated]) -> tuple[np.ndarray, np.ndarray, str, str]:
@@ -53,24 +54,24 @@ def rate_axes(models: Sequence[Evaluated]) -> tuple[np.ndarray, np.ndarray, str,
     Returns:
       x and y `[M]`, nats, and a label for each.
     """
-    rates = np.asarray([model.rates() for model in models])
+    rates = np.asarray([model.rates_nats for model in models])
     num_layers = rates.shape[1]
     if num_layers == 1:
-        distortion = [model.metrics["rates"]["test"]["distortion_nats"] for model in models]
+        distortion = [model.metrics.rates.test.distortion_nats.value for model in models]
         return rates[:, 0], np.asarray(distortion), "rate $R_1$ (nats)", "distortion D (nats)"
     below = "$R_1$" if num_layers == 2 else f"$R_1 + \\dots + R_{{{num_layers - 1}}}$"
     return rates[:, :-1].sum(axis=1), rates[:, -1], f"rate {below} (nats)", f"rate $R_{num_layers}$ (nats)"
 
 
-def application_maps(models: Sequence[Evaluated], guidance: Mapping[str, Any], file: pathlib.Path) -> None:
+def application_maps(models: Sequence[Evaluated], guidance: Guidance, file: pathlib.Path) -> None:
     """The plane of rates, once for each application, coloured by how well it is served."""
-    chosen = guidance["applications"]
+    chosen = dict(guidance.applications.items())
     figure = new_figure(4.4 * len(chosen), 4.1)
     panels = figure.subplots(1, len(chosen), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, application in zip(panels, chosen, strict=True):
-        values = [model.value(application) for model in models]
+    for axes, (application, entry) in zip(panels, chosen.items(), strict=True):
+        values = [model.scored.test(application) for model in models]
         _map(figure, axes, models, values, short_name(application, models))
-        x, y = _best_place(models, guidance, application)
+        x, y = _best_place(models, entry)
         axes.plot(x, y, **STAR, label="best betas")
         axes.set_title(application, fontsize=11)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -79,43 +80,42 @@ def application_maps(models: Sequence[Evaluated], guidance: Mapping[str, Any], f
     _save(figure, file)
 
 
-def score_factor_maps(models: Sequence[Evaluated], guidance: Mapping[str, Any], file: pathlib.Path) -> None:
+def score_factor_maps(models: Sequence[Evaluated], guidance: Guidance, file: pathlib.Path) -> None:
     """The plane of rates coloured by the two factors of the inception score."""
     figure = new_figure(9.2, 4.1)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    names = {"diversity": "diversity $e^{H[p(y)]}$", "sharpness": "sharpness $e^{-E H[p(y|x)]}$"}
-    for axes, (name, label) in zip(panels, names.items(), strict=True):
-        _map(figure, axes, models, [m.generation.get(name, np.nan) for m in models], label)
-        x, y = _best_place(models, guidance, "generation")
-        axes.plot(x, y, **STAR, label="best betas for generation")
-        axes.set_title(name, fontsize=11)
+    scores = [model.metrics.generation.test.scores for model in models]
+    judged = [of_model.judged if of_model else None for of_model in scores]
+    factors = {
+        "diversity $e^{H[p(y)]}$": [one.diversity if one else np.nan for one in judged],
+        "sharpness $e^{-E H[p(y|x)]}$": [one.sharpness if one else np.nan for one in judged],
+    }
+    for axes, (label, values) in zip(panels, factors.items(), strict=True):
+        _map(figure, axes, models, values, label)
+        if entry := guidance.applications.generation:
+            x, y = _best_place(models, entry)
+            axes.plot(x, y, **STAR, label="best betas for generation")
+        axes.set_title(label.partition(" ")[0], fontsize=11)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside lower center", ncols=2)
     _only_outer_labels(panels)
     _save(figure, file)
 
 
-def metric_by_total_rate(
-    models: Sequence[Evaluated], guidance: Mapping[str, Any], file: pathlib.Path
-) -> None:
+def metric_by_total_rate(models: Sequence[Evaluated], guidance: Guidance, file: pathlib.Path) -> None:
     """Each application's number against the total rate; the models with equal betas stand out."""
-    chosen = guidance["applications"]
+    chosen = dict(guidance.applications.items())
     figure = new_figure(4.4 * len(chosen), 3.9)
     panels = figure.subplots(1, len(chosen), sharex=True, squeeze=False)[0]
-    total = np.asarray([model.rates().sum() for model in models])
-    is_equal = np.asarray([_has_equal_betas(model) for model in models])
-    for axes, application in zip(panels, chosen, strict=True):
-        values = np.asarray([model.value(application) for model in models])
-        axes.plot(total[~is_equal], values[~is_equal], "o", ms=4, color=LAYER_COLORS[0], alpha=0.5, mew=0)
-        axes.plot(total[is_equal], values[is_equal], "D", ms=5.5, color=DIAGONAL_COLOR, mec="white", mew=0.5)
-        best = guidance["applications"][application]["best"]
-        axes.plot(sum(best["rates_nats"]), best["test"], **STAR)
+    total = np.asarray([sum(model.rates_nats) for model in models])
+    for axes, (application, entry) in zip(panels, chosen.items(), strict=True):
+        values = np.asarray([model.scored.test(application) for model in models])
+        _plot_models(axes, models, total, values)
+        axes.plot(sum(entry.best.rates_nats), entry.best.test, **STAR)
         axes.set_xlabel("total rate $R_1 + \\dots + R_L$ (nats)")
         axes.set_ylabel(short_name(application, models))
         axes.set_title(application, fontsize=11)
         axes.grid(alpha=0.2)
-    panels[0].plot([], [], "o", ms=4, color=LAYER_COLORS[0], label="independent betas")
-    panels[0].plot([], [], "D", ms=5.5, color=DIAGONAL_COLOR, label="equal betas")
     panels[0].plot([], [], **{**STAR, "ms": 12}, label="best by validation")
     panels[0].legend(frameon=False, fontsize=9, loc="best")
     _save(figure, file)
@@ -129,16 +129,23 @@ def accuracy_by_information(models: Sequence[Evaluated], file: pathlib.Path) -> 
     """
     figure = new_figure(9.2, 4.2)
     panels = figure.subplots(1, 2, sharey=True)
-    scored = [model.metrics["information"]["test"]["scored"] for model in models]
-    histogram = scored[0]["label_histogram"]
+    informed = [model.metrics.information.test for model in models]
+    # Version 0.1.0 did not set them apart.
+    scored = [info.scored or info.whole for info in informed]
+    labels = [population.label for population in scored if population.label]
+    histogram = labels[0].label_histogram
     entropy = bounds.label_entropy(histogram)
-    places = {
-        "label_information_nats": "information $I_q(y; z_L)$ (nats)",
-        "top_rate_nats": "rate $R_L$ of the top layer (nats)",
+    panel_of = {
+        "information $I_q(y; z_L)$ (nats)": [label.label_information_nats.value for label in labels],
+        "rate $R_L$ of the top layer (nats)": [population.top_rate_nats for population in scored],
     }
-    accuracy = {what: [_chosen_accuracy(model, what) for model in models] for what in ("samples", "means")}
-    for axes, (name, label) in zip(panels, places.items(), strict=True):
-        x = np.asarray([info[name] for info in scored])
+    tops = [model.metrics.representation.layers[-1] for model in models]
+    from_means, from_samples = (
+        [probes.best.test_accuracy.value for probes in read if probes]
+        for read in ([top.means for top in tops], [top.samples for top in tops])
+    )
+    for axes, (label, values) in zip(panels, panel_of.items(), strict=True):
+        x = np.asarray(values)
         curve = np.linspace(0, max(1.15 * entropy, 1.04 * x.max()), 400)
         axes.plot(
             curve,
@@ -150,7 +157,7 @@ def accuracy_by_information(models: Sequence[Evaluated], file: pathlib.Path) -> 
         axes.axvline(entropy, color=GUIDE_COLOR, lw=1, ls=":", label=f"H[p(y)] = {entropy:.2f} nats")
         axes.plot(
             x,
-            accuracy["means"],
+            from_means,
             "s",
             ms=4,
             mfc="none",
@@ -160,7 +167,7 @@ def accuracy_by_information(models: Sequence[Evaluated], file: pathlib.Path) -> 
         )
         axes.plot(
             x,
-            accuracy["samples"],
+            from_samples,
             "o",
             ms=5,
             color=LAYER_COLORS[0],
@@ -181,14 +188,10 @@ def distortion_by_rate(models: Sequence[Evaluated], file: pathlib.Path) -> None:
     """Distortion against total rate: on a dotted line D + ΣR is the same, and none can go below H."""
     figure = new_figure(5.8, 4.6)
     axes = figure.subplots()
-    rates = [model.metrics["rates"]["test"] for model in models]
-    total = np.asarray([entry["total_rate_nats"] for entry in rates])
-    distortion = np.asarray([entry["distortion_nats"] for entry in rates])
-    is_equal = np.asarray([_has_equal_betas(model) for model in models])
-    axes.plot(total[~is_equal], distortion[~is_equal], "o", ms=4, color=LAYER_COLORS[0], alpha=0.6, mew=0,
-              label="independent betas")  # fmt: skip
-    axes.plot(total[is_equal], distortion[is_equal], "D", ms=5.5, color=DIAGONAL_COLOR, mec="white", mew=0.5,
-              label="equal betas")  # fmt: skip
+    rates = [model.metrics.rates.test for model in models]
+    total = np.asarray([entry.total_rate_nats.value for entry in rates])
+    distortion = np.asarray([entry.distortion_nats.value for entry in rates])
+    _plot_models(axes, models, total, distortion)
     right, top = 1.08 * total.max(), 1.1 * distortion.max()
     line = np.asarray([0.0, right])
     best = (distortion + total).min()
@@ -196,8 +199,8 @@ def distortion_by_rate(models: Sequence[Evaluated], file: pathlib.Path) -> None:
         axes.plot(line, best + offset - line, color=GUIDE_COLOR, lw=0.7, ls=":", zorder=0)
     axes.plot([], [], color=GUIDE_COLOR, lw=0.7, ls=":", label="equal ELBO, D + ΣR")
     axes.plot(line, best - line, color=GUIDE_COLOR, lw=1.2, ls="--", zorder=0, label=f"best: {best:.1f} nats")
-    entropy = models[0].metrics["reconstruction"]["test"].get("empirical_data_entropy_nats")
-    if entropy is not None:
+    if found := models[0].metrics.reconstruction.test.entropy:
+        entropy = found.empirical_data_entropy_nats
         axes.plot(line, entropy - line, color=DISTORTION_COLOR, lw=1.4,
                   label=f"bound H − ΣR, H = {entropy:.2f} nats")  # fmt: skip
     axes.set_xlim(0, right)
@@ -208,20 +211,20 @@ def distortion_by_rate(models: Sequence[Evaluated], file: pathlib.Path) -> None:
     _save(figure, file)
 
 
-def trade_off(models: Sequence[Evaluated], guidance: Mapping[str, Any], file: pathlib.Path) -> None:
+def trade_off(models: Sequence[Evaluated], guidance: Guidance, file: pathlib.Path) -> None:
     """All three applications at once: PSNR across, accuracy upwards, the inception score as colour."""
     figure = new_figure(6.4, 4.8)
     axes = figure.subplots()
     first, second, third = APPLICATIONS
-    models = [model for model in models if all(map(model.serves, APPLICATIONS))]
-    x, y, color = (np.asarray([model.value(name) for model in models]) for name in (first, second, third))
+    models = [model for model in models if all(map(model.scored.serves, APPLICATIONS))]
+    x, y, color = (np.asarray([m.scored.test(name) for m in models]) for name in (first, second, third))
     order = np.argsort(color)
     dots = axes.scatter(x[order], y[order], c=color[order], cmap=COLOR_MAP, s=34, ec="white", lw=0.4)
     figure.colorbar(dots, label=short_name(third, models))
-    for application, offset in zip(APPLICATIONS, ((-10, -16), (8, 8), (8, -14)), strict=True):
-        best = guidance["applications"][application]["best"]
-        group = [model for model in models if model.name in best["models"]]
-        across, up = (float(np.mean([model.value(name) for model in group])) for name in (first, second))
+    offsets = dict(zip(APPLICATIONS, ((-10, -16), (8, 8), (8, -14)), strict=True))
+    for application, entry in guidance.applications.items():
+        offset, group = offsets[application], [m for m in models if m.name in entry.best.models]
+        across, up = (float(np.mean([m.scored.test(name) for m in group])) for name in (first, second))
         axes.plot(across, up, **STAR)
         axes.annotate(
             f"best for {application}", (across, up), xytext=offset, textcoords="offset points", fontsize=9,
@@ -243,7 +246,7 @@ def pictures(model: Evaluated, title: str, file: pathlib.Path) -> None:
             "all layers" if layer == 1 else f"$z_{layer}$" + ("" if layer == model.num_layers else " and up")
         )
         rows[f"reconstructed from {which}"] = images
-    samples = f"samples ({model.pixels or 'means'})"
+    samples = f"samples ({model.metrics.generation.test.pixels or 'means'})"
     rows[samples] = arrays["samples"]
     rows["nearest training images"] = arrays["neighbors"]
     size, left, top, gap = 0.62, 2.35, 0.55, 0.16
@@ -283,7 +286,7 @@ def latents(model: Evaluated, title: str, file: pathlib.Path) -> None:
             centre = np.median(points[labels == label], axis=0)
             box = {"boxstyle": "circle,pad=0.15", "fc": "white", "ec": GUIDE_COLOR, "lw": 0.8, "alpha": 0.9}
             axes.annotate(str(label), centre, ha="center", va="center", fontsize=9, bbox=box)
-        shares = model.metrics["representation"]["layers"][layer - 1]["principal_component_shares"]
+        shares = model.metrics.representation.layers[layer - 1].principal_component_shares
         name = layer_label(layer, num_layers).removeprefix(f"rate $R_{layer}$ of ")
         axes.set_title(f"means of {name}", fontsize=11)
         axes.set_xlabel(f"first principal component ({shares[0]:.0%})")
@@ -322,17 +325,21 @@ def _map(
     axes.set_ylabel(y_label)
 
 
-def _best_place(
-    models: Sequence[Evaluated], guidance: Mapping[str, Any], application: str
-) -> tuple[float, float]:
-    best = guidance["applications"][application]["best"]
-    x, y, _, _ = rate_axes([model for model in models if model.name in best["models"]])
+def _plot_models(axes: Axes, models: Sequence[Evaluated], x: np.ndarray, y: np.ndarray) -> None:
+    """A dot for each model; those with equal betas stand out. The legend names what is there."""
+    is_equal = np.asarray([_has_equal_betas(model) for model in models])
+    for which, marker, style in (
+        (~is_equal, "o", {"ms": 4, "color": LAYER_COLORS[0], "alpha": 0.6, "mew": 0}),
+        (is_equal, "D", {"ms": 5.5, "color": DIAGONAL_COLOR, "mec": "white", "mew": 0.5}),
+    ):
+        if which.any():
+            label = "equal betas" if marker == "D" else "independent betas"
+            axes.plot(x[which], y[which], marker, label=label, **style)
+
+
+def _best_place(models: Sequence[Evaluated], entry: Entry) -> tuple[float, float]:
+    x, y, _, _ = rate_axes([model for model in models if model.name in entry.best.models])
     return float(x.mean()), float(y.mean())
-
-
-def _chosen_accuracy(model: Evaluated, what: str) -> float:
-    top = model.metrics["representation"]["layers"][-1][what]
-    return top[top["chosen"]]["test_accuracy"]
 
 
 def _has_equal_betas(model: Evaluated) -> bool:

@@ -4,16 +4,16 @@ import base64
 import html
 import io
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from hvae_jax import records
 from hvae_jax.evaluation import guidance_text
-from hvae_jax.evaluation.guidance import RIVALS
+from hvae_jax.evaluation.choices import Guidance
 from hvae_jax.evaluation.results import Evaluated
 from hvae_jax.figures.applications import rate_axes
 from hvae_jax.figures.style import tile
@@ -35,7 +35,7 @@ FIGURES: Mapping[str, str] = {
 }
 
 
-def write(folder: pathlib.Path, models: Sequence[Evaluated], guidance: Mapping[str, Any]) -> None:
+def write(folder: pathlib.Path, models: Sequence[Evaluated], guidance: Guidance) -> None:
     """Writes report.html into `folder`, whose figures are drawn already.
 
     Args:
@@ -52,7 +52,7 @@ def write(folder: pathlib.Path, models: Sequence[Evaluated], guidance: Mapping[s
         if (figures / f"{name}.png").exists()
     )
     name = html.escape(folder.absolute().name)
-    counted = f"{_count(len(models), 'model')}, {_count(guidance['num_layers'], 'layer')}"
+    counted = f"{_count(len(models), 'model')}, {_count(guidance.num_layers, 'layer')}"
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>hvae_jax: {name}</title>
 <style>{_STYLE}</style></head><body>
@@ -76,37 +76,34 @@ pictures. A click keeps them.</p>
 
 def columns(model: Evaluated) -> dict[str, float | int | str]:
     """What the table says of a model: name → value."""
-    metrics = model.metrics
-    test, score, pixels = metrics["rates"]["test"], model.generation, model.pixels or "samples"
-    whole = metrics["reconstruction"]["test"]["from_layer"][0]
-    top, info = metrics["representation"]["layers"][-1], metrics["information"]["test"]
-    accuracy = {
-        what: top[what][top[what]["chosen"]]["test_accuracy"] if what in top else None
-        for what in ("samples", "means")
-    }
+    metrics, rates = model.metrics, model.metrics.rates.test
+    whole, top = metrics.reconstruction.test.from_layer[0], metrics.representation.layers[-1]
+    label, generation = metrics.information.test.whole.label, metrics.generation.test
+    scores, pixels = generation.scores, generation.pixels or "samples"
+    judged, both = (scores.judged, scores.precision_recall) if scores else (None, None)
     found = {
         "model": model.name,
         **{f"β_{layer}": beta for layer, beta in enumerate(model.betas, start=1)},
         "seed": model.seed,
-        **{f"R_{layer}": rate for layer, rate in enumerate(test["rates_nats"], start=1)},
-        "D": test["distortion_nats"],
-        "−ELBO": test["negative_elbo_nats"],
-        "PSNR": whole["psnr_db"],
-        "SSIM": whole["ssim"],
-        "accuracy, samples of z_L": accuracy["samples"],
-        "accuracy, means of z_L": accuracy["means"],
-        "I_q(y; z_L)": info.get("label_information_nats"),
-        f"inception score of {pixels} (own classifier)": score.get("inception_score_classifier"),
-        "diversity": score.get("diversity"),
-        "sharpness": score.get("sharpness"),
-        f"Fréchet distance of {pixels} (own classifier)": score.get("frechet_distance_classifier"),
-        "precision": score.get("precision_classifier"),
-        "recall": score.get("recall_classifier"),
+        **{f"R_{layer}": rate for layer, rate in enumerate(rates.rates_nats.value, start=1)},
+        "D": rates.distortion_nats.value,
+        "−ELBO": rates.negative_elbo_nats.value,
+        "PSNR": whole.psnr_db.value,
+        "SSIM": whole.ssim.value,
+        "accuracy, samples of z_L": top.samples and top.samples.best.test_accuracy.value,
+        "accuracy, means of z_L": top.means and top.means.best.test_accuracy.value,
+        "I_q(y; z_L)": label and label.label_information_nats.value,
+        f"inception score of {pixels} (own classifier)": judged and judged.inception_score_classifier.value,
+        "diversity": judged and judged.diversity,
+        "sharpness": judged and judged.sharpness,
+        f"Fréchet distance of {pixels} (own classifier)": scores and scores.frechet_distance_classifier,
+        "precision": both and both.precision_classifier,
+        "recall": both and both.recall_classifier,
     }
     return {name: "" if value is None else value for name, value in found.items()}
 
 
-def _maps(models: Sequence[Evaluated], guidance: Mapping[str, Any]) -> str:
+def _maps(models: Sequence[Evaluated], guidance: Guidance) -> str:
     """The plane of rates, once for each application, as plotly draws it, with its script inline."""
     import plotly.graph_objects as go  # here: in the extra `evaluation`, slow to import
     from plotly.subplots import make_subplots
@@ -114,18 +111,18 @@ def _maps(models: Sequence[Evaluated], guidance: Mapping[str, Any]) -> str:
     x, y, *labels = rate_axes(models)
     x_label, y_label = (label.replace("$", "").replace("\\dots", "…") for label in labels)
     # A logarithmic axis has no zero and collapsed rates are common, so the square root is drawn.
-    chosen_for = list(guidance["applications"])
     # Without a choice the models are shown all the same, coloured by nothing.
-    titles = chosen_for or [""]
-    figure = make_subplots(rows=1, cols=len(titles), subplot_titles=titles)
+    panels = list(guidance.applications.items()) or [(None, None)]
+    titles = [application or "" for application, _ in panels]
+    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles)
     ticks = [0, 0.1, 1, 3, 10, 30, 100, 300, 1000]
     names = [
         f"{model.name}: β = ({', '.join(f'{b:.3g}' for b in model.betas)}), seed {model.seed}<br>"
-        f"R = ({', '.join(f'{r:.2f}' for r in model.rates())}) nats"
+        f"R = ({', '.join(f'{r:.2f}' for r in model.rates_nats)}) nats"
         for model in models
     ]
-    for column, application in enumerate(titles, start=1):
-        values = [model.value(application) for model in models]
+    for column, (application, entry) in enumerate(panels, start=1):
+        values = [model.scored.test(application) if application else math.nan for model in models]
         texts = [
             f"{name}<br>{application}: {value:.3f}" if application else name
             for name, value in zip(names, values, strict=True)
@@ -155,7 +152,7 @@ def _maps(models: Sequence[Evaluated], guidance: Mapping[str, Any]) -> str:
             row=1,
             col=column,
         )  # fmt: skip
-        best = guidance["applications"][application]["best"]["models"] if application else []
+        best = entry.best.models if entry else ()
         chosen = [number for number, model in enumerate(models) if model.name in best]
         figure.add_trace(
             go.Scatter(
@@ -209,27 +206,26 @@ def _strip(model: Evaluated) -> dict[str, str]:
     }
 
 
-def _guidance(guidance: Mapping[str, Any]) -> str:
+def _guidance(guidance: Guidance) -> str:
     introduction = html.escape(guidance_text.introduction(guidance))
     parts = [f'<h2>Which betas for which application</h2><p>{introduction}</p><div class="guidance">']
-    for application, entry in guidance["applications"].items():
-        unit = f" {entry['unit']}" if entry["unit"] else ""
+    for application, entry in guidance.applications.items():
+        unit = f" {entry.unit}" if entry.unit else ""
         rows = []
-        best = "best" if entry["num_candidates"] > 1 else "this model"
-        for name, label in {"best": best, **RIVALS}.items():
-            one = entry[name]
+        best = "best" if entry.num_candidates > 1 else "this model"
+        for label, one in {best: entry.best, **entry.rivals()}.items():
             if one is None:
                 rows.append(f"<tr><td>{label}</td><td colspan=4>absent</td></tr>")
                 continue
             cells = (
                 label,
-                ", ".join(f"{beta:.3g}" for beta in one["betas"]),
-                ", ".join(f"{rate:.2f}" for rate in one["rates_nats"]),
-                f"{one['test']:.3f} ± {one['test_standard_error']:.3f}{unit}",
-                str(len(one["seeds"])),
+                ", ".join(f"{beta:.3g}" for beta in one.betas),
+                ", ".join(f"{rate:.2f}" for rate in one.rates_nats),
+                f"{one.test:.3f} ± {one.test_standard_error:.3f}{unit}",
+                str(len(one.seeds)),
             )
             rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
-        title = f"{application.capitalize()}: {entry['metric']}"
+        title = f"{application.capitalize()}: {entry.metric}"
         parts.append(
             f"<section><h3>{html.escape(title)}</h3><table><thead><tr><th>choice</th><th>betas</th>"
             "<th>rates (nats)</th><th>test</th><th>seeds</th></tr></thead><tbody>"
@@ -237,8 +233,7 @@ def _guidance(guidance: Mapping[str, Any]) -> str:
             f"{html.escape(guidance_text.spread_statement(entry))}</p></section>"
         )
     left_out = [
-        f"<li>{html.escape(name)}: {html.escape(reason)}</li>"
-        for name, reason in guidance["left_out"].items()
+        f"<li>{html.escape(name)}: {html.escape(reason)}</li>" for name, reason in guidance.left_out.items()
     ]
     return "".join([*parts, "</div>", f"<p>Left out:</p><ul>{''.join(left_out)}</ul>" if left_out else ""])
 

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from hvae_jax.evaluation.metrics import Rates
 from hvae_jax.figures.style import (
     DISTORTION_COLOR,
     DPI,
@@ -33,7 +33,7 @@ def training_curves(
       title: said above the panels.
       file: PNG to write.
     """
-    figure = new_figure(6.4, 5.2)
+    figure = new_figure(8.4, 5.2)
     top, bottom = figure.subplots(2, 1, sharex=True)
     num_layers = train["rates_nats"].shape[1]
     for log, style in ((train, {"alpha": 0.9}), (valid, {"marker": "o", "linestyle": "none", "ms": 4})):
@@ -52,7 +52,8 @@ def training_curves(
             line.set_label(name)
         if valid is not None:
             axes.plot([], [], "o", ms=4, color=GUIDE_COLOR, label="validation")
-        axes.legend(frameon=False)
+        # Beside the panel: inside it there is no corner that no curve comes through.
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.suptitle(title)
     figure.savefig(os.fspath(file), dpi=DPI)
 
@@ -83,9 +84,7 @@ def image_rows(rows: Mapping[str, np.ndarray], title: str, file: PathLike) -> No
     figure.savefig(os.fspath(file), dpi=DPI)
 
 
-def rate_distortion(
-    train: Mapping[str, np.ndarray], test: Mapping[str, Any], title: str, file: PathLike
-) -> None:
+def rate_distortion(train: Mapping[str, np.ndarray], test: Rates, title: str, file: PathLike) -> None:
     """The rate–distortion plane: the run's way through it, its test point, lines of equal ELBO.
 
     Args:
@@ -100,7 +99,7 @@ def rate_distortion(
     axes.plot(
         total, train["distortion_nats"], color=LAYER_COLORS[0], lw=1.2, marker=".", ms=4, label="training"
     )
-    rate, distortion = test["total_rate_nats"], test["distortion_nats"]
+    rate, distortion = test.total_rate_nats.value, test.distortion_nats.value
     axes.plot(rate, distortion, "*", ms=15, color=LAYER_COLORS[1], label="test split", zorder=3)
     elbo_lines(axes, rate + distortion)
     axes.set_xlabel("total rate $R_1 + \\dots + R_L$ (nats per image)")

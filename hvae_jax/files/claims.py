@@ -24,33 +24,43 @@ class Claimed(RunError):
 
 
 @contextlib.contextmanager
-def claim(file: pathlib.Path, what: str, wait_seconds: float = 0.0) -> Iterator[None]:
+def claim(file: pathlib.Path, what: str, wait_seconds: float = 0.0, is_kept: bool = True) -> Iterator[None]:
     """Holds `file` for as long as it is entered; the end of the process, by any means, lets go of it.
 
     Args:
       file: created where absent, with its folder.
       what: is claimed, for the error: "chunk 0002".
       wait_seconds: to try for.
+      is_kept: whether the file stays when it is let go of.
 
     Raises:
       Claimed: another process holds it.
       RunError: the file cannot be written.
     """
     deadline = time.monotonic() + wait_seconds
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle = file.open("ab")
-    except OSError as error:
-        raise RunError(f"{file} cannot be written: {error.strerror}") from error
-    with handle:
-        while not _lock(handle.fileno()):
-            if time.monotonic() >= deadline:
-                raise Claimed(f"{what} is being worked on by {holder(file)}; it was not started twice")
-            time.sleep(RETRY_SECONDS)
-        with contextlib.suppress(OSError):  # a full disk: it is claimed, only not said by whom
-            os.ftruncate(handle.fileno(), 0)
-            os.write(handle.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
-        yield
+    while True:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handle = file.open("ab")
+        except OSError as error:
+            raise RunError(f"{file} cannot be written: {error.strerror}") from error
+        with handle:
+            if not _lock(handle.fileno()):
+                if time.monotonic() >= deadline:
+                    raise Claimed(f"{what} is being worked on by {holder(file)}; it was not started twice")
+                time.sleep(RETRY_SECONDS)
+                continue
+            if not _is_file(handle.fileno(), file):  # who held it has removed it since it was opened
+                continue
+            with contextlib.suppress(OSError):  # a full disk: it is claimed, only not said by whom
+                os.ftruncate(handle.fileno(), 0)
+                os.write(handle.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+            try:
+                yield
+            finally:
+                if not is_kept:
+                    file.unlink(missing_ok=True)
+            return
 
 
 def is_claimed(file: pathlib.Path) -> bool:
@@ -74,6 +84,14 @@ def holder(file: pathlib.Path) -> str:
 # A file system or a kernel without such locks; others, as EAGAIN, say that it is held.
 _NOT_SUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 _FLOCK = "hhqqi"  # type, from where, start, length, process: `struct flock` of 64 bits
+
+
+def _is_file(descriptor: int, file: pathlib.Path) -> bool:
+    """Whether what was opened is what has that name now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except OSError:
+        return False
 
 
 def _lock(descriptor: int) -> bool:

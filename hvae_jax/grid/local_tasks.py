@@ -45,6 +45,11 @@ class _Running(NamedTuple):
     log: IO[str]
 
 
+def num_cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def make_slots(num: int | None, cpus_per_task: int, gpus_per_task: int) -> Slots:
     """Divides the GPUs that this process may see.
 
@@ -55,10 +60,9 @@ def make_slots(num: int | None, cpus_per_task: int, gpus_per_task: int) -> Slots
     Raises:
       RunError: GPUs without a number of tasks, or more than are to be seen.
     """
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if gpus_per_task and num is None:
         raise RunError(f"--gpus_per_task={gpus_per_task} needs --parallel_tasks: GPUs over GPUs per task")
-    num = num or max(1, num_cores // cpus_per_task)
+    num = num or max(1, num_cores() // cpus_per_task)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible is not None else [str(i) for i in range(num * gpus_per_task)]
     if len(gpus) < num * gpus_per_task:

@@ -45,7 +45,7 @@ class GridConfig:
       points: instead, the beta vectors themselves.
       targets_nats: instead, values of each layer's target rate, for a config whose objective solves
         for the betas (or of the one target, where it has one: a total rate or a distortion).
-      target_points: instead, the target vectors themselves.
+      target_points: instead, the target vectors themselves; in nats, as all targets of a grid.
       seeds: every point is trained with each of them.
       data_order: "shared" (all models see the same batches) or "per_model" (the seed's own order).
       chunk_size: models that are trained at a time; 0 takes as many as are useful and fit.

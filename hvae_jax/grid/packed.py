@@ -12,6 +12,8 @@ import numpy as np
 from hvae_jax import training
 from hvae_jax.data.stored import StoredArray
 from hvae_jax.evaluation import rates, targets
+from hvae_jax.evaluation.metrics import RunEvaluation
+from hvae_jax.evaluation.plain import to_plain
 from hvae_jax.experiment import Experiment
 from hvae_jax.grid import table as grid_table
 from hvae_jax.grid.members import Member
@@ -174,11 +176,15 @@ def _evaluation(
     finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((terms, fresh)))
     if int(stack.failed_at[model]) or not finite:
         return {"step": int(stack.states.step[model]), "status": grid_table.DIVERGED}
-    summaries = {split: rates.summarize(of_split, built.num_dims) for split, of_split in terms.items()}
-    evaluation = {"step": int(stack.step), "status": grid_table.OK, **summaries}
+    of_split, of_fresh = (
+        {split: rates.summarize(found, built.num_dims) for split, found in every.items()}
+        for every in (terms, fresh)
+    )
+    report = None
     if fresh:
-        splits = {split: rates.summarize(of_split, built.num_dims) for split, of_split in fresh.items()}
-        splits["test"] = summaries["test"]
         betas = stack.states.beta_state.betas[model].tolist()
-        evaluation |= targets.report_targets(built.objective, built.num_dims, betas, splits)
-    return evaluation
+        report = targets.report_targets(
+            built.objective, built.num_dims, betas, of_fresh["train"], of_fresh.get("valid"), of_split["test"]
+        )
+    step, status = int(stack.step), grid_table.OK
+    return to_plain(RunEvaluation(step=step, status=status, **of_split, targets=report))

@@ -111,12 +111,18 @@ def run(
 
 
 def clear_chunks(folder: pathlib.Path, members: Sequence[Member]) -> None:
-    """Removes what chunks whose models are all complete have left, unless someone is at work on them."""
+    """Removes what chunks whose models are all complete have left, unless someone is at work on them.
+
+    In a grid that is complete nothing is left of chunks/ itself.
+    """
     for chunk_folder in sorted((folder / CHUNKS_FOLDER).glob("*")):
         lock = lock_file(folder, chunk_folder.name)
         with contextlib.suppress(claims.Claimed), claims.claim(lock, f"chunk {chunk_folder.name}"):
             if all(is_complete(folder, member) for member in _read_chunk(chunk_folder, members)):
                 _remove_chunk(chunk_folder)
+    if all(is_complete(folder, member) for member in members):
+        with contextlib.suppress(OSError):  # absent, or not empty
+            (folder / CHUNKS_FOLDER).rmdir()
 
 
 def run_chunk(

@@ -1,6 +1,7 @@
 """What a config's `model` group says."""
 
 import dataclasses
+import itertools
 
 from hvae_jax import likelihoods
 from hvae_jax.errors import RunError
@@ -62,6 +63,18 @@ class ModelConfig:
     compute_dtype: str
     remat: bool
     blocks_by_side: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def groups(self) -> tuple[tuple[int, int], ...]:
+        """The lowest and the highest layer of each side of a deep network, z_1's first; else layers alone."""
+        if self.inference != DEEP:
+            return tuple((layer, layer) for layer in range(1, len(self.latent_shapes) + 1))
+        groups, lowest = [], 1
+        for _, layers in itertools.groupby(self.latent_shapes):
+            highest = lowest + len(list(layers)) - 1
+            groups.append((lowest, highest))
+            lowest = highest + 1
+        return tuple(groups)
 
     def __post_init__(self) -> None:
         if self.inference == "bottom_up":

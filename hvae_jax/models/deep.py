@@ -63,12 +63,7 @@ class Deep(nn.Module):
     @property
     def runs(self) -> tuple[tuple[int, int], ...]:
         """The layers of each side, the smallest side first."""
-        runs, lowest = [], 1
-        for _, layers in itertools.groupby(self.config.latent_shapes):
-            num = len(list(layers))
-            runs.append((lowest + num - 1, lowest))
-            lowest += num
-        return tuple(reversed(runs))
+        return tuple((highest, lowest) for lowest, highest in reversed(self.config.groups))
 
     def setup(self) -> None:
         """Makes the weights; those of a side lead with its blocks or layers, in the order of the walk."""

@@ -7,15 +7,15 @@ import logging
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from hvae_jax.errors import RunError
-from hvae_jax.training import processes
+from hvae_jax.errors import RunError, first_line
+from hvae_jax.training import old_states, processes
 
 CHECKPOINTS_FOLDER = "checkpoints"
 T = TypeVar("T")
@@ -94,7 +94,8 @@ class Checkpoints:
         """The state saved at `step`, or the newest.
 
         Args:
-          like: a state of the same structure and shapes.
+          like: a state of the same structure and shapes; one that an earlier version saved becomes such
+            a one, see `old_states`.
           step: as listed by the folder's names.
 
         Raises:
@@ -108,21 +109,23 @@ class Checkpoints:
                 f"{self._folder} holds no checkpoint"
                 + ("" if step is None else f" of step {step}; the steps there are: {steps}")
             )
-        target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
         wanted = self._read_progress(step).get(_CHECKSUM)
         try:
             self._check_files(step)
-            self._check_fields(step, like)
+            names = self._read_names(step)
+            saved = old_states.as_saved(like, names)
+            self._check_fields(step, saved, names)
+            target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), saved)
             self._check_shapes(step, target)
             items = {_STATE: ocp.args.StandardRestore(target)}
-            state = cast(T, self._manager.restore(step, args=ocp.args.Composite(**items))[_STATE])
+            state = self._manager.restore(step, args=ocp.args.Composite(**items))[_STATE]
         except RunError:
             raise
         except Exception as error:
-            raise self._damaged(step, _first_line(error)) from error
+            raise self._damaged(step, first_line(error)) from error
         if wanted is not None and sum_state(state) != wanted:
             raise self._damaged(step, "its numbers are not those that were saved")
-        return state
+        return old_states.as_now(like, state)
 
     def progress(self) -> dict[str, Any]:
         """What was saved beside the newest state; empty where nothing was.
@@ -173,7 +176,7 @@ class Checkpoints:
             if _PROGRESS_CHECKSUM in content and content[_PROGRESS_CHECKSUM] != _sum_progress(content):
                 raise ValueError("its progress is not what was saved")
         except (OSError, ValueError) as error:
-            raise self._damaged(step, _first_line(error)) from error
+            raise self._damaged(step, first_line(error)) from error
         return content
 
     def _check_files(self, step: int) -> None:
@@ -184,14 +187,17 @@ class Checkpoints:
         for name in files.list().result():
             files.read(name).result()
 
-    def _check_fields(self, step: int, like: Any) -> None:
-        """Refuses fields that this version does not know, those that hold no arrays as well."""
+    def _read_names(self, step: int) -> set[tuple[str, ...]]:
+        """Of what was saved: a path for each array and each empty dict."""
         tree = json.loads((self._folder / str(step) / _STATE / _TREE_FILE).read_text(encoding="utf-8"))
-        stored = {ast.literal_eval(path)[:2] for path in tree["tree_metadata"]}
+        return {ast.literal_eval(path) for path in tree["tree_metadata"]}
+
+    def _check_fields(self, step: int, like: Any, names: set[tuple[str, ...]]) -> None:
+        """Refuses fields that this version does not know, those that hold no arrays as well."""
         for name, known in (("", like), *((name, getattr(like, name)) for name in _fields(like))):
             if not _fields(known):
                 continue
-            there = {path[1] if name else path[0] for path in stored if not name or path[:1] == (name,)}
+            there = {path[1] if name else path[0] for path in names if not name or path[:1] == (name,)}
             if unknown := sorted(there - set(_fields(known))):
                 what = ", ".join(f"{name}.{field}" if name else field for field in unknown)
                 raise RunError(
@@ -221,7 +227,7 @@ class Checkpoints:
 
     def _save_error(self, error: Exception) -> RunError:
         return RunError(
-            f"checkpoint in {self._folder} cannot be written ({_first_line(error)}); make room or mend "
+            f"checkpoint in {self._folder} cannot be written ({first_line(error)}); make room or mend "
             "permissions and run the same command again: it resumes from the last complete checkpoint"
         )
 
@@ -248,7 +254,7 @@ def checksum(folder: str | os.PathLike[str], step: int | None = None) -> str | N
     try:
         return _read_progress(path / str(step)).get(_CHECKSUM)
     except (OSError, ValueError) as error:
-        raise RunError(f"checkpoint {path / str(step)} is damaged ({_first_line(error)})") from error
+        raise RunError(f"checkpoint {path / str(step)} is damaged ({first_line(error)})") from error
 
 
 def steps_of(folder: pathlib.Path) -> list[int]:
@@ -295,8 +301,3 @@ def _alone(folder: pathlib.Path) -> dict[str, Any]:
         primary_host=mine, active_processes={mine}, barrier_sync_key_prefix=f"{mine}"
     )
     return {"multiprocessing_options": alone, "create": False}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

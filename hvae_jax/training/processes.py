@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from hvae_jax.errors import RunError
+from hvae_jax.errors import RunError, first_line
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ def start(
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        raise RunError(f"{apart} ({_first_line(error)}); {advice}") from error
+        raise RunError(f"{apart} ({first_line(error)}); {advice}") from error
     if count() > 1:
         _handle_abort(f"process {jax.process_index()} lost another process of this run; {_RESUMES}")
         threading.Thread(target=_listen, daemon=True).start()
@@ -169,9 +169,7 @@ def leave(message: str) -> NoReturn:
 
 def lost(error: Exception) -> str:
     """What to say when a collective failed: most likely its other end is gone."""
-    return (
-        f"process {jax.process_index()} lost another process of this run ({_first_line(error)}); {_RESUMES}"
-    )
+    return f"process {jax.process_index()} lost another process of this run ({first_line(error)}); {_RESUMES}"
 
 
 def _arguments(
@@ -244,8 +242,3 @@ def _handle_abort(message: str) -> None:
 
 
 _KEPT: list[Any] = []  # C holds no reference to a Python function
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

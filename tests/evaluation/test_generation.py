@@ -37,8 +37,10 @@ def test_frechet_distance_of_a_set_from_itself_is_zero_even_if_it_is_flat():
 
 def test_a_perfect_classifier_on_uniform_samples_scores_the_number_of_classes():
     score = generation.classifier_score(np.tile(np.eye(10), (50, 1)), num_splits=5)
-    assert (score.score, score.diversity, score.sharpness) == pytest.approx((10.0, 10.0, 1.0))
-    assert score.standard_error == pytest.approx(0.0, abs=1e-12)
+    assert (score.inception_score_classifier.value, score.diversity, score.sharpness) == pytest.approx(
+        (10.0, 10.0, 1.0)
+    )
+    assert score.inception_score_classifier.standard_error == pytest.approx(0.0, abs=1e-12)
 
 
 def test_the_score_is_the_mean_over_splits_and_has_their_error():
@@ -48,8 +50,10 @@ def test_the_score_is_the_mean_over_splits_and_has_their_error():
         math.exp((p * np.log(np.maximum(p, 1e-300) / p.mean(axis=0))).sum(axis=1).mean()) for p in parts
     ]
     found = generation.classifier_score(probs, num_splits=5)
-    assert found.score == pytest.approx(np.mean(scores), rel=1e-9)
-    assert found.standard_error == pytest.approx(np.std(scores, ddof=1) / math.sqrt(5), rel=1e-9)
+    assert found.inception_score_classifier.value == pytest.approx(np.mean(scores), rel=1e-9)
+    assert found.inception_score_classifier.standard_error == pytest.approx(
+        np.std(scores, ddof=1) / math.sqrt(5), rel=1e-9
+    )
     with pytest.raises(ValueError, match="cannot make 5 splits"):
         generation.classifier_score(probs[:4], num_splits=5)
 

@@ -1,30 +1,26 @@
-import copy
+import dataclasses
 import json
 import math
 import pathlib
 
 import numpy as np
 import pytest
+from small_metrics import make_metrics, make_population, there
 
 from hvae_jax import bounds
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation import bound_checks, guidance, guidance_text, tables
+from hvae_jax.evaluation import bound_checks, guidance, guidance_text, plain, tables
+from hvae_jax.evaluation.choices import Guidance, KnownSpread, Scored
 from hvae_jax.evaluation.guidance import APPLICATIONS
+from hvae_jax.evaluation.metrics import Information, PerApplication, PerSplit, Score
 from hvae_jax.evaluation.representation import KINDS
-from hvae_jax.evaluation.results import Evaluated
 
 
 def model(name, betas, seed, valid, test, error=0.3):
-    """An evaluated model with the same value in every application."""
-    applications = {
-        split: {application: {"value": value, "standard_error": error} for application in APPLICATIONS}
-        for split, value in (("valid", valid), ("test", test))
-    }
-    metrics = {
-        "applications": applications,
-        "rates": {"test": {"rates_nats": [5.0 / beta for beta in betas]}},
-    }
-    return Evaluated(name, pathlib.Path(name), betas, seed, metrics)
+    """A model with the same value in every application."""
+    scores = (PerApplication(**dict.fromkeys(APPLICATIONS, Score(value, error))) for value in (valid, test))
+    rates = tuple(5.0 / beta for beta in betas)
+    return Scored(name, betas, seed, rates, PerSplit(**dict(zip(("valid", "test"), scores, strict=True))))
 
 
 MODELS = [
@@ -39,33 +35,29 @@ MODELS = [
 
 
 def test_the_best_by_validation_is_reported_with_its_test_score_and_error():
-    made = guidance.make_guidance(MODELS)["applications"]["generation"]
-    best, equal = made["best"], made["equal_betas"]
+    made = there(guidance.make_guidance(MODELS).applications.generation)
+    best, equal = made.best, there(made.equal_betas)
     # Not (3, 1), although its test score is the highest: its validation score, 10.5, is not.
-    assert (best["betas"], best["valid"], best["test"], best["seeds"]) == ([0.1, 1.0], 11.0, 10.0, [0, 1])
+    assert (best.betas, best.valid, best.test, best.seeds) == ((0.1, 1.0), 11.0, 10.0, (0, 1))
     # Squares of 2, 0 and 0.5 with a degree of freedom each, for all alike; 0.3 within each model.
     variance = (2 + 0 + 0.5) / 3
-    assert made["seed_spread"] == {
-        "standard_deviation": pytest.approx(math.sqrt(variance)),
-        "degrees_of_freedom": 3,
-        "of": "these models",
-    }
-    assert best["standard_error_of_images_and_draws"] == pytest.approx(0.3)
-    assert best["standard_error_of_seeds"] == pytest.approx(math.sqrt(variance / 2))
-    assert best["test_standard_error"] == pytest.approx(math.sqrt(variance / 2 + 0.3**2))
-    assert equal["betas"] == [0.1, 0.1]
-    assert equal["difference"] == 3.5
-    error = math.sqrt(2) * best["test_standard_error"]
-    assert equal["num_standard_errors"] == pytest.approx(3.5 / error)
-    assert made["unit_betas"]["difference"] == 5.0
-    assert made["baseline"] is None
+    assert made.seed_spread == KnownSpread(math.sqrt(variance), 3, "these models")
+    assert best.standard_error_of_images_and_draws == pytest.approx(0.3)
+    assert best.standard_error_of_seeds == pytest.approx(math.sqrt(variance / 2))
+    assert best.test_standard_error == pytest.approx(math.sqrt(variance / 2 + 0.3**2))
+    assert equal.betas == (0.1, 0.1)
+    assert equal.difference == 3.5
+    error = math.sqrt(2) * best.test_standard_error
+    assert equal.num_standard_errors == pytest.approx(3.5 / error)
+    assert there(made.unit_betas).difference == 5.0
+    assert made.baseline is None
 
 
 def test_the_table_is_recomputed_from_the_json():
     baseline = [model("b", (0.5,), 0, valid=7.0, test=8.0), model("c", (2.0,), 0, valid=1.0, test=99.0)]
     made = guidance.make_guidance(MODELS, baseline)
     text = guidance_text.to_markdown(made)
-    assert guidance_text.to_markdown(json.loads(json.dumps(made))) == text
+    assert plain.from_plain(Guidance, json.loads(json.dumps(plain.to_plain(made))), "guidance.json") == made
     # √(2.5 / 3 / 2 + 0.3²), and for the one seed of the baseline √(2.5 / 3 + 0.3²).
     assert "| **best** | 0.1, 1 | 50.00, 5.00 | 2 | 11.00 | 10.00 ± 0.71 |  |" in text
     assert "| one layer (β-VAE) | 0.5 | 10.00 | 1 | 7.00 | 8.00 ± 0.96 | 2.000 ± 1.196 (1.7) |" in text
@@ -81,18 +73,18 @@ def test_an_application_that_follows_one_rate_is_explained_by_it_alone():
         for i, (rate_1, rate_2) in enumerate(drawn)
     ]
     found = guidance.explained_by_rates(models, "representation")
-    assert found["rate_2"] == {"share": pytest.approx(1.0), "rises": True}
-    assert found["rate_1"]["share"] < 10 * math.log(400) / 400
-    assert 0.2 < found["total_rate"]["share"] < 0.8
+    assert (found["rate_2"].share, found["rate_2"].rises) == (pytest.approx(1.0), True)
+    assert there(found["rate_1"].share) < 10 * math.log(400) / 400
+    assert 0.2 < there(found["total_rate"].share) < 0.8
     # Falling as well as rising, and not only linearly.
-    falling = [model(m.name, m.betas, 0, valid=0.0, test=math.exp(-m.rates().sum())) for m in models]
+    falling = [model(m.name, m.betas, 0, valid=0.0, test=math.exp(-sum(m.rates_nats))) for m in models]
     found = guidance.explained_by_rates(falling, "representation")
-    assert found["total_rate"] == {"share": pytest.approx(1.0), "rises": False}
+    assert (found["total_rate"].share, found["total_rate"].rises) == (pytest.approx(1.0), False)
 
 
 def test_models_that_score_the_same_are_explained_by_nothing():
     found = guidance.explained_by_rates(MODELS[2:4], "generation")
-    assert {entry["share"] for entry in found.values()} == {None}
+    assert {entry.share for entry in found.values()} == {None}
     other = model("9", (3.0, 1.0), 0, valid=5.0, test=5.0)
     text = guidance_text.to_markdown(guidance.make_guidance([*MODELS[2:4], other]))
     assert "explains: the total rate nothing (rising), R_1 nothing (rising), R_2 nothing (rising)." in text
@@ -101,8 +93,8 @@ def test_models_that_score_the_same_are_explained_by_nothing():
 def test_a_model_of_the_baseline_is_another_though_it_has_the_same_name():
     models = [model("0000", (0.1, 0.1), 0, valid=5.0, test=5.0), model("0001", (1.0, 0.1), 0, 3.0, 3.0)]
     rival = guidance.make_guidance(models, [model("0000", (0.1,), 0, valid=2.0, test=2.0)])
-    rival = rival["applications"]["generation"]["baseline"]
-    assert (rival["is_best"], rival["difference"]) == (False, 3.0)
+    rival = there(there(rival.applications.generation).baseline)
+    assert (rival.is_best, rival.difference) == (False, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -135,8 +127,8 @@ def test_without_a_second_seed_nothing_is_won_and_nothing_lost(test, words):
     assert words in text
     assert "whether they won cannot be said. The spread over seeds is not known" in text
     assert not [verdict for verdict in ("betas won", "lost on", "No clear difference") if verdict in text]
-    entry = made["applications"]["generation"]
-    assert (entry["seed_spread"], entry["best"]["standard_error_of_seeds"]) == (None, None)
+    entry = there(made.applications.generation)
+    assert (entry.seed_spread, entry.best.standard_error_of_seeds) == (None, None)
 
 
 def test_one_model_is_told_of_itself_alone():
@@ -152,27 +144,28 @@ def test_one_model_is_told_of_itself_alone():
 
 def test_a_model_without_a_number_is_no_candidate_and_an_application_without_any_is_named():
     lacking = model("5", (0.2, 1.0), 0, valid=99.0, test=99.0)
-    for split in ("valid", "test"):
-        del lacking.metrics["applications"][split]["representation"]
-    made = guidance.make_guidance([*MODELS, lacking])
-    assert made["applications"]["representation"]["best"]["betas"] == [0.1, 1.0]
-    assert made["applications"]["generation"]["best"]["betas"] == [0.2, 1.0]
+    some = dataclasses.replace(lacking.scores.test, representation=None)
+    lacking = lacking._replace(scores=PerSplit(valid=some, test=some))
+    made = guidance.make_guidance([*MODELS, lacking]).applications
+    assert there(made.representation).best.betas == (0.1, 1.0)
+    assert there(made.generation).best.betas == (0.2, 1.0)
     # Without a validation split no model can be chosen, and the test split does not take its place.
-    alone = lacking._replace(metrics={**lacking.metrics, "applications": {"test": {}}})
-    alone.metrics["left_out"] = {f"applications.{name}": "no validation split" for name in APPLICATIONS}
+    left_out = {f"applications.{name}": "no validation split" for name in APPLICATIONS}
+    alone = lacking._replace(scores=PerSplit(test=some), left_out=left_out)
     made = guidance.make_guidance([alone])
-    assert made["applications"] == {}
-    assert made["left_out"] == dict.fromkeys(APPLICATIONS, "no validation split")
+    assert made.applications == PerApplication()
+    assert made.left_out == dict.fromkeys(APPLICATIONS, "no validation split")
     assert "- generation: no validation split" in guidance_text.to_markdown(made)
 
 
 def test_draws_and_means_are_not_compared():
-    scored = [model(str(i), (1.0, 1.0), i, 1.0, 1.0) for i in range(2)]
-    for one, pixels in zip(scored, ("draws", "means"), strict=True):
-        one.metrics["generation"] = {"test": {pixels: {}}}
+    scored = [
+        model(str(i), (1.0, 1.0), i, 1.0, 1.0)._replace(pixels=pixels)
+        for i, pixels in enumerate(("draws", "means"))
+    ]
     text = guidance_text.to_markdown(guidance.make_guidance(scored[:1]))
     assert "Generation: inception score of draws from p(x|z) by the data set's classifier" in text
-    with pytest.raises(RunError, match=r"draws from p\(x|z\) for some"):
+    with pytest.raises(RunError, match=r"draws from p\(x\|z\) for some"):
         guidance.make_guidance(scored)
 
 
@@ -186,29 +179,48 @@ def study(inference):
 
 
 def test_the_wins_of_the_study_are_those_that_its_seeds_allow():
-    ghvae, kept = study("generalized_top_down")
-    made = guidance.make_guidance(ghvae, guidance.baseline_of(kept))
-    entry = made["applications"]["generation"]
-    assert entry["seed_spread"]["degrees_of_freedom"] == 9
-    assert entry["seed_spread"]["standard_deviation"] == pytest.approx(0.121, abs=5e-4)
-    assert entry["equal_betas"]["num_standard_errors"] == pytest.approx(0.95, abs=5e-3)
-    assert made == kept, "experiments/results has what experiments.guidance makes of the table"
-
-    ladder, kept = study("ladder")
-    alone = guidance.make_guidance(ladder)["applications"]["reconstruction"]
-    assert alone["equal_betas"]["num_standard_errors"] == pytest.approx(3.5, abs=0.05)
-    assert "cannot be said" in guidance_text.statement(alone)
-    made = guidance.make_guidance(ladder, guidance.baseline_of(kept), ghvae)
-    assert made["applications"]["reconstruction"]["equal_betas"]["num_standard_errors"] == pytest.approx(
-        1.4, abs=0.05
+    (ghvae, kept), (ladder, kept_of_ladder) = study("generalized_top_down"), study("ladder")
+    ghvae, ladder = ([model.scored for model in models] for models in (ghvae, ladder))
+    made = guidance.make_guidance(ghvae, guidance.baseline_of(kept, "kept"))
+    entry = made.applications.generation
+    assert entry.seed_spread.degrees_of_freedom == 9
+    assert entry.seed_spread.standard_deviation == pytest.approx(0.121, abs=5e-4)
+    assert entry.equal_betas.num_standard_errors == pytest.approx(0.95, abs=5e-3)
+    assert plain.to_plain(made) == kept, (
+        "experiments/results has what experiments.guidance makes of the table"
     )
-    assert made == kept
+
+    alone = there(guidance.make_guidance(ladder).applications.reconstruction)
+    assert there(alone.equal_betas).num_standard_errors == pytest.approx(3.5, abs=0.05)
+    assert "cannot be said" in guidance_text.statement(alone)
+    made = guidance.make_guidance(ladder, guidance.baseline_of(kept_of_ladder, "kept"), ghvae)
+    found = there(there(made.applications.reconstruction).equal_betas).num_standard_errors
+    assert found == pytest.approx(1.4, abs=0.05)
+    assert plain.to_plain(made) == kept_of_ladder
+
+
+def test_a_baseline_is_read_from_a_guidance_of_0_1_0():
+    kept = study("ladder")[1]
+    (expected,) = [one for one in guidance.baseline_of(kept, "kept") if one.scores.test.generation]
+    rival = kept["applications"]["generation"]["baseline"]
+    del rival["standard_error_of_seeds"], rival["standard_error_of_images_and_draws"]
+    (found,) = [one for one in guidance.baseline_of(kept, "kept") if one.scores.test.generation]
+    assert found.scores.test.generation == Score(rival["test"], rival["test_standard_error"])
+    assert found.rates_nats == expected.rates_nats
+    rival["bits"] = 1.0
+    with pytest.raises(RunError, match=r"^kept has bits, which this version of hvae_jax does not know"):
+        guidance.baseline_of(kept, "kept")
+    for other in ([], {"applications": 1}, {"applications": {"generation": {"baseline": 1}}}):
+        with pytest.raises(RunError, match=r"^kept "):
+            guidance.baseline_of(other, "kept")
 
 
 def test_a_table_is_read_back_as_it_was_written(tmp_path):
     ghvae, _ = study("generalized_top_down")
-    assert ghvae[0].pixels == "means"
-    assert ghvae[0].generation["inception_score_classifier"] == ghvae[0].value("generation")
+    generation = ghvae[0].metrics.generation.test
+    assert generation.pixels == "means"
+    judged = there(there(generation.scores).judged)
+    assert judged.inception_score_classifier.value == ghvae[0].scored.test("generation")
     tables.write_table(tmp_path, ghvae)
     assert tables.read_table(tmp_path / "evaluation.csv") == ghvae
     for name, content in (("empty", ""), ("other", "model,status\n0,ok\n"), ("binary", "\x00\x01")):
@@ -219,72 +231,41 @@ def test_a_table_is_read_back_as_it_was_written(tmp_path):
         tables.read_table(tmp_path / "absent.csv")
 
 
-def metrics(label_information, top_rate, accuracy, lower_accuracy=0.1):
-    def layer(number, value):
-        scores = {kind: {"test_accuracy": value, "test_accuracy_standard_error": 0.01} for kind in KINDS}
-        return {"layer": number, "samples": scores}
-
-    histogram = [50, 50, 50, 50]
-    scored = {
-        "num_images": 200,
-        "label_histogram": histogram,
-        "label_entropy_nats": math.log(4),
-        "label_information_nats": label_information,
-        "label_information_nats_standard_error": 0.01,
-        "top_rate_nats": top_rate,
-        "max_accuracy_by_information": float(bounds.max_accuracy(label_information, histogram)),
-        "max_accuracy_by_rates": [0.6, 0.9],
-    }
-    return {
-        "information": {"test": {**scored, "scored": scored}},
-        "representation": {"layers": [layer(1, lower_accuracy), layer(2, accuracy)]},
-        "reconstruction": {"test": {"min_distortion_nats": 4.0}},
-        "rates": {"test": {"distortion_nats": 5.0, "distortion_nats_standard_error": 0.1}},
-    }
-
-
 def test_each_bound_is_seen_to_be_broken():
-    assert bound_checks.violations(metrics(0.5, 0.6, 0.5)) == []
-    (information,) = bound_checks.violations(metrics(0.7, 0.6, 0.5))
+    assert bound_checks.violations(make_metrics(0.5, 0.6, 0.5)) == []
+    (information,) = bound_checks.violations(make_metrics(0.7, 0.6, 0.5))
     assert "0.7000 ± 0.0100 nats is above R_L = 0.6000" in information
-    found = bound_checks.violations(metrics(0.3, 0.6, 0.75))
+    found = bound_checks.violations(make_metrics(0.3, 0.6, 0.75))
     assert len(found) == len(KINDS)
     assert "samples of z_2" in found[0]
-    found = bound_checks.violations(metrics(0.5, 0.6, 0.5, lower_accuracy=0.7))
+    found = bound_checks.violations(make_metrics(0.5, 0.6, 0.5, lower_accuracy=0.7))
     assert "f⁻¹(R_1 + … + R_L) = 0.6" in found[0]
-    broken = copy.deepcopy(metrics(0.5, 0.6, 0.5))
-    broken["reconstruction"]["test"]["min_distortion_nats"] = 6.0
+    broken = make_metrics(0.5, 0.6, 0.5, min_distortion=6.0)
     assert "D = 5.0000" in bound_checks.violations(broken)[0]
 
 
 def test_sampling_error_is_no_violation_but_is_counted_without_it():
-    within = metrics(0.64, 0.6, 0.5)
+    within = make_metrics(0.64, 0.6, 0.5)
     assert bound_checks.violations(within) == []
     assert len(bound_checks.violations(within, num_standard_errors=0.0)) == 1
 
 
 def test_the_bound_of_an_accuracy_is_that_of_the_images_it_is_scored_on():
     """The scored images know less of the class than the whole split does: only they count."""
-    mixed = metrics(0.3, 0.6, 0.75)
-    whole = metrics(1.2, 1.3, 0.75)["information"]["test"]
-    assert bound_checks.violations(metrics(1.2, 1.3, 0.75)) == []
-    mixed["information"]["test"] = {
-        **whole,
-        "num_images": 1000,
-        "scored": mixed["information"]["test"]["scored"],
-    }
+    assert bound_checks.violations(make_metrics(1.2, 1.3, 0.75)) == []
+    informed = Information(whole=make_population(1.2, 1.3, num_images=1000), scored=make_population(0.3, 0.6))
+    mixed = dataclasses.replace(make_metrics(0.3, 0.6, 0.75), information=PerSplit(test=informed))
     found = bound_checks.violations(mixed)
     assert len(found) == len(KINDS)
     assert "above f⁻¹(I_q(y; z_L))" in found[0]
 
 
 def test_checks_say_what_they_are_worth():
-    free = metrics(1.5, 2.0, 1.0, lower_accuracy=0.5)
-    free["information"]["test"]["scored"]["max_accuracy_by_information"] = 1.0
-    free["reconstruction"]["test"]["min_distortion_nats"] = -3.0
-    tight = metrics(0.5, 0.6, 0.5, lower_accuracy=0.45)
+    free = make_metrics(1.5, 2.0, 1.0, lower_accuracy=0.5, min_distortion=-3.0)
+    assert there(there(free.information.test.scored).label).max_accuracy_by_information == 1.0
+    tight = make_metrics(0.5, 0.6, 0.5, lower_accuracy=0.45)
     worth = bound_checks.worth([free, tight])
-    counts = {kind: (entry["num_checked"], entry["num_could_fail"]) for kind, entry in worth.items()}
+    counts = {kind: (entry.num_checked, entry.num_could_fail) for kind, entry in worth.items()}
     # R_L = 2 is above H[p(y)] = log 4; f⁻¹(1.5) is 1; and −3 is below any distortion of discrete pixels.
     assert counts == {
         "label_information": (2, 1),
@@ -293,12 +274,12 @@ def test_checks_say_what_they_are_worth():
         "distortion": (2, 1),
     }
     limit = float(bounds.max_accuracy(0.5, [1, 1, 1, 1]))
-    assert worth["top_accuracy"]["smallest_slack"] == pytest.approx(limit - 0.5)
-    assert worth["top_accuracy"]["smallest_slack_standard_errors"] == pytest.approx((limit - 0.5) / 0.01)
-    assert worth["lower_accuracy"]["smallest_slack"] == pytest.approx(0.1)
-    assert worth["distortion"]["smallest_slack"] == pytest.approx(1.0)
+    assert worth["top_accuracy"].smallest_slack == pytest.approx(limit - 0.5)
+    assert worth["top_accuracy"].smallest_slack_standard_errors == pytest.approx((limit - 0.5) / 0.01)
+    assert worth["lower_accuracy"].smallest_slack == pytest.approx(0.1)
+    assert worth["distortion"].smallest_slack == pytest.approx(1.0)
     assert bound_checks.describe(worth["distortion"]) == (
         "D ≥ H − ΣR: 2 checked, 1 could have failed (H − ΣR above 0), smallest slack 1.0000 nats or 10.0 "
         "standard errors"
     )
-    assert sum(entry["num_violations"] + entry["num_beyond_at_all"] for entry in worth.values()) == 0
+    assert sum(entry.num_violations + entry.num_beyond_at_all for entry in worth.values()) == 0

@@ -18,10 +18,10 @@ def test_every_kind_reads_classes_that_are_apart_and_none_reads_noise():
     test, labels = latents(150, seed=2)
     for probe in probes.values():
         assert len(probe.fitted) == 2
-        assert representation.score(probe, test, labels).accuracy > 0.97
+        assert representation.score(probe, test, labels).test_accuracy.value > 0.97
         shuffled = np.random.default_rng(0).permutation(labels)
         found = representation.score(probe, test, shuffled)
-        assert abs(found.accuracy - 0.25) < 5 * found.standard_error
+        assert abs(found.test_accuracy.value - 0.25) < 5 * found.test_accuracy.standard_error
 
 
 def test_the_setting_is_the_one_that_validates_best(monkeypatch):
@@ -35,7 +35,7 @@ def test_the_setting_is_the_one_that_validates_best(monkeypatch):
 def test_a_probe_reads_maps_like_vectors_and_wants_a_draw_for_each_fit():
     train, labels = latents(60)
     probe = representation.fit(train[..., None], labels, train[..., None], labels, ["knn"])["knn"]
-    assert representation.score(probe, train, labels).accuracy > 0.9
+    assert representation.score(probe, train, labels).test_accuracy.value > 0.9
     with pytest.raises(ValueError, match="fitted on 2 draws, latents has 1"):
         representation.score(probe, train[:1], labels)
 
@@ -45,8 +45,8 @@ def test_standard_error_is_that_of_a_share_where_draws_agree():
     probe = representation.fit(train, labels, train, labels, ["knn"])["knn"]
     wrong = np.where(np.arange(60) < 15, (labels + 1) % 4, labels)
     found = representation.score(probe, train, wrong)
-    assert found.accuracy == 0.75
-    assert found.standard_error == pytest.approx(np.sqrt(0.75 * 0.25 / 59))
+    assert found.test_accuracy.value == 0.75
+    assert found.test_accuracy.standard_error == pytest.approx(np.sqrt(0.75 * 0.25 / 59))
 
 
 def test_principal_components_of_a_known_ellipse():

@@ -1,6 +1,7 @@
 """What an evaluation keeps knows what made it: nothing stale, damaged or foreign is taken for a result."""
 
 import copy
+import dataclasses
 import pathlib
 import shutil
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import small_grid
+from small_metrics import make_metrics
 
 from experiments import evaluate_models, evaluate_outputs
 from experiments.evaluate_models import Evaluators, Reporter
@@ -15,12 +17,14 @@ from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import classifier, results, settings
 from hvae_jax.evaluation.applications import Evaluation
+from hvae_jax.evaluation.plain import to_plain
+from hvae_jax.evaluation.settings import Settings
 from hvae_jax.evaluation.sizes import Sizes
 from hvae_jax.files import claims
 
 SIZES = Sizes(num_draws=2, num_samples=300, num_splits=3, max_fit_images=120, max_scored_images=80)
-WANTED = {"version": "1", "config": "abc", "step": 7, "checksum": None, "sizes": {"num_draws": 2}}
-METRICS = {"rates": {}, "applications": {}, "generation": {}, "left_out": {}}
+WANTED = Settings("1", SIZES, {}, None, "abc", 7, None)
+METRICS = make_metrics()
 PICTURES = {"images": np.zeros((2, 8, 8, 1), np.uint8), "samples": np.zeros((2, 8, 8, 1), np.uint8)}
 
 
@@ -59,13 +63,14 @@ def cut(file):
         (lambda folder: cut(folder / "pictures.npz"), "pictures.npz is absent or damaged"),
         (lambda folder: (folder / "pictures.npz").unlink(), "pictures.npz is absent or damaged"),
         (
-            lambda folder: records.write_json(folder / "metrics.json", {"settings": WANTED}),
+            lambda folder: records.write_json(folder / "metrics.json", {"settings": to_plain(WANTED)}),
             "metrics.json is damaged",
         ),
         # As version 0.1.0 left it.
         (
             lambda folder: records.write_json(
-                folder / "metrics.json", {"settings": {"sizes": {"num_draws": 2}, "step": 7}, **METRICS}
+                folder / "metrics.json",
+                {"settings": {"sizes": to_plain(SIZES), "step": 7}, **to_plain(METRICS)},
             ),
             "version was absent, is 1",
         ),
@@ -84,12 +89,12 @@ def test_what_is_damaged_or_of_an_older_version_is_evaluated_again(tmp_path, spo
         ({"config": "abd"}, "config was abc, is abd"),
         ({"step": 8}, "step was 7, is 8"),
         ({"checksum": "f0"}, "checksum was unknown, is f0"),
-        ({"sizes": {"num_draws": 3}}, "sizes: num_draws was 2, is 3"),
+        ({"sizes": dataclasses.replace(SIZES, num_draws=3)}, "sizes: num_draws was 2, is 3"),
     ],
 )
 def test_another_setting_is_said(tmp_path, change, words):
     results.save(tmp_path, Evaluation(METRICS, PICTURES), WANTED)
-    assert results.why_stale(tmp_path, {**WANTED, **change}) == words
+    assert results.why_stale(tmp_path, dataclasses.replace(WANTED, **change)) == words
 
 
 def test_the_hash_of_a_config_follows_what_decides_numbers(made):

@@ -303,7 +303,8 @@ def test_two_layers_are_the_published_networks(
 
 def test_parameters_start_as_pytorchs_do(make_config: MakeConfig):
     """U(−1/√fan, 1/√fan) for weights and biases; the fan of a transposed convolution is its outputs'."""
-    model = make_hvae(make_config(channels=8), (8, 8, 3))  # numbers of channels that all differ
+    # Numbers of channels that all differ; a convolution, one that is transposed, layers of all to all.
+    model = make_hvae(make_config(channels=8, num_stages=1, latent_shapes=((3,),)), (8, 8, 3))
     params = quick_jit(model.init)(jax.random.key(0), images(model, 1), jax.random.key(1))["params"]
     checked = 0
     for path, kernel in jax.tree_util.tree_leaves_with_path(params):
@@ -575,9 +576,12 @@ def test_drawn_pixels_have_the_sampled_means(make_config: MakeConfig, likelihood
     model = make_hvae(make_config(likelihood=likelihood, latent_shapes=((3,),)), (8, 8, 1))
     params, cold = random_params(model), 0.0
     apply: Callable[..., Any] = model.apply
-    draw = quick_jit(lambda key: apply(params, key, 4000, cold, method="draw"))
-    x = np.asarray(draw(jax.random.key(1)), np.float64)
-    mean = np.asarray(apply(params, jax.random.key(1), 2, cold, method="sample"), np.float64)
+    both = quick_jit(
+        lambda key: [
+            apply(params, key, num, cold, method=method) for num, method in ((4000, "draw"), (2, "sample"))
+        ]
+    )
+    x, mean = (np.asarray(leaf, np.float64) for leaf in both(jax.random.key(1)))
     np.testing.assert_allclose(mean[0], mean[1], rtol=1e-6)
     assert (x.std(axis=0) > 0.0).any()
     standard_error = x.std(axis=0, ddof=1) / math.sqrt(len(x)) + 1e-6
@@ -598,10 +602,11 @@ def test_drawn_images_have_the_latents_of_the_samples(make_config: MakeConfig):
     model = make_hvae(make_config(likelihood_std=1e-6), (8, 8, 1))
     params, key = random_params(model), jax.random.key(4)
     apply: Callable[..., Any] = model.apply
-    for temperature in (1.0, np.array([0.3, 1.0])):
-        means = apply(params, key, 4, temperature, method="sample")
+    both = quick_jit(lambda t: [apply(params, key, 4, t, method=method) for method in ("sample", "draw")])
+    for temperature in (np.ones(2), np.array([0.3, 1.0])):
+        means, drawn = map(np.asarray, both(temperature))
         assert np.abs(means[1:] - means[:-1]).max() > 0.01
-        np.testing.assert_allclose(apply(params, key, 4, temperature, method="draw"), means, atol=2e-5)
+        np.testing.assert_allclose(drawn, means, atol=2e-5)
     with pytest.raises(ValueError, match=r"\[2\]"):
         apply(params, key, 4, np.ones(3), method="draw")
 

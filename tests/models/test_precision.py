@@ -12,7 +12,7 @@ import linear_gaussian
 import pytest
 from linear_gaussian import identity
 
-from hvae_jax import betas, training
+from hvae_jax import controls, training
 from hvae_jax.keys import make_key
 from hvae_jax.models import convolution
 from hvae_jax.models.classifier import make_classifier
@@ -52,7 +52,7 @@ def lower(fn: Callable[..., Any], *arguments: Any) -> str:
 def train_step(model: HVAE) -> tuple[Callable[..., Any], Any, Any]:
     """A training step, and the shapes of its state and images."""
     config = linear_gaussian.training_config(batch_size=4, max_grad_norm=1.0)
-    control = betas.target_distortion(80.0, (1e-3, 1e-3), (1e3, 1e3))
+    control = controls.target_distortion(80.0, (1e-3, 1e-3), (1e3, 1e3))
     apply: Callable[..., Any] = model.apply
     step_fn = training.make_train_step(apply, identity, control, config)
 
@@ -65,8 +65,7 @@ def train_step(model: HVAE) -> tuple[Callable[..., Any], Any, Any]:
 
 @pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    ("reference", "inference"),
-    [*((reference, inference) for reference in REFERENCE for inference in PUBLISHED), ("28 x 28", DEEP)],
+    ("reference", "inference"), [*zip(REFERENCE, PUBLISHED, strict=True), ("28 x 28", DEEP)]
 )
 def test_every_product_of_a_training_step_is_what_compute_dtype_says(
     make_config: MakeConfig, reference: str, inference: str, compute_dtype: str

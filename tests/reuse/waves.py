@@ -111,7 +111,7 @@ def train(folder: str) -> State:
         )
         return new, (loss, distortion, rates)
 
-    params = init_params(jax.random.key(0))
+    params = jax.jit(init_params)(jax.random.key(0))
     state = State(params, tx.init(params), control.init(jnp.ones(2)))
     many_steps = jax.jit(lambda state, keys: jax.lax.scan(step, state, keys))
     log = records.RateLog(folder)
@@ -135,7 +135,8 @@ def train(folder: str) -> State:
 def main() -> None:
     folder = sys.argv[1]
     state = train(folder)
-    found = terms(state.params, draw_waves(jax.random.key(2), 20_000), jax.random.key(3))
+    measure = jax.jit(lambda params, key, noise: terms(params, draw_waves(key, 20_000), noise))
+    found = jax.tree.map(np.asarray, measure(state.params, jax.random.key(2), jax.random.key(3)))
     log = records.load(folder)
     report = {
         "library": records.__file__,
