@@ -1,6 +1,8 @@
 """A deep hierarchy on scikit-learn's 8×8 digits, binarised: 6 layers on maps of 8, 4 and 1 pixels a side.
 
-Shows: the network of VDVAE, offline, in minutes: a rate for each of six layers.
+Shows: the network of VDVAE, offline, in minutes: a rate for each of six layers, most of which these images
+leave empty. Seed 0, test split: −ELBO 18.99 ± 0.20 nats, of which R_3 (the lower 4×4 layer) is 7.77 and all
+other rates 0.12 together; the two-layer GHVAE of digits.py has 19.02. 161 CPU seconds, evaluation included.
 Command: python -m experiments.run --config=experiments/digits_deep.py
 """
 
