@@ -176,8 +176,7 @@ class Deep(nn.Module):
         def block(weights: Weights, x: jax.Array) -> jax.Array:
             x = self._cast(x)
             for name in ("conv_1", "conv_2", "conv_3", "conv_4"):
-                # Exact, as in PyTorch; of float32, as every function but products is.
-                x = nn.gelu(x.astype(jnp.float32), approximate=False)
+                x = blocks.gelu(x.astype(jnp.float32))  # as every function but products
                 x = _conv_apply(weights[name], self._cast(x))
             return x.astype(jnp.float32)
 

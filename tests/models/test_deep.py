@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import scipy.signal
 import scipy.special
+import scipy.stats
 
 from hvae_jax import gaussian
 from hvae_jax.errors import RunError
 from hvae_jax.gaussian import Gaussian
 from hvae_jax.keys import fold_in, per_image_keys
-from hvae_jax.models import convolution
+from hvae_jax.models import blocks, convolution
 from hvae_jax.models.config import DEEP, INFERENCE, ModelConfig
 from hvae_jax.models.hvae import HVAE, make_hvae
 from hvae_jax.models.walk import GIVEN, Layer, Source, walk
@@ -232,8 +233,8 @@ def test_images_of_other_sides(
 def of_sides(sides: tuple[int, ...]) -> dict[str, Any]:
     """Two layers and a block of each."""
     latent_shapes = tuple((side, side, 2) for side in sides for _ in range(2))
-    blocks = tuple((side, 1) for side in sides)
-    return {"inference": DEEP, "latent_shapes": latent_shapes, "blocks_by_side": blocks}
+    one_each = tuple((side, 1) for side in sides)
+    return {"inference": DEEP, "latent_shapes": latent_shapes, "blocks_by_side": one_each}
 
 
 def test_all_that_is_asked_of_a_deep_network(make_config: MakeConfig):
@@ -279,6 +280,13 @@ def test_a_network_starts_with_equal_priors_and_small_steps(make_config: MakeCon
         assert not np.any(own["posterior"]["conv_1"]["bias"])
 
 
+def test_gelu_and_its_derivative():
+    x = jnp.linspace(-6.0, 6.0, 101)
+    value, slope = jax.jvp(blocks.gelu, (x,), (jnp.ones(101),))
+    np.testing.assert_allclose(value, x * scipy.stats.norm.cdf(x), atol=1e-6)
+    np.testing.assert_allclose(slope, scipy.stats.norm.cdf(x) + x * scipy.stats.norm.pdf(x), atol=1e-6)
+
+
 def test_stacks_of_models_have_no_convolutions(make_config: MakeConfig):
     """Under `vmap`, as accelerators train packed models, a convolution would become a grouped one."""
     model = make_hvae(make_config(inference=DEEP), (8, 8, 1))
@@ -294,11 +302,8 @@ def test_twice_the_layers_are_no_more_products_to_compile(make_config: MakeConfi
     counts = []
     for num in (2, 20):
         shapes = ((8, 8, 2),) * num + ((1, 1, 2),)
-        blocks = ((8, num), (1, 2))
-        model = make_hvae(
-            make_config(**{**SMALL, "latent_shapes": shapes, "blocks_by_side": blocks}), (8, 8, 3)
-        )
-
+        layers = {"latent_shapes": shapes, "blocks_by_side": ((8, num), (1, 2))}
+        model = make_hvae(make_config(**{**SMALL, **layers}), (8, 8, 3))
         x, key = jnp.zeros((1, 8, 8, 3)), jax.random.key(0)
         program = str(jax.make_jaxpr(model.apply)(shapes_of(model), x, key))
         counts.append(program.count("dot_general[") + program.count("conv_general_dilated["))
