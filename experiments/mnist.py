@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
                 "num_mixture_components": 10,
                 "compute_dtype": "float32",
                 "remat": False,
+                "blocks_by_side": (),  # of inference="deep"
             },
             "objective": {
                 "betas": (1.0, 1.0),
@@ -63,6 +64,9 @@ def get_config() -> ConfigDict:
                 "eval_every_steps": 1000,
                 "checkpoint_every_steps": 1000,
                 "num_checkpoints": 3,
+                "weight_decay": 0.0,
+                "learning_rate_warmup_steps": 0,
+                "skip_grad_norm": 0.0,  # leaves out no step
             },
             "evaluation": {
                 "num_samples": 10,

@@ -234,13 +234,13 @@ def draw(
     stored = built.dataset.test.images[data.spread(built.dataset.test.labels, NUM_PICTURES)]
     x = built.preprocess_fn(jax.random.split(key, len(stored)), jnp.asarray(stored))
     rows = {"test image": np.asarray(x)}
-    for layer in range(1, num_layers + 1):
+    for layer, _ in model.config.groups:
         kept = (
             "all layers"
             if layer == 1
-            else f"$z_{layer}$ only"
+            else f"$z_{{{layer}}}$ only"
             if layer == num_layers
-            else f"$z_{layer}$ and up"
+            else f"$z_{{{layer}}}$ and up"
         )
         reconstruct = jax.jit(functools.partial(model.apply, from_layer=layer, method="reconstruct"))
         rows[f"from {kept}"] = np.asarray(reconstruct(params, x))

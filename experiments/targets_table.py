@@ -31,7 +31,7 @@ from hvae_jax.evaluation import rates, targets
 from hvae_jax.grid import packed
 from hvae_jax.grid.members import Member
 from hvae_jax.grid.packed import PackedTrainer
-from hvae_jax.models.hvae import INFERENCE, ModelConfig
+from hvae_jax.models.config import PUBLISHED, ModelConfig
 from hvae_jax.training import TrainingConfig, stacks
 
 TABLE = {
@@ -138,7 +138,7 @@ def read_lists(
         if not 0 <= seed < MAX_SEED:
             raise RunError(f"--seeds={seed} must be 0 to {MAX_SEED - 1}")
     controls = _chosen("controls", flags.FLAGS.controls, tuple(WITHIN))
-    return layers, controls, _chosen("inference", flags.FLAGS.inference, INFERENCE), seeds
+    return layers, controls, _chosen("inference", flags.FLAGS.inference, PUBLISHED), seeds
 
 
 def check_config(
@@ -301,7 +301,7 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file("config", None, "One of experiments/*.py.", lock_config=True)
     flags.DEFINE_string("out", None, "JSON file to write or to continue.", required=True)
     flags.DEFINE_enum("sweep", "table", ["table", "frontier"], "Which targets to ask for.")
-    flags.DEFINE_list("inference", list(INFERENCE), "Inference models.")
+    flags.DEFINE_list("inference", list(PUBLISHED), "Inference models.")
     flags.DEFINE_list("layers", ["2", "3"], "Numbers of layers; the frontier has 2.")
     flags.DEFINE_list("controls", ["target_rates", "pi", *REFITS], "In this order.")
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Of parameters, data order and noise.")

@@ -5,6 +5,7 @@ from hvae_jax.controls import target_distortion, target_rates
 from hvae_jax.errors import RunError
 from hvae_jax.gaussian import Gaussian, kl_divergence
 from hvae_jax.likelihoods import Bernoulli, GaussianPixels, LogisticMixture
+from hvae_jax.models.hierarchy import Hierarchy
 from hvae_jax.models.hvae import HVAE, ModelConfig, make_hvae
 from hvae_jax.objective import LayerwiseTerms, bits_per_dim, layerwise_elbo
 
@@ -15,6 +16,7 @@ __all__ = [
     "BetaState",
     "Gaussian",
     "GaussianPixels",
+    "Hierarchy",
     "LayerwiseTerms",
     "LogisticMixture",
     "ModelConfig",

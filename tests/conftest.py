@@ -10,7 +10,7 @@ import programs as started
 import pytest
 import tiny
 
-from hvae_jax.models.hvae import ModelConfig
+from hvae_jax.models.config import DEEP, ModelConfig
 
 # Files that take longest, the longest first: the short ones fill what time is left.
 LONG = (
@@ -116,7 +116,7 @@ def finished_grid(
 
 @pytest.fixture(scope="session")
 def make_config() -> Callable[..., ModelConfig]:
-    """A function from changed fields to a small config: two layers, a 4×4 map and a vector."""
+    """A function from changed fields to a small config: two layers, a 4×4 map and a vector (or 1×1 map)."""
 
     def make(**changes: object) -> ModelConfig:
         fields = {
@@ -129,7 +129,10 @@ def make_config() -> Callable[..., ModelConfig]:
             "num_mixture_components": 2,
             "compute_dtype": "float32",
             "remat": False,
+            "blocks_by_side": (),
         }
+        if changes.get("inference") == DEEP:
+            fields |= {"latent_shapes": ((4, 4, 2), (1, 1, 3)), "blocks_by_side": ((4, 2), (1, 1))}
         unknown = changes.keys() - fields.keys()
         assert not unknown, f"no such fields of ModelConfig: {unknown}"
         return ModelConfig(**{**fields, **changes})

@@ -94,6 +94,9 @@ def training_config(**changes: Any) -> TrainingConfig:
         "eval_every_steps": 200,
         "checkpoint_every_steps": 200,
         "num_checkpoints": 2,
+        "weight_decay": 0.0,
+        "learning_rate_warmup_steps": 0,
+        "skip_grad_norm": 0.0,
     }
     unknown = changes.keys() - fields.keys()
     assert not unknown, f"no such fields of TrainingConfig: {unknown}"

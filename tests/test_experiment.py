@@ -11,11 +11,20 @@ from hvae_jax.errors import RunError
 from hvae_jax.models.hvae import ModelConfig, make_hvae
 from hvae_jax.objective_config import ObjectiveConfig
 
-CONFIGS = ("digits", "digits_targets", "mnist", "fashion", "svhn", "cifar")
-PARAMETERS = {"mnist": 122_713, "fashion": 122_713, "svhn": 475_811, "cifar": 475_811}
+DEEP = ("digits_deep", "mnist_deep", "cifar_deep")
+CONFIGS = ("digits", "digits_targets", "mnist", "fashion", "svhn", "cifar", *DEEP)
+PARAMETERS = {
+    "mnist": 122_713,
+    "fashion": 122_713,
+    "svhn": 475_811,
+    "cifar": 475_811,
+    "cifar_deep": 39_145_700,  # as VDVAE's own code counts them
+}
 SHAPES = {
     "digits": (8, 8, 1),
     "digits_targets": (8, 8, 1),
+    "digits_deep": (8, 8, 1),
+    "mnist_deep": (28, 28, 1),
     "mnist": (28, 28, 1),
     "fashion": (28, 28, 1),
     "svhn": (32, 32, 3),

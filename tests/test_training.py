@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -339,6 +340,45 @@ def test_averaged_parameters_are_the_weighted_mean_of_those_after_each_step():
         np.testing.assert_allclose(average, weights @ np.array(seen) / weights.sum(), rtol=1e-4, atol=1e-8)
 
 
+def test_warm_up_and_weight_decay_are_those_of_adamw():
+    config = short(2, weight_decay=0.1, learning_rate_warmup_steps=4, learning_rate=0.01)
+    tx: Any = config.make_optimizer()
+    params = {"w": jnp.asarray([2.0, -3.0])}
+    state, grads = tx.init(params), {"w": jnp.asarray([5.0, -1.0])}
+    for step in (1, 2, 3, 4, 5):
+        updates, state = tx.update(grads, state, params)
+        # Constant gradients: Adam's step is the sign; then the decay, times the learning rate.
+        expected = -0.01 * min(step / 4, 1.0) * (np.sign(grads["w"]) + 0.1 * params["w"])
+        np.testing.assert_allclose(updates["w"], expected, rtol=1e-5)
+
+
+def test_steps_of_large_gradients_are_left_out_and_counted(tmp_path):
+    """As if they had not been: state and parameters of the steps between them."""
+    config = short(8, skip_grad_norm=10.0)
+    tx: Any = config.make_optimizer()
+    plain: Any = dataclasses.replace(config, skip_grad_norm=0.0).make_optimizer()
+    params = {"w": jnp.zeros(2)}
+    state, expected = tx.init(params), plain.init(params)
+    for norm in (1.0, 11.0, 3.0, 12.0, 13.0):
+        grads = {"w": jnp.asarray([norm, 0.0])}
+        updates, state = tx.update(grads, state, params)
+        if norm > 10.0:
+            np.testing.assert_array_equal(updates["w"], 0.0)
+        else:
+            wanted, expected = plain.update(grads, expected, params)
+            np.testing.assert_array_equal(updates["w"], wanted["w"])
+    assert (int(state.num_skipped), int(state.num_in_a_row)) == (3, 2)
+    jax.tree.map(np.testing.assert_array_equal, state.inner, expected)
+    # In a run, whose log counts them.
+    train_linear(tmp_path / "taken", short(8, skip_grad_norm=1e6), linear_gaussian.data(64))
+    assert records.load(tmp_path / "taken")["num_skipped"].tolist() == [0, 0]
+    with pytest.raises(
+        RunError, match=r"skip_grad_norm=0\.001 in each of the last 5 steps, up to step 5; no .*Raise config"
+    ):
+        train_linear(tmp_path / "left", short(8, skip_grad_norm=1e-3), linear_gaussian.data(64))
+    assert records.load(tmp_path / "left")["num_skipped"].tolist() == [5]
+
+
 def test_batches_see_every_image_once_per_epoch_in_an_order_of_their_own():
     order = batches.batch_indices(3, num_images=10, batch_size=4, start=0, num_steps=5).ravel()
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
@@ -359,6 +399,9 @@ def test_batches_see_every_image_once_per_epoch_in_an_order_of_their_own():
         ("b1", 1.0),
         ("ema_decay", 1.5),
         ("max_grad_norm", -1.0),
+        ("weight_decay", -1.0),
+        ("learning_rate_warmup_steps", 0.5),
+        ("skip_grad_norm", -1.0),
         ("eval_every_steps", 7),
         ("checkpoint_every_steps", 0),
         ("seed", -1),

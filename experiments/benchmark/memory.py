@@ -20,7 +20,8 @@ from experiments import cifar, program
 from hvae_jax import betas, data, records, training
 from hvae_jax.errors import RunError
 from hvae_jax.keys import make_key
-from hvae_jax.models.hvae import COMPUTE_DTYPES, HVAE, INFERENCE, ModelConfig, make_hvae
+from hvae_jax.models.config import COMPUTE_DTYPES, PUBLISHED, ModelConfig
+from hvae_jax.models.hvae import HVAE, make_hvae
 
 IMAGE_SHAPE = (32, 32, 3)
 MIB = 2**20
@@ -95,7 +96,7 @@ def compile_step(model: HVAE, batch_size: int, topology: str) -> jax.stages.Comp
 
 def define_flags() -> None:
     """Not at import, where they would meet the flags of another program in the same process."""
-    flags.DEFINE_list("inference", list(INFERENCE), "Inference models.")
+    flags.DEFINE_list("inference", list(PUBLISHED), "Inference models.")
     flags.DEFINE_integer("batch_size", 256, "Images.", lower_bound=1)
     flags.DEFINE_string("tpu", "", "Also compile for this topology, for example v5e:2x2.")
     flags.DEFINE_string("out", None, "JSON to write: a list of rows.")

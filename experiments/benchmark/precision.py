@@ -20,7 +20,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates
 from hvae_jax.evaluation.plain import to_plain
 from hvae_jax.keys import make_key
-from hvae_jax.models.hvae import COMPUTE_DTYPES
+from hvae_jax.models.config import COMPUTE_DTYPES
 from hvae_jax.training.split_evaluator import SplitEvaluator
 
 

@@ -28,6 +28,7 @@ def rate_row(
     epoch: float | None = None,
     grad_norm: float | None = None,
     images_per_s: float | None = None,
+    num_skipped: int | None = None,
 ) -> dict[str, Any]:
     """One line of rates.jsonl: means over an interval of training, or over a whole split.
 
@@ -43,6 +44,8 @@ def rate_row(
       grad_norm: global norm before clipping; None where it is not known, as for a split that is not
         trained on.
       images_per_s: throughput; None where it is not measured.
+      num_skipped: steps of the run so far that were left out for their gradient's norm; None leaves out the
+        field, where no step may be.
 
     Raises:
       ValueError: not one beta for each rate.
@@ -56,7 +59,7 @@ def rate_row(
     rates, betas = np.asarray(rates), np.asarray(betas)
     if rates.ndim != 1 or rates.shape != betas.shape:
         raise ValueError(f"rates and betas must both be [L], got {rates.shape} and {betas.shape}")
-    return {
+    row = {
         "step": int(step),
         "epoch": None if epoch is None else round(epoch, 6),
         "split": split,
@@ -68,6 +71,7 @@ def rate_row(
         "grad_norm": None if grad_norm is None else float(grad_norm),
         "images_per_s": None if images_per_s is None else round(images_per_s, 1),
     }
+    return row if num_skipped is None else {**row, "num_skipped": num_skipped}
 
 
 class RateLog:

@@ -191,6 +191,28 @@ class DenseHead(nn.Module):
         return first.reshape(-1, *self.shape), second.reshape(-1, *self.shape)
 
 
+@jax.custom_jvp
+def gelu(x: jax.Array) -> jax.Array:
+    """x Φ(x), Φ the standard normal's distribution function; exact, as PyTorch's.
+
+    The value and derivative of `jax.nn.gelu` take three times as long on CPUs, where deep networks spent
+    almost half of a step in them.
+    """
+    return x * _normal_cdf(x)
+
+
+@gelu.defjvp
+def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (tangent,) = primals, tangents
+    cdf = _normal_cdf(x)
+    density = jnp.exp(-0.5 * jnp.square(x)) * (1.0 / math.sqrt(2.0 * math.pi))
+    return x * cdf, (cdf + x * density) * tangent
+
+
+def _normal_cdf(x: jax.Array) -> jax.Array:
+    return 0.5 * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
 def with_softplus_std(head: tuple[jax.Array, jax.Array]) -> Gaussian:
     """A Gaussian whose standard deviation is softplus of the second array."""
     mean, raw = to_float32(head)

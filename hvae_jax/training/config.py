@@ -5,6 +5,7 @@ import dataclasses
 import optax
 
 from hvae_jax.errors import RunError
+from hvae_jax.training.optimizer import make_optimizer
 from hvae_jax.values import MAX_SIZE, is_integer, is_number, shorten
 
 # A step's number is an int32 on the devices.
@@ -32,6 +33,10 @@ class TrainingConfig:
       eval_every_steps: steps between passes over the validation split; a multiple of the former.
       checkpoint_every_steps: likewise.
       num_checkpoints: the newest that are kept.
+      weight_decay: of AdamW, times the learning rate; 0 is Adam.
+      learning_rate_warmup_steps: over which the learning rate rises linearly; 0 begins with all of it.
+      skip_grad_norm: steps whose gradient has a larger global norm, before clipping, are left out and counted
+        in the log; a run that leaves out all steps of an interval stops. 0 leaves out none.
     """
 
     seed: int
@@ -50,6 +55,9 @@ class TrainingConfig:
     eval_every_steps: int
     checkpoint_every_steps: int
     num_checkpoints: int
+    weight_decay: float = 0.0
+    learning_rate_warmup_steps: int = 0
+    skip_grad_norm: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "log_every_steps", "num_checkpoints"):
@@ -70,6 +78,14 @@ class TrainingConfig:
         _require(self, "learning_rate_decay_fraction", is_share, "a number in [0, 1]")
         is_norm = is_number(norm) and norm >= 0
         _require(self, "max_grad_norm", is_norm, "a number, finite and not negative; 0 turns clipping off")
+        for name, off in (("weight_decay", "weight decay"), ("skip_grad_norm", "leaving out steps")):
+            value = getattr(self, name)
+            is_size = is_number(value) and value >= 0
+            _require(self, name, is_size, f"a number, finite and not negative; 0 turns {off} off")
+        is_count = is_integer(self.learning_rate_warmup_steps, 0, MAX_STEPS)
+        _require(
+            self, "learning_rate_warmup_steps", is_count, f"an integer of at least 0 and at most {MAX_STEPS}"
+        )
         is_size = is_integer(self.micro_batch, 0, MAX_SIZE)
         _require(self, "micro_batch", is_size, "a number of images; 0 chooses for the platform")
         for name in ("seed", "order_seed"):
@@ -112,11 +128,17 @@ class TrainingConfig:
             )
 
     def make_optimizer(self) -> optax.GradientTransformation:
-        """Adam, after clipping where that is on."""
-        adam = optax.adam(self.learning_rate, b1=self.b1, b2=self.b2, eps=self.eps)
-        if self.max_grad_norm:
-            return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), adam)
-        return adam
+        """Adam or AdamW, after clipping where that is on."""
+        return make_optimizer(
+            learning_rate=self.learning_rate,
+            b1=self.b1,
+            b2=self.b2,
+            eps=self.eps,
+            max_grad_norm=self.max_grad_norm,
+            weight_decay=self.weight_decay,
+            warmup_steps=self.learning_rate_warmup_steps,
+            skip_grad_norm=self.skip_grad_norm,
+        )
 
 
 def _require(config: TrainingConfig, name: str, ok: bool, allowed: str) -> None:

@@ -19,6 +19,7 @@ from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.training import devices, processes, stacks
 from hvae_jax.training.batches import Batches, PickFn
 from hvae_jax.training.config import TrainingConfig
+from hvae_jax.training.optimizer import SkipState
 from hvae_jax.training.stacks import Layout, Stack
 from hvae_jax.training.step import (
     Params,
@@ -114,7 +115,7 @@ class Trainer:
 
         Raises:
           Stopped: as `stop_requested` wished.
-          NotFinite: a loss or gradient was not, and `raise_not_finite`.
+          NotFinite: a loss or gradient was not, and `raise_not_finite`; or `AllSkipped`, likewise.
         """
         config, num_models = self._config, len(logs)
         num_steps = config.num_steps(batches.num_images)
@@ -135,7 +136,14 @@ class Trainer:
                 arrays[1],
             )
 
-        def write(i: int, split: str, means: StepMetrics, betas: np.ndarray, images_per_s: float) -> None:
+        def write(
+            i: int,
+            split: str,
+            means: StepMetrics,
+            betas: np.ndarray,
+            images_per_s: float,
+            num_skipped: int | None = None,
+        ) -> None:
             logs[i].append(
                 rate_log.rate_row(
                     step=step,
@@ -148,6 +156,7 @@ class Trainer:
                     num_dims=int(np.prod(batches.image_shape)),
                     grad_norm=float(means.grad_norm) if split == "train" else None,
                     images_per_s=images_per_s,
+                    num_skipped=num_skipped,
                 )
             )
 
@@ -177,11 +186,16 @@ class Trainer:
                     save(step, on_host())
                     raise Stopped(step)
             sums, betas = self.layout.get((totals, states.beta_state.betas), num_models)
+            skips = self.layout.get(_skips(states), num_models)
             alive = np.flatnonzero(failed_at == 0).tolist()
             images_per_s = (end - begin) * config.batch_size / (seconds - since)
             for i in alive:
                 means = StepMetrics(*(total[i] / (end - begin) for total in sums))
-                write(i, "train", means, betas[i], images_per_s)
+                write(i, "train", means, betas[i], images_per_s, int(skips[0][i]) if skips else None)
+                if skips and skips[1][i] >= config.log_every_steps:  # it never moves again
+                    failed_at[i] = step
+                    if raise_not_finite:
+                        raise AllSkipped(step, config.skip_grad_norm, int(skips[1][i]))
             is_last = step == num_steps
             if validate is not None and (step % config.eval_every_steps == 0 or is_last):
                 start = time.perf_counter()
@@ -268,9 +282,33 @@ def compile_interval(step_fn: StepFn, pick_fn: PickFn) -> Callable[..., Any]:
 class NotFinite(Exception):
     """A loss or its gradient was not finite at `step`."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"the loss or its gradient is not finite at step {step}")
+    advice = (
+        "Lower config.training.learning_rate, set config.training.max_grad_norm, or look for values in the "
+        "data that are not finite"
+    )
+
+    def __init__(self, step: int, message: str = "the loss or its gradient is not finite at step {}") -> None:
+        super().__init__(message.format(step))
         self.step = step
+
+
+class AllSkipped(NotFinite):
+    """Every step of an interval was left out, for the norm of its gradient: nothing moves any more."""
+
+    advice = "Raise config.training.skip_grad_norm, or set it to 0; or lower config.training.learning_rate"
+
+    def __init__(self, step: int, skip_grad_norm: float, num_steps: int) -> None:
+        norm = f"config.training.skip_grad_norm={skip_grad_norm:g}"
+        super().__init__(
+            step,
+            f"the gradient's norm is above {norm} in each of the last {num_steps} steps, up to step {{}}",
+        )
+
+
+def _skips(states: TrainState) -> tuple[Any, Any] | tuple[()]:
+    """How many steps each model left out, and how many without a break; () where none may be."""
+    opt_state = states.opt_state
+    return (opt_state.num_skipped, opt_state.num_in_a_row) if isinstance(opt_state, SkipState) else ()
 
 
 class Calls:

@@ -207,7 +207,4 @@ def _describe(error: NotFinite, checkpoints: Checkpoints | None) -> str:
         kept = (
             "no checkpoint was written before it" if last_good is None else f"checkpoint {last_good} is kept"
         )
-    return (
-        f"{error}; {kept}. Lower config.training.learning_rate, set config.training.max_grad_norm, or look "
-        "for values in the data that are not finite"
-    )
+    return f"{error}; {kept}. {error.advice}"

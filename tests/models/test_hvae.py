@@ -15,7 +15,10 @@ import scipy.stats
 
 from hvae_jax import gaussian
 from hvae_jax.errors import RunError
-from hvae_jax.models.hvae import HVAE, INFERENCE, Code, Layer, ModelConfig, make_hvae
+from hvae_jax.models.config import PUBLISHED, ModelConfig
+from hvae_jax.models.hierarchy import Code
+from hvae_jax.models.hvae import HVAE, make_hvae
+from hvae_jax.models.walk import Layer
 from hvae_jax.objective import LayerwiseTerms
 
 # What is compiled here runs once or twice: most of LLVM's optimisation would not pay.
@@ -54,7 +57,7 @@ def perturb(params: dict[str, Any], name: str, change: Callable[[jax.Array], jax
 
 
 class Everything(NamedTuple):
-    """What inference says about a batch, the rows of `_infer` (which also hold the priors) included."""
+    """What inference says about a batch, the rows of `infer` (which also hold the priors) included."""
 
     terms: LayerwiseTerms
     log_weight: jax.Array
@@ -84,7 +87,7 @@ def make_subject(model: HVAE) -> Subject:
             terms=apply(params, x, keys),
             log_weight=apply(params, x, keys, method="log_weight"),
             codes=codes,
-            layers=apply(params, x, keys, method="_infer"),
+            layers=apply(params, x, keys, method="infer"),
             decoded=apply(params, codes[0].sample, method="decode"),
         )
 
@@ -102,7 +105,7 @@ def make_subject(model: HVAE) -> Subject:
     )
 
 
-@pytest.fixture(scope="module", params=INFERENCE)
+@pytest.fixture(scope="module", params=PUBLISHED)
 def two_layers(request: pytest.FixtureRequest, make_config: MakeConfig) -> Subject:
     return make_subject(make_hvae(make_config(inference=request.param), (8, 8, 1)))
 
@@ -271,7 +274,7 @@ def test_two_layers_are_the_published_networks(
     @quick_jit
     def evaluate(params: Any, x: jax.Array) -> Any:
         key = jax.random.key(2)
-        layers: Any = model.apply(params, x, key, method="_infer")
+        layers: Any = model.apply(params, x, key, method="infer")
         decoded = model.apply(params, layers[0].z, method="decode")
         upper = model.apply(params, x, 2, method="reconstruct")
         return model.apply(params, x, key), layers, decoded, upper

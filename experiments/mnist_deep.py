@@ -1,0 +1,40 @@
+"""A deep hierarchy on MNIST, binarised by sampling: 9 layers on maps of 14, 7 and 1 pixels a side.
+
+Shows: VDVAE's network narrow enough for two cores, its largest maps at 14 × 14; 229,444 parameters. A
+gradient of 32 images takes 0.28 CPU seconds, so an epoch about 8 CPU minutes. Not trained to the end yet.
+Data: TFDS `mnist`, prepared once (the error of a first run gives the command).
+Command: python -m experiments.run --config=experiments/mnist_deep.py
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import mnist
+
+LAYERS_BY_SIDE = ((14, 4), (7, 3), (1, 2))  # z_1 first
+
+
+def get_config() -> ConfigDict:
+    """The MNIST reference with a deep network."""
+    config = mnist.get_config().unlock()
+    latent_shapes = tuple((side, side, 8) for side, num in LAYERS_BY_SIDE for _ in range(num))
+    config.update(
+        {
+            "data": {"binarize": "sample"},
+            "model": {
+                "inference": "deep",
+                "latent_shapes": latent_shapes,
+                "blocks_by_side": ((14, 3), (7, 3), (1, 1)),
+                "channels": 64,
+            },
+            "objective": {"betas": (1.0,) * len(latent_shapes)},
+            "training": {
+                "num_epochs": 25.0,
+                "batch_size": 128,
+                "learning_rate": 1e-3,
+                "learning_rate_decay_fraction": 0.5,
+                "max_grad_norm": 200.0,
+                "ema_decay": 0.999,
+            },
+        }
+    )
+    return config.lock()

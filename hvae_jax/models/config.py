@@ -1,0 +1,138 @@
+"""What a config's `model` group says."""
+
+import dataclasses
+import itertools
+
+from hvae_jax import likelihoods
+from hvae_jax.errors import RunError
+from hvae_jax.values import MAX_SIZE, is_integer, is_number, shorten
+
+# Of Xiao and Bamler (2023): every prior and posterior reads all latents above it.
+PUBLISHED = ("generalized_top_down", "ladder")
+DEEP = "deep"
+INFERENCE = (*PUBLISHED, DEEP)
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What a config's `model` group says; every field is checked before any work starts.
+
+    Attributes:
+      inference: "generalized_top_down" (every q(z_l|z_{>l}, x) a network of its own), "ladder"
+        (precision-weighted product of the prior and what a shared bottom-up pass proposes), or "deep" (the
+        networks of VDVAE, for many layers; see `deep`).
+      latent_shapes: one shape per layer, z_1 first; `(d,)` is a vector, `(side, side, c)` a map whose
+        side is one that the stages pass through. Sides do not grow towards the top. Deep networks have maps
+        alone, and their sides divide each other and the image's.
+      channels: of every convolution; of a deep network's maps.
+      num_stages: convolutions between the image and the smallest feature map. Deep networks ignore it.
+      likelihood: one of `likelihoods.LIKELIHOODS`.
+      likelihood_std: σ of "gaussian_fixed_std"; "gaussian_learned_std" starts from it, within 1 %.
+      num_mixture_components: of "logistic_mixture".
+      compute_dtype: of the networks' products and activations. Parameters, draws, rates and likelihood
+        are float32 whatever it is.
+      remat: whether gradients compute the networks' activations a second time instead of keeping them:
+        the same numbers in less memory, for about a third more time.
+      blocks_by_side: of a deep network, (side, number of residual blocks) on the way from the image to the
+        top layer, for each side of `latent_shapes`. Others have none.
+
+    Example:
+      >>> config = ModelConfig(
+      ...     inference="ladder",
+      ...     latent_shapes=((2, 2, 16), (8,)),
+      ...     channels=16,
+      ...     num_stages=2,
+      ...     likelihood="bernoulli",
+      ...     likelihood_std=1.0,  # of the Gaussian likelihoods; every field is given
+      ...     num_mixture_components=10,
+      ...     compute_dtype="float32",
+      ...     remat=False,
+      ... )
+      >>> len(config.latent_shapes)
+      2
+    """
+
+    inference: str
+    latent_shapes: tuple[tuple[int, ...], ...]
+    channels: int
+    num_stages: int
+    likelihood: str
+    likelihood_std: float
+    num_mixture_components: int
+    compute_dtype: str
+    remat: bool
+    blocks_by_side: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def groups(self) -> tuple[tuple[int, int], ...]:
+        """The lowest and the highest layer of each side of a deep network, z_1's first; else layers alone."""
+        if self.inference != DEEP:
+            return tuple((layer, layer) for layer in range(1, len(self.latent_shapes) + 1))
+        groups, lowest = [], 1
+        for _, layers in itertools.groupby(self.latent_shapes):
+            highest = lowest + len(list(layers)) - 1
+            groups.append((lowest, highest))
+            lowest = highest + 1
+        return tuple(groups)
+
+    def __post_init__(self) -> None:
+        if self.inference == "bottom_up":
+            raise RunError(
+                "config.model.inference='bottom_up' is refused: q(z_1|x) q(z_2|z_1) has no rate per layer, "
+                "since its KL divergence does not split along the layers of a top-down prior; "
+                f"choose one of {INFERENCE}"
+            )
+        if self.inference not in INFERENCE:
+            raise RunError(
+                f"config.model.inference={shorten(self.inference)} is unknown; choose one of {INFERENCE}"
+            )
+        if self.likelihood not in likelihoods.LIKELIHOODS:
+            raise RunError(
+                f"config.model.likelihood={shorten(self.likelihood)} is unknown; "
+                f"choose one of {likelihoods.LIKELIHOODS}"
+            )
+        if self.compute_dtype not in COMPUTE_DTYPES:
+            raise RunError(
+                f"config.model.compute_dtype={shorten(self.compute_dtype)} is unknown; "
+                f"choose one of {COMPUTE_DTYPES}"
+            )
+        if not isinstance(self.remat, bool):
+            raise RunError(f"config.model.remat={shorten(self.remat)} must be True or False")
+        for name in ("channels", "num_stages", "num_mixture_components"):
+            value = getattr(self, name)
+            if not is_integer(value, 1, MAX_SIZE):
+                raise RunError(
+                    f"config.model.{name}={shorten(value)} must be an integer of at least 1 and at most "
+                    f"{MAX_SIZE}"
+                )
+        std = self.likelihood_std
+        if not is_number(std) or std <= 0:
+            raise RunError(
+                f"config.model.likelihood_std={shorten(std)} must be a number, positive and finite"
+            )
+        shapes = self.latent_shapes
+        if not isinstance(shapes, tuple) or not shapes or not all(map(_is_latent_shape, shapes)):
+            raise RunError(
+                f"config.model.latent_shapes={shorten(shapes)} must hold one shape per layer, z_1 first, "
+                "each (dims,) or (side, side, channels), for example ((4, 4, 32), (32,))"
+            )
+        is_deep, pairs = self.inference == DEEP, self.blocks_by_side
+        if not isinstance(pairs, tuple) or bool(pairs) != is_deep or not all(map(_is_pair, pairs)):
+            needs = "hold (side, number of blocks), as ((8, 4), (4, 2), (1, 1))" if is_deep else "be ()"
+            raise RunError(
+                f"config.model.blocks_by_side={shorten(pairs)} must {needs} where "
+                f"config.model.inference={self.inference!r}"
+            )
+
+
+def _is_latent_shape(shape: object) -> bool:
+    return (
+        isinstance(shape, tuple)
+        and all(is_integer(size, 1, MAX_SIZE) for size in shape)
+        and (len(shape) == 1 or (len(shape) == 3 and shape[0] == shape[1]))
+    )
+
+
+def _is_pair(pair: object) -> bool:
+    return isinstance(pair, tuple) and len(pair) == 2 and all(is_integer(size, 1, MAX_SIZE) for size in pair)

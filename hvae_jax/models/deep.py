@@ -1,0 +1,299 @@
+"""Deep hierarchies: the networks of VDVAE (Child, 2021), whose layers share one running map.
+
+What its authors' code calls them, here per side of the maps: `bottom_up` (its encoder's blocks), `top_down`
+(its decoder's, of which `posterior`, `prior`, `project`, `residual` are `enc`, `prior`, `z_proj`, `resnet`)
+and `start` (its `bias_xs`). x enters as 2 x − 1. Layers and blocks of one side are scanned, so that neither
+compile time nor the size of a program grows with depth; the weights of all of them are one array.
+
+Where the largest maps are smaller than the image, an image comes in and goes out as patches: s × s pixels are
+the channels of one.
+"""
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from hvae_jax.errors import RunError
+from hvae_jax.gaussian import Gaussian
+from hvae_jax.models import blocks, convolution
+from hvae_jax.models import convolution_products as products
+from hvae_jax.models.config import ModelConfig
+
+MIN_SIDE, MAX_SIDE = 8, 256
+# A block's inner channels are the maps' divided by this.
+BOTTLENECK = 4
+# 1 × 1 instead of 3 × 3 convolutions on the smallest maps, and no learned start of the largest ones.
+MAX_POINTWISE_SIDE, MAX_START_SIDE = 2, 64
+# Only keeps log σ where its exponential is a float32.
+MAX_LOG_STD = 30.0
+
+Weights = Any
+
+
+class Parameter(NamedTuple):
+    """How one array of weights begins: uniform in ± scale / √fan_in, or the same number everywhere."""
+
+    shape: tuple[int, ...]
+    fan_in: int = 0
+    scale: float = 0.0
+    value: float = 0.0
+
+
+class Deep(nn.Module):
+    """The networks of VDVAE, as `walk.Networks` and `walk.RepeatedLayers`.
+
+    A state is the running map, float32 `[B, side, side, channels]`. Layer l reads it for its prior, with the
+    features of the image for its posterior, and adds what the prior's block has besides, z_l, and a residual
+    block. x depends on all layers.
+    """
+
+    image_shape: tuple[int, int, int]
+    config: ModelConfig
+    num_outputs: int  # per pixel, to the likelihood
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        return len(self.config.latent_shapes)
+
+    @property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """The layers of each side, the smallest side first."""
+        return tuple((highest, lowest) for lowest, highest in reversed(self.config.groups))
+
+    def setup(self) -> None:
+        """Makes the weights; those of a side lead with its blocks or layers, in the order of the walk."""
+        config = self.config
+        width, inner = config.channels, max(config.channels // BOTTLENECK, 1)
+        self.patch = self.image_shape[0] // config.latent_shapes[0][0]
+        num_pixels = self.patch**2
+        num_blocks = sum(num for _, num in config.blocks_by_side)
+        self.input = self._make("input", _conv(self.image_shape[-1] * num_pixels, width, 3))
+        self.up = {
+            side: self._make(f"bottom_up_{side}", _block(side, width, inner, width, num, num_blocks**-0.5))
+            for side, num in config.blocks_by_side
+        }
+        down, starts = {}, {}  # filled before Flax sees and freezes them
+        for highest, lowest in self.runs:
+            side, _, latent = config.latent_shapes[lowest - 1]
+            num, scale = highest - lowest + 1, self.num_layers**-0.5
+            down[side] = self._make(
+                f"top_down_{side}",
+                {
+                    "posterior": _block(side, 2 * width, inner, 2 * latent, num),
+                    "prior": _block(side, width, inner, 2 * latent + width, num, 0.0),
+                    "project": _conv(latent, width, 1, num, scale),
+                    "residual": _block(side, width, inner, width, num, scale),
+                },
+            )
+            if side <= MAX_START_SIDE:
+                starts[side] = self._make(f"start_{side}", Parameter((side, side, width)))
+        self.down, self.starts = down, starts
+        self.output = self._make(
+            "output",
+            {
+                "gain": Parameter((width,), value=1.0),
+                "bias": Parameter((width,)),
+                "conv": _conv(width, self.num_outputs * num_pixels, 1),
+            },
+        )
+
+    def weights(self, highest: int, lowest: int) -> Weights:
+        """Of these layers, which have the same side."""
+        top = next(top for top, bottom in self.runs if bottom <= lowest <= top)
+        weights = self.down[self.config.latent_shapes[lowest - 1][0]]
+        return jax.tree.map(lambda leaf: leaf[top - highest : top - lowest + 1], weights)
+
+    def bottom_up(self, x: jax.Array) -> dict[int, jax.Array]:
+        """side → features. The last block of a side is on the way to the next smaller one."""
+        h = _conv_apply(self.input, self._cast(_to_patches(2.0 * x - 1.0, self.patch))).astype(jnp.float32)
+        features, block = {}, self._block()
+        sides = [side for side, _ in self.config.blocks_by_side]
+        for side, smaller in itertools.zip_longest(sides, sides[1:]):
+
+            def step(maps: tuple[jax.Array, jax.Array], weights: Weights) -> Any:
+                return (maps[1], maps[1] + block(weights, maps[1])), None
+
+            (before, h), _ = jax.lax.scan(step, (h, h), self.up[side])
+            features[side] = h if smaller is None else before
+            if smaller is not None:
+                h = _pool(h, side // smaller)
+        return features
+
+    def start(self, batch_size: int) -> jax.Array:
+        """The learned start of the smallest maps."""
+        side = self.config.latent_shapes[-1][0]
+        return jnp.broadcast_to(self.starts[side][None], (batch_size, side, side, self.config.channels))
+
+    def enter(self, highest: int, state: jax.Array) -> jax.Array:
+        """The running map enlarged to the side of this layer, plus what is learned for that side."""
+        side = self.config.latent_shapes[highest - 1][0]
+        if highest == self.num_layers:
+            return state
+        state = _enlarge(state, side // state.shape[1])
+        return (
+            state + jnp.broadcast_to(self.starts[side][None], state.shape) if side in self.starts else state
+        )
+
+    def prior(self, layer: Weights, state: jax.Array) -> tuple[Gaussian, tuple[jax.Array, jax.Array]]:
+        """Of the running map; the state for the rest of the layer has the map and what is added to it."""
+        h, latent = self._block()(layer["prior"], state), _num_latent(layer)
+        return _gaussian(h[..., : 2 * latent]), (state, h[..., 2 * latent :])
+
+    def posterior(
+        self, layer: Weights, state: tuple[jax.Array, jax.Array], features: dict[int, jax.Array], p: Gaussian
+    ) -> Gaussian:
+        """Of the running map and the features of its side."""
+        running = state[0]
+        read = jnp.concatenate([running, features[running.shape[1]]], axis=-1)
+        return _gaussian(self._block()(layer["posterior"], read))
+
+    def below(self, layer: Weights, state: tuple[jax.Array, jax.Array], z: jax.Array) -> jax.Array:
+        """The running map with z in it."""
+        projected = _conv_apply(layer["project"], self._cast(z)).astype(jnp.float32)
+        running = state[0] + state[1] + projected
+        return running + self._block()(layer["residual"], running)
+
+    def outputs(self, state: jax.Array) -> jax.Array:
+        """A linear map of the last running map, pixel by pixel."""
+        gain, bias = (jnp.broadcast_to(self.output[name], state.shape) for name in ("gain", "bias"))
+        outputs = _conv_apply(self.output["conv"], self._cast(state * gain + bias))
+        return _from_patches(outputs.astype(jnp.float32), self.patch)
+
+    def _make(self, name: str, parameters: Any) -> Weights:
+        return self.param(name, lambda key: _init(key, parameters))
+
+    def _cast(self, a: jax.Array) -> jax.Array:
+        return a.astype(self.config.compute_dtype)
+
+    def _block(self) -> Any:
+        """(weights, map) → the residual bottleneck block's branch, float32; rematerialised if so asked."""
+
+        def block(weights: Weights, x: jax.Array) -> jax.Array:
+            x = self._cast(x)
+            for name in ("conv_1", "conv_2", "conv_3", "conv_4"):
+                x = blocks.gelu(x.astype(jnp.float32))  # as every function but products
+                x = _conv_apply(weights[name], self._cast(x))
+            return x.astype(jnp.float32)
+
+        return jax.checkpoint(block) if self.config.remat else block
+
+
+def check(config: ModelConfig, image_shape: tuple[int, int, int]) -> None:
+    """Raises RunError unless the networks that a config describes fit images of this shape."""
+    height, width, channels = image_shape
+    if height != width or not MIN_SIDE <= height <= MAX_SIDE or channels not in (1, 3):
+        raise RunError(
+            f"images of shape {image_shape} are not supported: they must be square, {MIN_SIDE} to {MAX_SIDE} "
+            "pixels a side, with 1 or 3 channels"
+        )
+    shapes = [shape for shape, _ in itertools.groupby(config.latent_shapes)]
+    for layer, shape in enumerate(config.latent_shapes, start=1):
+        if len(shape) != 3:
+            raise RunError(
+                f"config.model.latent_shapes: layer {layer} is {shape}, but every layer of a deep network "
+                "is a map (side, side, channels); (1, 1, channels) is a vector"
+            )
+    sides = [shape[0] for shape in shapes]
+    for larger, smaller in itertools.pairwise([height, *sides]):
+        if larger % smaller or (larger == smaller and larger != height):
+            raise RunError(
+                f"config.model.latent_shapes: the sides {sides} must divide each other and the image's side "
+                f"{height}, from z_1 to the top layer; layers of a side lie together and have equal channels"
+            )
+    if [side for side, _ in config.blocks_by_side] != sides:
+        raise RunError(
+            f"config.model.blocks_by_side={config.blocks_by_side} must have (side, number of blocks) for "
+            f"each of the sides {sides} of config.model.latent_shapes, in this order"
+        )
+
+
+def _conv(channels_in: int, channels_out: int, size: int, num: int = 0, scale: float = 1.0) -> Any:
+    """Weights of a convolution, or of `num` of them; biases begin as zeros."""
+    leading = (num,) if num else ()
+    kernel = (size, size) if size > 1 else ()
+    return {
+        "kernel": Parameter((*leading, *kernel, channels_in, channels_out), size * size * channels_in, scale),
+        "bias": Parameter((*leading, channels_out)),
+    }
+
+
+def _block(
+    side: int, channels_in: int, inner: int, channels_out: int, num: int, last_scale: float = 1.0
+) -> Any:
+    size = 1 if side <= MAX_POINTWISE_SIDE else 3
+    return {
+        "conv_1": _conv(channels_in, inner, 1, num),
+        "conv_2": _conv(inner, inner, size, num),
+        "conv_3": _conv(inner, inner, size, num),
+        "conv_4": _conv(inner, channels_out, 1, num, last_scale),
+    }
+
+
+def _init(key: jax.Array, parameters: Any) -> Weights:
+    """Arrays for a pytree of `Parameter`s."""
+    leaves, structure = jax.tree.flatten(parameters, is_leaf=lambda node: isinstance(node, Parameter))
+    sizes = [math.prod(leaf.shape) if leaf.scale else 0 for leaf in leaves]
+    # One flat draw for all: each would be compiled by itself.
+    flat = jax.random.uniform(key, (sum(sizes),), jnp.float32, -1.0, 1.0)
+    drawn = jnp.split(flat, list(itertools.accumulate(sizes))[:-1])
+    arrays = [
+        part.reshape(leaf.shape) * (leaf.scale * leaf.fan_in**-0.5)
+        if leaf.scale
+        else jnp.full(leaf.shape, leaf.value)
+        for leaf, part in zip(leaves, drawn, strict=True)
+    ]
+    return jax.tree.unflatten(structure, arrays)
+
+
+def _conv_apply(weights: Weights, x: jax.Array) -> jax.Array:
+    """A convolution that keeps the side, in the type of x; a kernel without sides is a product."""
+    kernel = weights["kernel"].astype(x.dtype)
+    if kernel.ndim == 2:
+        return blocks.add_bias(products.matmul(x, kernel), weights["bias"])
+    y = convolution.conv(x, kernel, stride=1, padding=kernel.shape[0] // 2)
+    return blocks.add_bias(y, weights["bias"])
+
+
+def _gaussian(h: jax.Array) -> Gaussian:
+    mean, log_std = jnp.split(h, 2, axis=-1)
+    return Gaussian(mean, jnp.exp(jnp.clip(log_std, -MAX_LOG_STD, MAX_LOG_STD)))
+
+
+def _num_latent(layer: Weights) -> int:
+    return layer["project"]["kernel"].shape[-2]
+
+
+def _pool(x: jax.Array, size: int) -> jax.Array:
+    """Means of size × size pixels."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // size, size, width // size, size, channels).mean(axis=(2, 4))
+
+
+def _enlarge(x: jax.Array, size: int) -> jax.Array:
+    """Every pixel size × size times."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, size, width, size, channels))
+    return x.reshape(batch, height * size, width * size, channels)
+
+
+def _to_patches(x: jax.Array, size: int) -> jax.Array:
+    """`[B, H, W, C]` → `[B, H / size, W / size, size² C]`."""
+    if size == 1:
+        return x
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // size, size, width // size, size, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // size, width // size, -1)
+
+
+def _from_patches(x: jax.Array, size: int) -> jax.Array:
+    """The inverse of `_to_patches`."""
+    if size == 1:
+        return x
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, size, size, channels // size**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * size, width * size, -1)
