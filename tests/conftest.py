@@ -12,10 +12,8 @@ import tiny
 
 from hvae_jax.models.config import DEEP, ModelConfig
 
-# Half of these tests' time is compilation. jax 0.10 can leave out what later ones always do: a third less.
-QUICK = "--xla_cpu_use_fusion_emitters=false " if jax.__version_info__[:2] == (0, 10) else ""
-# Read when the first program is compiled, here and by what is started from here.
-os.environ["XLA_FLAGS"] = QUICK + os.environ.get("XLA_FLAGS", "")
+# Read when the first program is compiled.
+os.environ["XLA_FLAGS"] = " ".join(filter(None, (started.QUICK, os.environ.get("XLA_FLAGS"))))
 
 # Files that take longest, the longest first: the short ones fill what time is left.
 LONG = (
@@ -61,6 +59,7 @@ def strict_jax(shared_folder: pathlib.Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(shared_folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_traceback_in_locations_limit", 0)  # no program says which line said what
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +69,8 @@ def environment(shared_folder: pathlib.Path) -> dict[str, str]:
         **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(shared_folder / "compiled"),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{QUICK}--xla_backend_optimization_level=0",
+        "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
+        "XLA_FLAGS": started.XLA_FLAGS,
     }
 
 

@@ -24,6 +24,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 TESTS = pathlib.Path(__file__).parent
@@ -34,6 +35,10 @@ PROGRAMS = (
 )
 # For whatever a test waits for; nothing takes nearly as long.
 DEADLINE_SECONDS = 200.0
+# Half of the tests' time is compilation. jax 0.10 can leave out what later ones always do: a third less.
+QUICK = "--xla_cpu_use_fusion_emitters=false" if version("jax").startswith("0.10.") else ""
+# Of programs, which compile more and run less than tests do in their own process.
+XLA_FLAGS = f"{QUICK} --xla_backend_optimization_level=0".strip()
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = DEADLINE_SECONDS) -> None:

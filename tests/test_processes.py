@@ -14,27 +14,28 @@ from tiny import rows
 
 from hvae_jax import records
 from hvae_jax.errors import RunError
-from hvae_jax.training import processes
+from hvae_jax.training import devices, processes
 
 # Twice `processes.HEARTBEAT_SECONDS`, after which a lost process is given up.
 SOON_S = 60.0
 
 
-def with_devices(number: int) -> dict[str, str]:
-    flags = f"--xla_force_host_platform_device_count={number} --xla_backend_optimization_level=0"
-    return {"XLA_FLAGS": flags}
+def with_devices(number: int, implementation: str = "pmap") -> dict[str, str]:
+    flags = f"{started.XLA_FLAGS} --xla_force_host_platform_device_count={number}"
+    return {"XLA_FLAGS": flags, devices.VARIABLE: implementation}
 
 
-def start_two(programs: started.Server, flags: tuple[str, ...], stop: Stop | None = None) -> list[Started]:
+def start_two(
+    programs: started.Server, flags: tuple[str, ...], stop: Stop | None = None, implementation: str = "pmap"
+) -> list[Started]:
     """Two processes with two devices each; the first stops where it is to."""
+    environment = with_devices(2, implementation)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = (*flags, f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
     return [
-        programs.start(
-            "run", *common, f"--process_id={i}", environment=with_devices(2), stop=None if i else stop
-        )
+        programs.start("run", *common, f"--process_id={i}", environment=environment, stop=None if i else stop)
         for i in range(2)
     ]
 
@@ -83,7 +84,7 @@ def test_one_process_with_four_devices_and_two_go_on_where_the_other_stopped(
     assert stop.pid() == four.pid
     four.send_signal(signal.SIGTERM)
     tiny.assert_one_error(four.wait(), "stopped at step ")
-    ended(*start_two(programs, flags))
+    ended(*start_two(programs, flags, implementation="mesh"))
     assert_alike(folder, finished_run)
 
     # A copy of what two processes did as it was at step 20; four devices go on.

@@ -48,7 +48,9 @@ def test_a_grid_with_preempted_requeued_and_killed_tasks_ends_in_the_same_table(
     first, second, third = stops = [Stop(task_grid.log_of(folder, i), num_rows=1) for i in range(3)]
 
     def launch(**variables: str) -> started.Ended:
-        return programs.run("grid", *flags, "--cpus_per_task=1", environment={**node, **variables})
+        return programs.run(
+            "grid", *flags, "--cpus_per_task=1", "--cpu_devices=2", environment={**node, **variables}
+        )
 
     status, out, err = launch(**started.with_stops({}, *stops))
     assert status == 0, err

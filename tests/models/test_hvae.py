@@ -578,7 +578,7 @@ def test_drawn_pixels_have_the_sampled_means(make_config: MakeConfig, likelihood
     apply: Callable[..., Any] = model.apply
     both = quick_jit(
         lambda key: [
-            apply(params, key, num, cold, method=method) for num, method in ((4000, "draw"), (2, "sample"))
+            apply(params, key, num, cold, method=method) for num, method in ((1000, "draw"), (2, "sample"))
         ]
     )
     x, mean = (np.asarray(leaf, np.float64) for leaf in both(jax.random.key(1)))
