@@ -359,7 +359,10 @@ def start(programs: started.Server, world: pathlib.Path) -> Callable[..., Answer
 
     def run(program: str, *arguments: str, **options: Any) -> Answer:
         before = snapshot(world)
-        ended = programs.run(program, *arguments, folder=world, **options)
+        # Flags that the program knows: it need not ask XLA about them.
+        plain = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+        environment = {**plain, **options.pop("environment", {})}
+        ended = programs.run(program, *arguments, folder=world, environment=environment, **options)
         after = snapshot(world)
         return Answer(ended, sorted(n for n in {*before, *after} if before.get(n) != after.get(n)))
 
