@@ -76,7 +76,7 @@ def estimate(mean: ArrayLike, std: ArrayLike, samples: ArrayLike, labels: ArrayL
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0.0).all()):
         raise ValueError("mean and std must be finite, and std positive")
     labels = np.unique(labels, return_inverse=True)[1].astype(np.int32)
-    rows = max(1, TILE_NUMBERS // len(labels))
+    rows = min(max(1, TILE_NUMBERS // len(labels)), len(labels))
     draws = [np.asarray(_log_ratios(z, mean, std, labels, rows=rows), np.float64) for z in samples]
     values, errors = np.mean(draws, axis=(0, 2)), np.std(draws, axis=(0, 2)) / math.sqrt(samples[..., 0].size)
     return LatentInformation(values[0].item(), errors[0].item(), values[1].item(), errors[1].item())
