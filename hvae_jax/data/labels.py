@@ -96,6 +96,6 @@ def _to_column(name: str, found: Named, num_images: int) -> Named:
     elif kind not in "uiU":
         what = "holds what is not a whole number" if kind == "f" else "is of no type that labels have"
         raise data_error(name, f"{key} ({array.dtype}) {what}; {WANTED}")
-    if array.dtype.kind == "i" and array.min() < 0:
-        raise data_error(name, f"{key} holds {array.min()}; {WANTED}")
+    if array.dtype.kind == "i" and (lowest := array.astype(np.int64).min()) < 0:
+        raise data_error(name, f"{key} holds {lowest}; {WANTED}")
     return Named(key, array)

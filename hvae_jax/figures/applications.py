@@ -327,7 +327,7 @@ def _map(
 
 def _plot_models(axes: Axes, models: Sequence[Evaluated], x: np.ndarray, y: np.ndarray) -> None:
     """A dot for each model; those with equal betas stand out. The legend names what is there."""
-    is_equal = np.asarray([_has_equal_betas(model) for model in models])
+    is_equal = np.array([_has_equal_betas(model) for model in models], dtype=bool)
     for which, marker, style in (
         (~is_equal, "o", {"ms": 4, "color": LAYER_COLORS[0], "alpha": 0.6, "mew": 0}),
         (is_equal, "D", {"ms": 5.5, "color": DIAGONAL_COLOR, "mec": "white", "mew": 0.5}),

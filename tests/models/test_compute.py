@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.extend.core import Jaxpr, JaxprEqn
 
 from hvae_jax.models.config import INFERENCE, ModelConfig
 from hvae_jax.models.hvae import HVAE, make_hvae
@@ -121,11 +121,11 @@ def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
         yield eqn
         for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_program):
             if is_program(value):
-                yield from equations(value.jaxpr if isinstance(value, ClosedJaxpr) else value)
+                yield from equations(value if isinstance(value, Jaxpr) else value.jaxpr)
 
 
 def is_program(value: object) -> bool:
-    return isinstance(value, Jaxpr | ClosedJaxpr)
+    return isinstance(value, Jaxpr) or isinstance(getattr(value, "jaxpr", None), Jaxpr)
 
 
 def is_product(eqn: JaxprEqn) -> bool:
