@@ -170,6 +170,18 @@ def test_a_stack_of_failed_models_ends(tmp_path):
     assert len(reported) == 1
 
 
+def test_a_stack_whose_every_step_is_skipped_ends_and_saves(tmp_path):
+    config = dataclasses.replace(
+        CONFIG, skip_grad_norm=1e-9, log_every_steps=4, eval_every_steps=4, checkpoint_every_steps=4
+    )
+    saved = {}
+    logs = [records.RateLog(tmp_path / str(i), resume_step=0) for i in range(2)]
+    stack = train_stack(logs, MODELS[:2], config=config, save=saved.__setitem__)
+    assert stack.failed_at.tolist() == [4, 4]  # a whole epoch: the next batch is the first of another
+    assert sorted(saved) == [300]
+    assert all(records.load(tmp_path / str(i))["step"].tolist() == [4] for i in range(2))
+
+
 def test_a_stack_resumed_from_what_it_saved_is_the_same_bit_for_bit(packed, tmp_path):
     folder, whole = packed
     saved = {}

@@ -205,11 +205,13 @@ class Trainer:
                 for i in alive:
                     means = split_means(stacks.entry(terms, i), betas[i])
                     write(i, "valid", means, betas[i], terms.distortion.shape[1] / elapsed)
+            if failed_at.all():  # nobody is left to take a step
+                step = num_steps
             logged = step
             if step % config.log_every_steps == 0:
                 since = seconds
                 totals = self.layout.put(stacks.zero_totals(stack.states))
-            if step % config.checkpoint_every_steps == 0 or is_last:
+            if step % config.checkpoint_every_steps == 0 or step == num_steps:
                 save(step, on_host())
             report(Progress(step, model_steps, time.perf_counter() - interval_start))
         return on_host()
