@@ -25,7 +25,6 @@ from hvae_jax.grid.members import (
     GridConfig,
     Member,
 )
-from hvae_jax.training import checkpoints
 from hvae_jax.values import shorten
 
 MODELS_FILE = "models.json"
@@ -195,11 +194,6 @@ def is_complete(folder: pathlib.Path, member: Member) -> bool:
 def read_evaluation(folder: pathlib.Path, member: Member) -> dict[str, Any] | None:
     """Content of a model's evaluation.json; None where it is absent or damaged."""
     return read_whole(member.folder(folder) / records.EVALUATION_FILE)
-
-
-def latest_step(run_folder: pathlib.Path) -> int | None:
-    """The newest step that a run saved, by the names of its checkpoints; None where there is none."""
-    return max(checkpoints.steps_of(run_folder / records.CHECKPOINTS_FOLDER), default=None)
 
 
 def read_whole(file: pathlib.Path) -> dict[str, Any] | None:

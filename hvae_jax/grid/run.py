@@ -20,11 +20,11 @@ from hvae_jax.errors import RunError, Stopped
 from hvae_jax.experiment import Experiment
 from hvae_jax.files import claims
 from hvae_jax.grid import table as grid_table
-from hvae_jax.grid.folders import is_complete, latest_step
+from hvae_jax.grid.folders import is_complete
 from hvae_jax.grid.members import CHUNKS_FOLDER, Member, chunk_name, lock_file
 from hvae_jax.grid.packed import Evaluate, PackedTrainer, init_stack, make_evaluate
 from hvae_jax.training import TrainState, loop, stacks
-from hvae_jax.training.checkpoints import Checkpoints
+from hvae_jax.training.checkpoints import Checkpoints, latest_step
 from hvae_jax.training.stacks import Stack
 
 CHUNK_FILE = "models.json"
