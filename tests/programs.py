@@ -35,8 +35,13 @@ PROGRAMS = (
 )
 # For whatever a test waits for; nothing takes nearly as long.
 DEADLINE_SECONDS = 200.0
-# Half of the tests' time is compilation. jax 0.10 can leave out what later ones always do: a third less.
-QUICK = "--xla_cpu_use_fusion_emitters=false" if version("jax").startswith("0.10.") else ""
+# Half of the tests' time is compilation. jax 0.10 can leave out what later ones always do: a third less. One
+# module of LLVM for each program, instead of many for many cores, is another sixth less.
+QUICK = (
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    if version("jax").startswith("0.10.")
+    else ""
+)
 # Of programs, which compile more and run less than tests do in their own process.
 XLA_FLAGS = f"{QUICK} --xla_backend_optimization_level=0".strip()
 
