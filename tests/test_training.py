@@ -443,8 +443,8 @@ def test_warm_up_scales_all_betas_linearly():
 
 def test_raising_the_beta_of_one_layer_lowers_its_rate():
     config = digits.get_config().to_dict()
-    config["model"]["channels"] = 4
-    config["training"]["num_epochs"] = 120 * 64 / 1257
+    config["model"].update(channels=2, num_stages=1, latent_shapes=((4, 4, 1), (2,)))
+    config["training"].update(num_epochs=120 * 64 / 1257, learning_rate=0.01)
     built = experiment.from_config(config)
     args = built.terms_fn, built.preprocess_fn, built.dataset.train.images, built.init_params(0)
     params, layout = train_side_by_side(*args, ((1.0, 1.0), (1.0, 4.0), (4.0, 1.0)), built.training)
