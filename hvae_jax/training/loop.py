@@ -289,8 +289,8 @@ class NotFinite(Exception):
         "data that are not finite"
     )
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"the loss or its gradient is not finite at step {step}")
+    def __init__(self, step: int, message: str = "the loss or its gradient is not finite at step {}") -> None:
+        super().__init__(message.format(step))
         self.step = step
 
 
