@@ -296,7 +296,7 @@ def _start(row: dict[str, Any], module: Any, own: pathlib.Path) -> None:
         if row["largest_file"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (row["largest_file"], resource.RLIM_INFINITY))
         if not row["draws"]:
-            matplotlib.figure.Figure.savefig = _draw_a_dot
+            setattr(matplotlib.figure.Figure, "savefig", _draw_a_dot)  # noqa: B010
         os.chdir(row["folder"])
         os.environ.update(row["environment"])
         if "JAX_PLATFORMS" in row["environment"]:  # JAX reads it when it is imported
