@@ -165,11 +165,9 @@ def _row(folder: pathlib.Path, member: Member, evaluation: RunEvaluation, num_di
         report.train if report else None,
         splits,
     )
-    per_layer = [row.betas, row.train_rates_nats, *(s.rates_nats.value for s in splits.values() if s)]
-    if any(len(n) not in (0, num_layers) for n in per_layer) or len(row.target_status) not in (
-        0,
-        len(targets),
-    ):
+    of_layers = [row.betas, row.train_rates_nats, *(s.rates_nats.value for s in splits.values() if s)]
+    is_whole = all(len(numbers) in (0, num_layers) for numbers in of_layers)
+    if not is_whole or len(row.target_status) not in (0, len(targets)):
         raise folders.not_of_this_grid(folder, member, f"it is not of {num_layers} layers")
     return row
 
