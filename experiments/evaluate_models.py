@@ -138,7 +138,7 @@ class Evaluators:
         if self._current is None or shared != self._shared:
             self._current, self._shared = self._make(folder, config), shared
         built, evaluator, with_these = self._current
-        step = results.latest_step(folder)
+        step = checkpoints.latest_step(folder)
         assert step is not None
         checksum = checkpoints.checksum(folder / records.CHECKPOINTS_FOLDER, step)
         return built, evaluator, with_these(settings.config_hash(config), step, checksum)

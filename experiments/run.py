@@ -35,7 +35,7 @@ from hvae_jax.figures import targets as target_figures
 from hvae_jax.files import claims
 from hvae_jax.going_on import Start
 from hvae_jax.keys import make_key
-from hvae_jax.training import Params, TrainState, processes
+from hvae_jax.training import Params, TrainState, checkpoints, processes
 from hvae_jax.training.split_evaluator import SplitEvaluator
 from hvae_jax.training.stopping import STOP_SECONDS, StopSignals
 
@@ -164,9 +164,10 @@ def open_folder(
     records.open_run(workdir, config, described, **asked)
     if start is not None:
         records.write_json(workdir / records.INIT_FILE, start._asdict())
-    if not going_on.has_begun(workdir):
+    done = checkpoints.latest_step(workdir)
+    if not done:
         return start
-    if going_on.newest_step(workdir) < built.num_steps:  # what is there is of a shorter run
+    if done < built.num_steps:  # what is there is of a shorter run
         (workdir / records.EVALUATION_FILE).unlink(missing_ok=True)
     return None
 
