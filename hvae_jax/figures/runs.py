@@ -4,38 +4,56 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from hvae_jax.evaluation.metrics import Rates
+from hvae_jax.evaluation.rates import NamedGroups
 from hvae_jax.figures.style import (
     DISTORTION_COLOR,
     DPI,
     GUIDE_COLOR,
     LAYER_COLORS,
+    MANY_LAYERS,
     PathLike,
     elbo_lines,
+    group_label,
     layer_color,
     layer_label,
     new_figure,
     tile,
 )
+from hvae_jax.groups import Groups, layers_name
 
+# Of a heat map of rates: no colour is of less than this, nor than the largest rate divided by that.
+LEAST_RATE, RATE_SPAN = 1e-3, 1e4
 LABEL_SIZE, TITLE_SIZE = 9, 11  # points, of the words beside and above rows of images
 
 
 def training_curves(
-    train: Mapping[str, np.ndarray], valid: Mapping[str, np.ndarray] | None, title: str, file: PathLike
+    train: Mapping[str, np.ndarray],
+    valid: Mapping[str, np.ndarray] | None,
+    title: str,
+    file: PathLike,
+    grouped: NamedGroups | None = None,
 ) -> None:
     """Distortion above, one line per layer's rate below, over training steps.
+
+    Of more than MANY_LAYERS layers, a line per group, if there are so few, and a heat map of the layers.
 
     Args:
       train, valid: as `records.load` returns them; `valid` may be None.
       title: said above the panels.
       file: PNG to write.
+      grouped: layers that belong together; None is every layer alone.
     """
+    num_layers = train["rates_nats"].shape[1]
+    if num_layers > MANY_LAYERS:
+        _training_map(train, valid, title, file, grouped or NamedGroups(Groups.of_layers(num_layers), ()))
+        return
     figure = new_figure(8.4, 5.2)
     top, bottom = figure.subplots(2, 1, sharex=True)
-    num_layers = train["rates_nats"].shape[1]
     for log, style in ((train, {"alpha": 0.9}), (valid, {"marker": "o", "linestyle": "none", "ms": 4})):
         if log is None:
             continue
@@ -56,6 +74,68 @@ def training_curves(
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.suptitle(title)
     figure.savefig(os.fspath(file), dpi=DPI)
+
+
+def _training_map(
+    train: Mapping[str, np.ndarray],
+    valid: Mapping[str, np.ndarray] | None,
+    title: str,
+    file: PathLike,
+    grouped: NamedGroups,
+) -> None:
+    groups, names = grouped
+    has_lines = len(groups) <= MANY_LAYERS
+    figure = new_figure(9.4, 8.6)
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(1.0, 1.0, 1.6))
+    for log, style in ((train, {"alpha": 0.9}), (valid, {"marker": "o", "linestyle": "none", "ms": 4})):
+        if log is None:
+            continue
+        top.plot(log["step"], log["distortion_nats"], color=DISTORTION_COLOR, **style)
+        sums = groups.sum(log["rates_nats"]) if has_lines else log["rates_nats"].sum(axis=1, keepdims=True)
+        for number, values in enumerate(sums.T, start=1):
+            middle.plot(log["step"], values, color=layer_color(number), **style)
+    labels = [f"rate of {group_label(name)}" for name in names] if has_lines else ["all layers together"]
+    for axes, own in ((top, ["distortion D"]), (middle, labels)):
+        for line, name in zip(axes.lines, own, strict=False):
+            line.set_label(name)
+        if valid is not None:
+            axes.plot([], [], "o", ms=4, color=GUIDE_COLOR, label="validation")
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    top.set_ylabel("distortion (nats per image)")
+    middle.set_ylabel("rate (nats per image)")
+    middle.set_ylim(bottom=0)
+    _layer_map(figure, bottom, train, grouped)
+    bottom.set_xlabel("training step")
+    figure.suptitle(title)
+    figure.savefig(os.fspath(file), dpi=DPI)
+
+
+def _layer_map(figure: Figure, axes: Axes, train: Mapping[str, np.ndarray], grouped: NamedGroups) -> None:
+    """Every layer's rate over training as a colour, z_1 lowest; lines between groups."""
+    (groups, names), rates = grouped, train["rates_nats"]
+    highest = max(rates.max(), 10 * LEAST_RATE)
+    lowest = max(LEAST_RATE, highest / RATE_SPAN)
+    # A row of the log is of the steps since the row before it.
+    steps, layers = np.concatenate([[0], train["step"]]), np.arange(groups.num_layers + 1) + 0.5
+    shown = np.maximum(rates.T, lowest)  # an empty layer is as dark as it gets
+    colors = axes.pcolormesh(
+        steps, layers, shown, norm=LogNorm(lowest, highest), cmap="magma", rasterized=True
+    )
+    figure.colorbar(colors, ax=axes, label="rate of one layer\n(nats per image)", extend="min", pad=0.01)
+    if groups.are_layers:
+        axes.set_yticks(range(1, groups.num_layers + 1, -(-groups.num_layers // 12)))
+        axes.set_ylabel("layer (1 is nearest the data)")
+        return
+    for _, top in groups.ranges[:-1]:
+        axes.axhline(top + 0.5, color="white", lw=1.0)
+    ticks = [
+        label
+        if (label := group_label(name)).startswith("$")
+        else f"{label}\n{group_label(layers_name(*pair))}"
+        for name, pair in zip(names, groups.ranges, strict=True)
+    ]
+    axes.set_yticks([(low + high) / 2 for low, high in groups.ranges], ticks, fontsize=LABEL_SIZE)
+    axes.set_ylabel("layers, nearest the data below")
 
 
 def image_rows(rows: Mapping[str, np.ndarray], title: str, file: PathLike) -> None:

@@ -28,7 +28,8 @@ def write(folder: pathlib.Path, members: Sequence[Member], num_dims: int) -> Non
     """Writes grid.csv: one row for every model that is complete, from its evaluation.json; and timing.csv.
 
     Where targets were asked for, they are in nats per layer whatever the config says them in (a total rate
-    is split, a layer without a target has none), or the distortion; the betas are those found.
+    is split, a layer without a target has none), or the distortion; the betas are those found. Where layers
+    share betas, betas, targets and rates of the training split are those of the groups.
 
     Times are not in the first: the table of a grid that was killed and resumed is the same, byte for byte.
 
@@ -37,13 +38,13 @@ def write(folder: pathlib.Path, members: Sequence[Member], num_dims: int) -> Non
       members: all of its models, with the numbers of their folders.
       num_dims: H · W · C, for targets in bits per dimension.
     """
-    num_layers, objective = len(members[0].betas), members[0].objective
-    targets = _target_names(objective, num_layers)
-    columns = ["model", *(f"{name}_nats" for name in targets), *_numbered("beta_{}", num_layers)]
+    groups, objective = members[0].groups, members[0].objective
+    targets = _target_names(objective, len(groups))
+    columns = ["model", *(f"{name}_nats" for name in targets), *_numbered("beta_{}", len(groups))]
     columns += ["seed", "status", *(f"{name}_status" for name in targets)]
     columns += ["train_distortion_nats"] if objective.control == DISTORTION else []
-    columns += _numbered("train_rate_{}_nats", num_layers if targets else 0)
-    columns += [f"{split}_{name}" for split in SPLITS for name in _metrics(num_layers)]
+    columns += _numbered("train_rate_{}_nats", len(groups) if targets else 0)
+    columns += [f"{split}_{name}" for split in SPLITS for name in _metrics(groups.num_layers)]
     rows = []
     for member in members:
         evaluation = folders.read_evaluation(folder, member)
@@ -75,7 +76,9 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
       `model` (the number of its folder), `seed`, `status`, `distortion_nats`, `elbo_nats`, `bits_per_dim`
       and `wall_s`, each `[n_1, …, n_L, S]`: values of β_1 … β_L, then seeds; for a list of points `[P, S]`.
       `betas` and `rates_nats` have one more axis, the layers, z_1 first. Numbers of models that diverged or
-      are not there yet are NaN, their status "diverged" or "".
+      are not there yet are NaN, their status "diverged" or "". Where layers share betas, `betas`, all of
+      targets and `train_rates_nats` have the axis of the groups instead, G for L, and so has
+      `group_rates_nats`.
 
       Where the grid solves for the betas, `betas` are those found, and `start_betas` those that the control
       started from. With them come, of target rates, `targets_nats` (a layer's share of a total rate; NaN
@@ -112,12 +115,13 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
     def words(name: str) -> np.ndarray:
         return np.asarray([rows.get(n, {}).get(name) or "" for n in numbers]).reshape(grid.shape)
 
-    objective, num_layers = members[0].objective, len(members[0].betas)
+    objective, groups = members[0].objective, members[0].groups
+    num_betas = len(groups)
 
-    def layers(name: str, values: Callable[[str], np.ndarray] = column) -> np.ndarray:
-        return np.stack([values(layer) for layer in _numbered(name, num_layers)], axis=-1)
+    def layers(name: str, values: Callable[[str], np.ndarray] = column, num: int = num_betas) -> np.ndarray:
+        return np.stack([values(layer) for layer in _numbered(name, num)], axis=-1)
 
-    betas = np.asarray([member.betas for member in members], np.float64).reshape(*grid.shape, num_layers)
+    betas = np.asarray([member.betas for member in members], np.float64).reshape(*grid.shape, num_betas)
     asked = {"betas": betas}
     if objective.control != "constant":
         asked = {"betas": layers("beta_{}"), "start_betas": betas}
@@ -128,17 +132,19 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
         asked["target_distortion_status"] = words("target_distortion_status")
         asked["train_distortion_nats"] = column("train_distortion_nats")
     elif objective.control != "constant":
-        of_layers = [column(name) for name in _numbered("target_{}_nats", num_layers)]
+        of_layers = [column(name) for name in _numbered("target_{}_nats", num_betas)]
         asked["targets_nats"] = _targets(members, grid.shape, of_layers)
         asked["target_status"] = layers("target_{}_status", words)
         asked["train_rates_nats"] = layers("train_rate_{}_nats")
+    rates = layers(f"{split}_rate_{{}}_nats", num=groups.num_layers)
     return {
         "model": np.asarray(numbers).reshape(grid.shape),
         **asked,
         "seed": np.broadcast_to(np.asarray(grid.seeds), grid.shape),
         "status": words("status"),
         "distortion_nats": column(f"{split}_distortion_nats"),
-        "rates_nats": layers(f"{split}_rate_{{}}_nats"),
+        "rates_nats": rates,
+        **({} if groups.are_layers else {"group_rates_nats": groups.sum(rates)}),
         "elbo_nats": column(f"{split}_elbo_nats"),
         "bits_per_dim": column(f"{split}_bits_per_dim"),
         "wall_s": numeric([times.get(n) for n in numbers]),
@@ -148,8 +154,8 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
 def _row(
     folder: pathlib.Path, member: Member, evaluation: Mapping[str, Any], num_dims: int
 ) -> dict[str, Any]:
-    objective, num_layers = member.objective, len(member.betas)
-    names = _target_names(objective, num_layers)
+    objective = member.objective
+    names = _target_names(objective, len(member.betas))
     # `experiments.run` in a model's folder leaves an evaluation without a status.
     row = {"model": member.number, "seed": member.seed, "status": evaluation.get("status", OK)}
     try:
