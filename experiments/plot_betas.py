@@ -82,8 +82,8 @@ def read_row(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise RunError(f"{folder} solves for its betas (config.objective.control={control!r}); leave it out")
     if groups := config["objective"].get("beta_groups"):
         raise RunError(
-            f"{folder} has a beta per group of layers (config.objective.beta_groups={groups!r}); leave it out: "
-            "experiments.grid draws such betas"
+            f"{folder} has a beta per group of layers (config.objective.beta_groups={groups!r}); leave it "
+            "out: experiments.grid draws such betas"
         )
     file = folder / records.EVALUATION_FILE
     if not file.exists():

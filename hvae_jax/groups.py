@@ -5,6 +5,7 @@ layers become a few numbers, or the other way round.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,14 +85,14 @@ class Groups:
         return tuple(high - low + 1 for low, high in self.ranges)
 
     def names(self, sides: Ranges, latent_shapes: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
-        """What figures and tables call the groups: "8×8" of all layers of a side, else "z_1…z_4" or "z_3".
+        """What figures and tables call the groups: "8x8" of all layers of a side, else "z_1-z_4" or "z_3".
 
         Args:
           sides: the layers of each side, see `ModelConfig.groups`.
           latent_shapes: of the layers, z_1 first.
         """
         named = {
-            group: f"{shape[0]}×{shape[1]}"
+            group: f"{shape[0]}x{shape[1]}"
             for group in sides
             if len(shape := latent_shapes[group[0] - 1]) == 3 and not self.are_layers
         }
@@ -104,6 +105,21 @@ class Groups:
             raise ValueError(f"expected {length} entries along the last axis, got shape {np.shape(values)}")
 
 
+def runs(values: Sequence[float]) -> list[tuple[float, int, int]]:
+    """Neighbouring layers with the same number: it, the lowest and the highest layer of each such run.
+
+    Example:
+      >>> runs((1.0, 1.0, 0.5))
+      [(1.0, 1, 2), (0.5, 3, 3)]
+    """
+    found, lowest = [], 1
+    for value, same in itertools.groupby(values):
+        highest = lowest + len(list(same)) - 1
+        found.append((value, lowest, highest))
+        lowest = highest + 1
+    return found
+
+
 def layers_name(lowest: int, highest: int) -> str:
-    """What a range of layers is called, for example "z_1…z_4"."""
-    return f"z_{lowest}" if lowest == highest else f"z_{lowest}…z_{highest}"
+    """What a range of layers is called, for example "z_1-z_4"."""
+    return f"z_{lowest}" if lowest == highest else f"z_{lowest}-z_{highest}"

@@ -146,9 +146,15 @@ class DataEntropy:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """How well images come back from all layers, from z_2 and up, …, from z_L."""
+    """How well images come back from all layers, from z_2 and up, …, from z_L.
+
+    Attributes:
+      layers: the lowest of each entry of `from_layer`, where it is not every layer: of a deep network, the
+        lowest of each side of its maps.
+    """
 
     from_layer: tuple[ReconstructionScores, ...]
+    layers: tuple[int, ...] | None = None
     num_images_ssim: int | None = None
     entropy: Annotated[DataEntropy | None, Inline()] = None
 
@@ -196,7 +202,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Representation:
-    """Classifiers that read z_1 → z_L."""
+    """Classifiers that read z_1 → z_L; of a deep network the top layer of each side of its maps."""
 
     layers: tuple[Layer, ...]
 

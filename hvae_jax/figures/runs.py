@@ -23,11 +23,13 @@ from hvae_jax.figures.style import (
     layer_label,
     new_figure,
     tile,
+    wrap,
 )
 from hvae_jax.groups import Groups, layers_name
 
 # Of a heat map of rates: no colour is of less than this, nor than the largest rate divided by that.
 LEAST_RATE, RATE_SPAN = 1e-3, 1e4
+LAYER_HEIGHT = 0.12  # inches of such a map
 LABEL_SIZE, TITLE_SIZE = 9, 11  # points, of the words beside and above rows of images
 
 
@@ -72,7 +74,7 @@ def training_curves(
             axes.plot([], [], "o", ms=4, color=GUIDE_COLOR, label="validation")
         # Beside the panel: inside it there is no corner that no curve comes through.
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.suptitle(title)
+    figure.suptitle(wrap(title, 8.4))
     figure.savefig(os.fspath(file), dpi=DPI)
 
 
@@ -85,8 +87,9 @@ def _training_map(
 ) -> None:
     groups, names = grouped
     has_lines = len(groups) <= MANY_LAYERS
-    figure = new_figure(9.4, 8.6)
-    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(1.0, 1.0, 1.6))
+    map_height = max(3.0, LAYER_HEIGHT * groups.num_layers)
+    figure = new_figure(9.4, 5.2 + map_height)
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(2.2, 2.2, map_height))
     for log, style in ((train, {"alpha": 0.9}), (valid, {"marker": "o", "linestyle": "none", "ms": 4})):
         if log is None:
             continue
@@ -106,7 +109,7 @@ def _training_map(
     middle.set_ylim(bottom=0)
     _layer_map(figure, bottom, train, grouped)
     bottom.set_xlabel("training step")
-    figure.suptitle(title)
+    figure.suptitle(wrap(title, 9.4))
     figure.savefig(os.fspath(file), dpi=DPI)
 
 
@@ -121,7 +124,8 @@ def _layer_map(figure: Figure, axes: Axes, train: Mapping[str, np.ndarray], grou
     colors = axes.pcolormesh(
         steps, layers, shown, norm=LogNorm(lowest, highest), cmap="magma", rasterized=True
     )
-    figure.colorbar(colors, ax=axes, label="rate of one layer\n(nats per image)", extend="min", pad=0.01)
+    beside = axes.inset_axes((1.02, 0.0, 0.025, 1.0))
+    figure.colorbar(colors, cax=beside, label="rate of one layer (nats per image)", extend="min")
     if groups.are_layers:
         axes.set_yticks(range(1, groups.num_layers + 1, -(-groups.num_layers // 12)))
         axes.set_ylabel("layer (1 is nearest the data)")
@@ -131,7 +135,7 @@ def _layer_map(figure: Figure, axes: Axes, train: Mapping[str, np.ndarray], grou
     ticks = [
         label
         if (label := group_label(name)).startswith("$")
-        else f"{label}\n{group_label(layers_name(*pair))}"
+        else f"{label}, {group_label(layers_name(*pair))}"
         for name, pair in zip(names, groups.ranges, strict=True)
     ]
     axes.set_yticks([(low + high) / 2 for low, high in groups.ranges], ticks, fontsize=LABEL_SIZE)
@@ -185,7 +189,7 @@ def rate_distortion(train: Mapping[str, np.ndarray], test: Rates, title: str, fi
     axes.set_xlabel("total rate $R_1 + \\dots + R_L$ (nats per image)")
     axes.set_ylabel("distortion D (nats per image)")
     axes.legend(frameon=False)
-    axes.set_title(title, fontsize=11)
+    axes.set_title(wrap(title, 5.6), fontsize=11)
     figure.savefig(os.fspath(file), dpi=DPI)
 
 

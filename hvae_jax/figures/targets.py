@@ -18,6 +18,7 @@ from hvae_jax.figures.style import (
     layer_label,
     new_figure,
     rate_name,
+    wrap,
 )
 
 
@@ -65,7 +66,7 @@ def way_to_targets(
     for axes in (top, bottom):
         if len(targets) <= MANY_LAYERS:
             axes.legend(frameon=False, fontsize=9)
-    figure.suptitle(title)
+    figure.suptitle(wrap(title, 6.4))
     figure.savefig(os.fspath(file), dpi=DPI)
 
 
