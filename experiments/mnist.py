@@ -7,6 +7,7 @@ Command: python -m experiments.run --config=experiments/mnist.py
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference
 
 
 def get_config() -> ConfigDict:
@@ -46,6 +47,8 @@ def get_config() -> ConfigDict:
                 "target_shares": (),
                 "beta_bounds": (1e-3, 1e3),
                 "pi_gains": (0.01, 1e-4),  # of control="pi"
+                "beta_groups": FieldReference("", field_type=object),  # "sides", or ranges of layers
+                "free_nats": (),
             },
             "training": {
                 "seed": 0,

@@ -14,7 +14,8 @@ from hvae_jax import data, records, training
 from hvae_jax.betas import BetaControl
 from hvae_jax.data import DataConfig, Dataset
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation.rates import LogWeightFn
+from hvae_jax.evaluation.rates import LogWeightFn, NamedGroups
+from hvae_jax.groups import Groups
 from hvae_jax.keys import make_key
 from hvae_jax.models.hvae import HVAE, ModelConfig, make_hvae
 from hvae_jax.objective_config import ObjectiveConfig
@@ -118,10 +119,23 @@ class Experiment(NamedTuple):
         """Numbers in one image, H · W · C."""
         return math.prod(self.source.image_shape)
 
+    @property
+    def beta_groups(self) -> Groups:
+        """The layers of each beta."""
+        config = self.model.config
+        return self.objective.groups(len(config.latent_shapes), config.groups)
+
+    @property
+    def named_groups(self) -> NamedGroups:
+        """The layers that reports put together: those of a beta, else of a side of a deep network."""
+        config = self.model.config
+        groups = self.beta_groups if self.objective.beta_groups else Groups(config.groups)
+        return NamedGroups(groups, groups.names(config.groups, config.latent_shapes))
+
     def make_control(self) -> BetaControl:
         """How the betas move over the run."""
         return self.objective.make_control(
-            self.num_steps, self.num_dims, self.training.learning_rate_decay_fraction
+            self.num_steps, self.num_dims, self.training.learning_rate_decay_fraction, self.beta_groups
         )
 
     def make_batches(self) -> Batches:
@@ -194,7 +208,7 @@ def _build(
     objective = build_group("objective", ObjectiveConfig, config)
     training_config = build_group("training", TrainingConfig, config)
     evaluation = build_group("evaluation", EvaluationConfig, config)
-    objective.check_layers(len(model_config.latent_shapes))
+    objective.check_layers(len(model_config.latent_shapes), model_config.groups)
     training_config.check_devices(num_devices)
 
     source = Source(data_config, described, check)

@@ -185,7 +185,7 @@ def _check_accuracies(info: LabelInformation, layers: Sequence[Layer], num_error
     found = []
     for layer in layers:
         number = layer.layer
-        is_top = number == len(layers)
+        is_top = layer is layers[-1]
         by_rates = info.max_accuracy_by_rates[number - 1]
         limit, bare = (by_information, info.max_accuracy_by_information) if is_top else (by_rates, by_rates)
         source = "f⁻¹(I_q(y; z_L))" if is_top else f"f⁻¹(R_{number} + … + R_L)"

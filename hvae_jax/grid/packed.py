@@ -175,12 +175,12 @@ def _evaluation(
     if int(stack.failed_at[model]) or not finite:
         return RunEvaluation(step=int(stack.states.step[model]), status=grid_table.DIVERGED)
     of_split, of_fresh = (
-        {split: rates.summarize(found, built.num_dims) for split, found in every.items()}
+        {split: rates.summarize(found, built.num_dims, built.named_groups) for split, found in every.items()}
         for every in (terms, fresh)
     )
     report = None
     if fresh:
-        betas = stack.states.beta_state.betas[model].tolist()
+        betas = built.beta_groups.collapse(stack.states.beta_state.betas[model]).tolist()
         report = targets.report_targets(
             built.objective, built.num_dims, betas, of_fresh["train"], of_fresh.get("valid"), of_split["test"]
         )
