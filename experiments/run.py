@@ -104,7 +104,7 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
         state = training.train(
             workdir,
             init_state(built, start),
-            built.terms_fn,
+            built.train_terms_fn,
             batches,
             preprocess_fn=built.preprocess_fn,
             control=built.make_control(),
@@ -112,6 +112,7 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
             validate=validate,
             reports=[progress.report, *([tensorboard.report] if tensorboard else [])],
             stop_requested=stop_requested,
+            monte_carlo_rates=built.model.config.monte_carlo_rates,
         )
     if signals.requested():  # too late for the loop, which has saved its last step
         program.stop_now()

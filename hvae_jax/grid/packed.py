@@ -39,11 +39,12 @@ class PackedTrainer:
         valid = built.dataset.valid.images
         self._valid = StackEvaluator(valid, built.preprocess_fn, self.layout) if len(valid) else None
         self._trainer = loop.Trainer(
-            built.terms_fn,
+            built.train_terms_fn,
             preprocess_fn=built.preprocess_fn,
             control=built.make_control(),
             config=built.training,
             layout=self.layout,
+            monte_carlo_rates=built.model.config.monte_carlo_rates,
         )
 
     def train(
