@@ -112,10 +112,11 @@ class Experiment(NamedTuple):
             return self.terms_fn
         epochs_per_step = training.batch_size / self.source.num_images
 
-        def fn(params: Params, x: jax.Array, keys: jax.Array, step: jax.Array) -> Any:
-            return self.model.apply(params, x, keys, anneal(step * epochs_per_step, *config.gumbel_schedule))
+        def at(step: jax.Array) -> TermsFn:
+            temperature = anneal(step * epochs_per_step, *config.gumbel_schedule)
+            return functools.partial(self.model.apply, gumbel_temperature=temperature)
 
-        return TermsOfStep(fn)
+        return TermsOfStep(at)
 
     @property
     def log_weight_fn(self) -> LogWeightFn:

@@ -9,6 +9,7 @@ import numpy as np
 from hvae_jax.evaluation.classifier import Classifier
 from hvae_jax.evaluation.parts import Part
 from hvae_jax.keys import fold_in
+from hvae_jax.models.hierarchy import CategoricalCode
 from hvae_jax.models.hvae import HVAE
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.training import Params
@@ -35,7 +36,7 @@ class Measured(NamedTuple):
       terms: `[N]` and `[N, L]`, means over the draws.
       samples: of each layer, S draws, `[S, N, ...]`.
       means: of each layer's posterior, with those of the layers above it as latents.
-      top_std: of q(z_L|x).
+      top_std: of q(z_L|x); None where it is categorical, of which the means are all probabilities.
       reconstructions: from each layer and those above it, in [0, 1].
       judged: None without a classifier.
     """
@@ -67,7 +68,7 @@ def make_measure_fn(model: HVAE, classifier: Classifier | None, num_draws: int) 
             jnp.clip(apply(params, x, layer, method="reconstruct"), 0.0, 1.0)
             for layer in range(1, model.num_layers + 1)
         ]
-        judged = None
+        top, judged = codes[-1], None
         if classifier is not None:
             probs = [classifier(judge_params, picture)[1] for picture in pictures]
             judged = Judged(classifier(judge_params, x)[0], probs)
@@ -76,7 +77,7 @@ def make_measure_fn(model: HVAE, classifier: Classifier | None, num_draws: int) 
             terms=jax.tree.map(lambda t: t.mean(axis=0), terms),
             samples=[jnp.moveaxis(sample, 0, 1) for sample in samples],
             means=[code.mean for code in codes],
-            top_std=codes[-1].std,
+            top_std=None if isinstance(top, CategoricalCode) else top.std,
             reconstructions=pictures,
             judged=judged,
         )

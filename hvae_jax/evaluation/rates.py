@@ -1,7 +1,7 @@
 """Distortion, rates and the bounds on log p(x), over a whole split."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -40,12 +40,13 @@ def make_importance_bound(log_weight_fn: LogWeightFn, num_samples: int) -> LogWe
     return fn
 
 
-def summarize(terms: LayerwiseTerms, num_dims: int) -> Rates:
+def summarize(terms: LayerwiseTerms, num_dims: int, *, monte_carlo_rates: Sequence[int] = ()) -> Rates:
     """Means over a split at β = 1, each with its standard error over the images.
 
     Args:
       terms: `[N]` and `[N, L]`, nats.
       num_dims: H · W · C.
+      monte_carlo_rates: layers whose rate has no closed form, to be named.
     """
     distortion = np.asarray(terms.distortion, np.float64)
     rates = np.asarray(terms.rates, np.float64)
@@ -58,6 +59,7 @@ def summarize(terms: LayerwiseTerms, num_dims: int) -> Rates:
         total_rate_nats=mean(total),
         rates_nats=Estimates(tuple(rates.mean(axis=0).tolist()), tuple(standard_error(rates).tolist())),
         bits_per_dim=float(bits_per_dim(negative_elbo.value, num_dims)),
+        monte_carlo_rates=tuple(monte_carlo_rates) or None,
     )
 
 

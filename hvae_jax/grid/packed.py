@@ -178,7 +178,12 @@ def _evaluation(
     if int(stack.failed_at[model]) or not finite:
         return {"step": int(stack.states.step[model]), "status": grid_table.DIVERGED}
     of_split, of_fresh = (
-        {split: rates.summarize(found, built.num_dims) for split, found in every.items()}
+        {
+            split: rates.summarize(
+                found, built.num_dims, monte_carlo_rates=built.model.config.monte_carlo_rates
+            )
+            for split, found in every.items()
+        }
         for every in (terms, fresh)
     )
     report = None

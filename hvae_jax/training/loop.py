@@ -72,7 +72,7 @@ class Trainer:
         """Compiles nothing yet.
 
         Args:
-          terms_fn: (params, x, keys) → terms; a `TermsOfStep` is told the step, too.
+          terms_fn: (params, x, keys) → terms; a `TermsOfStep` gives those of each step.
           preprocess_fn: (keys, stored images) → x.
           control: moves the betas.
           config: how to train; `seed` and `order_seed` are each model's own.

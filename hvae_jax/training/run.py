@@ -47,7 +47,7 @@ def train(
     Args:
       folder: the run folder, see `records.open_run`.
       state: from `init_state`.
-      terms_fn: (params, x, keys) → terms; a `TermsOfStep` is told the step, too.
+      terms_fn: (params, x, keys) → terms; a `TermsOfStep` gives those of each step.
       batches: of stored training images.
       preprocess_fn: (keys, stored images) → x.
       control: moves the betas.

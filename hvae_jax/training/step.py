@@ -28,10 +28,10 @@ class TermsOfStep(NamedTuple):
     """Terms that change over training, as those of a relaxation that hardens.
 
     Attributes:
-      fn: (params, x `[B, ...]`, keys `[B]`, step) → terms; step is an int32 scalar, the updates done.
+      at: step → the `TermsFn` of that step; an int32 scalar, traced, the updates done.
     """
 
-    fn: Callable[[Params, jax.Array, jax.Array, jax.Array], LayerwiseTerms | Any]
+    at: Callable[[jax.Array], TermsFn]
 
 
 # (keys [B], stored images [B, ...]) -> x [B, ...], for example data.make_preprocess.
@@ -112,7 +112,7 @@ def make_train_step(
     the state as it was: the caller sees it in the metrics.
 
     Args:
-      terms_fn: (params, x `[B, ...]`, keys `[B]`) → terms; a `TermsOfStep` is told the step, too.
+      terms_fn: (params, x `[B, ...]`, keys `[B]`) → terms; a `TermsOfStep` gives those of each step.
       preprocess_fn: (keys `[B]`, stored images `[B, ...]`) → x.
       control: moves the betas, and scales the learning rate.
       config: optimiser, averaging, and the images per gradient evaluation.
@@ -122,8 +122,8 @@ def make_train_step(
 
     def loss_fn(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array, step: jax.Array):
         x = preprocess_fn(fold_in(keys, 0), images)
-        arguments = params, x, fold_in(keys, 1)
-        terms = terms_fn.fn(*arguments, step) if isinstance(terms_fn, TermsOfStep) else terms_fn(*arguments)
+        fn = terms_fn.at(step) if isinstance(terms_fn, TermsOfStep) else terms_fn
+        terms = fn(params, x, fold_in(keys, 1))
         means = terms.distortion.mean(), terms.rates.mean(axis=0)
         return -layerwise_elbo(terms, betas).mean(), means
 
