@@ -35,6 +35,11 @@ def get_config() -> ConfigDict:
                 "compute_dtype": "float32",
                 "remat": False,
                 "blocks_by_side": (),  # of inference="deep"
+                "latent_kinds": (),  # all Gaussian; or one for each layer, the last may be "categorical"
+                "gumbel_hard": False,  # of training with a categorical layer, as the next
+                "gumbel_schedule": (0.007, 0.4),  # temperature max(exp(-0.007 epoch), 0.4)
+                "top_prior": "standard",
+                "num_prior_components": 10,  # of top_prior="mixture"
             },
             "objective": {
                 "betas": (1.0, 1.0),

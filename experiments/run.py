@@ -38,6 +38,7 @@ from hvae_jax.figures.style import describe_betas
 from hvae_jax.files import claims
 from hvae_jax.going_on import Start
 from hvae_jax.keys import make_key
+from hvae_jax.models.config import CATEGORICAL
 from hvae_jax.training import Params, TrainState, checkpoints, processes
 from hvae_jax.training.split_evaluator import SplitEvaluator
 from hvae_jax.training.stopping import STOP_SECONDS, StopSignals
@@ -46,6 +47,8 @@ TEMPERATURES = (0.4, 0.7, 1.0)
 # Likelihoods whose pixels are drawn from a few values; the other samples are their means.
 DISCRETE = ("bernoulli", "logistic_mixture")
 NUM_PICTURES = 12
+# Of a categorical variable, that samples are shown of.
+MAX_VALUES = 32
 
 
 def main(arguments: list[str]) -> None:
@@ -107,7 +110,7 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
         state = training.train(
             workdir,
             init_state(built, start),
-            built.terms_fn,
+            built.train_terms_fn,
             batches,
             preprocess_fn=built.preprocess_fn,
             control=built.make_control(),
@@ -115,6 +118,7 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
             validate=validate,
             reports=[progress.report, *([tensorboard.report] if tensorboard else [])],
             stop_requested=stop_requested,
+            monte_carlo_rates=built.model.config.monte_carlo_rates,
         )
     if signals.requested():  # too late for the loop, which has saved its last step
         program.stop_now()
@@ -196,7 +200,8 @@ def evaluate(built: Experiment, params: Params, test: SplitEvaluator) -> Rates:
         negative_importance_weighted_bound_nats=Estimate(-value, error),
         num_importance_samples=num_importance,
     )
-    summary = rates.summarize(terms, built.num_dims, built.named_groups)
+    monte_carlo = built.model.config.monte_carlo_rates
+    summary = rates.summarize(terms, built.num_dims, built.named_groups, monte_carlo_rates=monte_carlo)
     return dataclasses.replace(summary, bound=estimated)
 
 
@@ -260,6 +265,26 @@ def draw(
         drawn = jax.jit(functools.partial(model.apply, num=NUM_PICTURES, method="draw"))
         samples["temperature 1, pixels drawn"] = np.asarray(drawn(params, key))
     figures.image_rows(samples, f"Samples: {title}", target / "samples.png")
+    if model.config.kinds[-1] == CATEGORICAL:
+        by_value = sample_by_value(built, params, key)
+        figures.image_rows(by_value, f"Samples by $z_{num_layers}$: {title}", target / "samples_by_value.png")
+
+
+def sample_by_value(built: Experiment, params: Params, key: jax.Array) -> dict[str, np.ndarray]:
+    """Means of pixels for each value of the top layer's first variable, a row each.
+
+    A column has the noise of the layers below, and the values of further variables, in common.
+    """
+    model, layer = built.model, built.model.num_layers
+    shape = model.config.latent_shapes[-1]
+    generate = jax.jit(functools.partial(model.apply, num=NUM_PICTURES, method="generate"))
+    drawn: Any = generate(params, key)
+    top, rows = np.array(drawn.latents[-1]).reshape(NUM_PICTURES, -1, shape[-1]), {}
+    for value in range(min(shape[-1], MAX_VALUES)):
+        top[:, 0] = np.eye(shape[-1])[value]
+        made: Any = generate(params, key, latents={layer: top.reshape(NUM_PICTURES, *shape)})
+        rows[f"value {value + 1}"] = np.asarray(made.mean)
+    return rows
 
 
 def _describe_betas(built: Experiment, report: TargetReport | None) -> str:
@@ -312,7 +337,8 @@ def _describe(summary: Rates) -> str:
     rows = [("−ELBO", summary.negative_elbo_nats), ("distortion D", summary.distortion_nats)]
     if summary.groups is None:
         for layer, rate in enumerate(zip(*summary.rates_nats, strict=True), start=1):
-            rows.append((f"rate R_{layer}", Estimate(*rate)))
+            how = " (MC)" if layer in (summary.monte_carlo_rates or ()) else ""
+            rows.append((f"rate R_{layer}{how}", Estimate(*rate)))
     lines = [f"  {name:<14}{value:10.4f} ± {error:.4f}" for name, (value, error) in rows]
     for group in summary.groups or ():
         value, error = group.rate_nats
@@ -330,6 +356,10 @@ def _describe(summary: Rates) -> str:
         [
             f"Test split, {summary.num_images} images, β = 1, nats per image:",
             *lines,
+            *(
+                ["  (MC: Monte Carlo rate, log q(z) − log p(z) at the draws)"]
+                * bool(summary.monte_carlo_rates)
+            ),
             f"  {summary.bits_per_dim:.4f} bits per dimension",
         ]
     )

@@ -12,15 +12,17 @@ import jax.numpy as jnp
 
 from hvae_jax import data, records, training
 from hvae_jax.betas import BetaControl
+from hvae_jax.categorical import anneal
 from hvae_jax.data import DataConfig, Dataset
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation.rates import LogWeightFn, NamedGroups
 from hvae_jax.groups import Groups
 from hvae_jax.keys import make_key
+from hvae_jax.models.config import CATEGORICAL
 from hvae_jax.models.hvae import HVAE, ModelConfig, make_hvae
 from hvae_jax.objective_config import ObjectiveConfig
 from hvae_jax.run_config import GROUPS, EvaluationConfig, build_group, with_tuples
-from hvae_jax.training import Params, PreprocessFn, TermsFn, TrainingConfig, TrainState, memory
+from hvae_jax.training import Params, PreprocessFn, TermsFn, TermsOfStep, TrainingConfig, TrainState, memory
 from hvae_jax.training.batches import Batches
 from hvae_jax.training.checkpoints import Checkpoints
 from hvae_jax.training.streaming import make_batches
@@ -102,6 +104,20 @@ class Experiment(NamedTuple):
     def terms_fn(self) -> TermsFn:
         """(params, x, keys) → LayerwiseTerms."""
         return self.model.apply
+
+    @property
+    def train_terms_fn(self) -> TermsFn | TermsOfStep:
+        """`terms_fn`, or where a layer is categorical that under the relaxation of each step."""
+        config, training = self.model.config, self.training
+        if CATEGORICAL not in config.kinds:
+            return self.terms_fn
+        epochs_per_step = training.batch_size / self.source.num_images
+
+        def at(step: jax.Array) -> TermsFn:
+            temperature = anneal(step * epochs_per_step, *config.gumbel_schedule)
+            return functools.partial(self.model.apply, gumbel_temperature=temperature)
+
+        return TermsOfStep(at)
 
     @property
     def log_weight_fn(self) -> LogWeightFn:

@@ -37,11 +37,12 @@ class PackedTrainer:
         valid = built.dataset.valid.images
         self._valid = StackEvaluator(valid, built.preprocess_fn, self.layout) if len(valid) else None
         self._trainer = loop.Trainer(
-            built.terms_fn,
+            built.train_terms_fn,
             preprocess_fn=built.preprocess_fn,
             control=built.make_control(),
             config=built.training,
             layout=self.layout,
+            monte_carlo_rates=built.model.config.monte_carlo_rates,
         )
 
     def train(
@@ -175,7 +176,15 @@ def _evaluation(
     if int(stack.failed_at[model]) or not finite:
         return RunEvaluation(step=int(stack.states.step[model]), status=grid_table.DIVERGED)
     of_split, of_fresh = (
-        {split: rates.summarize(found, built.num_dims, built.named_groups) for split, found in every.items()}
+        {
+            split: rates.summarize(
+                found,
+                built.num_dims,
+                built.named_groups,
+                monte_carlo_rates=built.model.config.monte_carlo_rates,
+            )
+            for split, found in every.items()
+        }
         for every in (terms, fresh)
     )
     report = None

@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from hvae_jax.categorical import Categorical
 from hvae_jax.gaussian import Gaussian
+from hvae_jax.mixture import Mixture
 from hvae_jax.models import convolution
 from hvae_jax.models import convolution_products as products
 
@@ -175,6 +177,37 @@ class Head(nn.Module):
             both = Conv(2 * self.shape[-1], HEAD_KERNEL_SIZE, 1, 1)(h)
         first, second = jnp.split(both, 2, axis=-1)
         return first, second
+
+
+class LogitsHead(nn.Module):
+    """A categorical distribution of `shape`, (K,) or (variables, K), from the flattened features."""
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> Categorical:
+        logits = Dense(math.prod(self.shape))(flatten(h)).astype(jnp.float32)
+        return Categorical(logits.reshape(-1, *self.shape))
+
+
+class MixturePrior(nn.Module):
+    """A learned mixture of Gaussians for z_L: equal weights, means from N(0, I), and stds of 1 at first."""
+
+    shape: tuple[int, ...]
+    num_components: int
+
+    @nn.compact
+    def __call__(self, batch_size: int) -> Mixture:
+        num, shape = self.num_components, (self.num_components, *self.shape)
+
+        def draw(key: jax.Array) -> jax.Array:
+            return jax.random.normal(key, (math.prod(shape),)).reshape(shape)  # flat: see gaussian.sample
+
+        logits = self.param("logits", lambda _: jnp.zeros(num))
+        mean = self.param("mean", draw)
+        raw = self.param("raw_std", lambda _: jnp.full(shape, math.log(math.e - 1.0)))  # softplus⁻¹(1)
+        std = nn.softplus(raw) + MIN_STD
+        return Mixture(*(jnp.broadcast_to(a[None], (batch_size, *a.shape)) for a in (logits, mean, std)))
 
 
 class DenseHead(nn.Module):

@@ -12,6 +12,9 @@ PUBLISHED = ("generalized_top_down", "ladder")
 DEEP = "deep"
 INFERENCE = (*PUBLISHED, DEEP)
 COMPUTE_DTYPES = ("float32", "bfloat16")
+# Kinds of latents, and of the top layer's prior.
+GAUSSIAN, CATEGORICAL = LATENT_KINDS = ("gaussian", "categorical")
+STANDARD, MIXTURE = TOP_PRIORS = ("standard", "mixture")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,8 @@ class ModelConfig:
         networks of VDVAE, for many layers; see `deep`).
       latent_shapes: one shape per layer, z_1 first; `(d,)` is a vector, `(side, side, c)` a map whose
         side is one that the stages pass through. Sides do not grow towards the top. Deep networks have maps
-        alone, and their sides divide each other and the image's.
+        alone, and their sides divide each other and the image's. A categorical layer is `(K,)`, one variable
+        with K values, or `(N, K)`, N of them; its z are one-hot along the last axis.
       channels: of every convolution; of a deep network's maps.
       num_stages: convolutions between the image and the smallest feature map. Deep networks ignore it.
       likelihood: one of `likelihoods.LIKELIHOODS`.
@@ -36,6 +40,14 @@ class ModelConfig:
         the same numbers in less memory, for about a third more time.
       blocks_by_side: of a deep network, (side, number of residual blocks) on the way from the image to the
         top layer, for each side of `latent_shapes`. Others have none.
+      latent_kinds: "gaussian" or "categorical" for each layer, z_1 first; () makes all Gaussian. Of the
+        published networks the top layer may be categorical: its prior is uniform, and gradients come through
+        the Gumbel-softmax relaxation, in training alone. Rates, bounds and samples are of exact draws.
+      gumbel_hard: whether training, too, draws one-hot values, with the gradient of the relaxed ones.
+      gumbel_schedule: (rate, lowest) of the relaxation's temperature max(exp(−rate · epoch), lowest).
+      top_prior: of Gaussian z_L: "standard", N(0, I), or "mixture", Gaussians and weights that are learned.
+        There is no closed form then: R_L is a Monte Carlo rate, log q(z_L|x) − log p(z_L) at the draw.
+      num_prior_components: of the mixture.
 
     Example:
       >>> config = ModelConfig(
@@ -63,6 +75,21 @@ class ModelConfig:
     compute_dtype: str
     remat: bool
     blocks_by_side: tuple[tuple[int, int], ...] = ()
+    latent_kinds: tuple[str, ...] = ()
+    gumbel_hard: bool = False
+    gumbel_schedule: tuple[float, float] = (0.007, 0.4)
+    top_prior: str = STANDARD
+    num_prior_components: int = 10
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of every layer."""
+        return self.latent_kinds or (GAUSSIAN,) * len(self.latent_shapes)
+
+    @property
+    def monte_carlo_rates(self) -> tuple[int, ...]:
+        """Layers whose rate has no closed form."""
+        return (len(self.latent_shapes),) if self.top_prior == MIXTURE else ()
 
     @property
     def groups(self) -> tuple[tuple[int, int], ...]:
@@ -99,7 +126,7 @@ class ModelConfig:
             )
         if not isinstance(self.remat, bool):
             raise RunError(f"config.model.remat={shorten(self.remat)} must be True or False")
-        for name in ("channels", "num_stages", "num_mixture_components"):
+        for name in ("channels", "num_stages", "num_mixture_components", "num_prior_components"):
             value = getattr(self, name)
             if not is_integer(value, 1, MAX_SIZE):
                 raise RunError(
@@ -111,11 +138,13 @@ class ModelConfig:
             raise RunError(
                 f"config.model.likelihood_std={shorten(std)} must be a number, positive and finite"
             )
+        self._check_kinds()
         shapes = self.latent_shapes
-        if not isinstance(shapes, tuple) or not shapes or not all(map(_is_latent_shape, shapes)):
+        if not isinstance(shapes, tuple) or not shapes or not all(map(_is_latent_shape, shapes, self.kinds)):
             raise RunError(
                 f"config.model.latent_shapes={shorten(shapes)} must hold one shape per layer, z_1 first, "
-                "each (dims,) or (side, side, channels), for example ((4, 4, 32), (32,))"
+                "each (dims,) or (side, side, channels), for example ((4, 4, 32), (32,)); a categorical one "
+                "(values,) or (variables, values), with 2 values or more"
             )
         is_deep, pairs = self.inference == DEEP, self.blocks_by_side
         if not isinstance(pairs, tuple) or bool(pairs) != is_deep or not all(map(_is_pair, pairs)):
@@ -125,8 +154,51 @@ class ModelConfig:
                 f"config.model.inference={self.inference!r}"
             )
 
+    def _check_kinds(self) -> None:
+        kinds, shapes = self.latent_kinds, self.latent_shapes
+        if not isinstance(kinds, tuple) or not all(kind in LATENT_KINDS for kind in kinds):
+            raise RunError(
+                f"config.model.latent_kinds={shorten(kinds)} must hold one of {LATENT_KINDS} for each layer, "
+                "z_1 first, or be (), which makes all Gaussian"
+            )
+        if kinds and isinstance(shapes, tuple) and len(kinds) != len(shapes):
+            raise RunError(
+                f"config.model.latent_kinds={shorten(kinds)} has {len(kinds)} entries for the {len(shapes)} "
+                "layers of config.model.latent_shapes; give one for each layer, z_1 first"
+            )
+        if CATEGORICAL in kinds and (self.inference == DEEP or CATEGORICAL in kinds[:-1]):
+            raise RunError(
+                f"config.model.latent_kinds={shorten(kinds)}: only the top layer, the last entry, of the "
+                f"networks {PUBLISHED} can be categorical (config.model.inference={self.inference!r})"
+            )
+        if not isinstance(self.gumbel_hard, bool):
+            raise RunError(f"config.model.gumbel_hard={shorten(self.gumbel_hard)} must be True or False")
+        schedule = self.gumbel_schedule
+        is_pair = isinstance(schedule, tuple) and len(schedule) == 2 and all(map(is_number, schedule))
+        if not is_pair or schedule[0] < 0 or schedule[1] <= 0:
+            raise RunError(
+                f"config.model.gumbel_schedule={shorten(schedule)} must be (rate per epoch, lowest "
+                "temperature), the former not negative, the latter positive, as (0.007, 0.4)"
+            )
+        if self.top_prior not in TOP_PRIORS:
+            raise RunError(
+                f"config.model.top_prior={shorten(self.top_prior)} is unknown; choose one of {TOP_PRIORS}"
+            )
+        if self.top_prior == MIXTURE and (self.inference == DEEP or CATEGORICAL in kinds):
+            raise RunError(
+                f"config.model.top_prior={MIXTURE!r} is of a Gaussian top layer of the networks {PUBLISHED}, "
+                f"not of inference={self.inference!r} with latent_kinds={shorten(kinds)}"
+            )
 
-def _is_latent_shape(shape: object) -> bool:
+
+def _is_latent_shape(shape: object, kind: str) -> bool:
+    if kind == CATEGORICAL:  # one value is none
+        return (
+            isinstance(shape, tuple)
+            and len(shape) in (1, 2)
+            and is_integer(shape[-1], 2, MAX_SIZE)
+            and is_integer(shape[0], 1, MAX_SIZE)
+        )
     return (
         isinstance(shape, tuple)
         and all(is_integer(size, 1, MAX_SIZE) for size in shape)

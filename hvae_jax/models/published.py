@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from hvae_jax import gaussian
+from hvae_jax import categorical, gaussian
+from hvae_jax.categorical import Categorical
+from hvae_jax.distributions import Distribution
 from hvae_jax.errors import RunError
 from hvae_jax.gaussian import Gaussian
 from hvae_jax.models import blocks
-from hvae_jax.models.config import ModelConfig
+from hvae_jax.models.config import CATEGORICAL, MIXTURE, ModelConfig
 
 MIN_SIDE, MAX_SIDE = 8, 64
 MIXTURE_CHANNELS = 128
@@ -52,26 +54,31 @@ class Posterior(nn.Module):
     stages: tuple[blocks.Stage, ...]
     depth: int
     channels: int
+    kind: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, higher: list[jax.Array]) -> Gaussian:
+    def __call__(self, x: jax.Array, higher: list[jax.Array]) -> Gaussian | Categorical:
         last = self.stages[self.depth - 1]
         h = blocks.Down(self.stages[: self.depth - 1], self.channels)(x)
         lifted = [blocks.Lift(self.stages, self.channels, last.side_in)(z) for z in higher]
         h = blocks.Down((last,), self.channels)(jnp.concatenate([*lifted, h], axis=-1))
+        if self.kind == CATEGORICAL:
+            return blocks.LogitsHead(self.shape)(h)
         return blocks.with_softplus_std(blocks.Head(self.shape)(h))
 
 
 class Proposal(nn.Module):
-    """What a ladder's bottom-up features propose for one layer: two arrays, mean first."""
+    """What a ladder's bottom-up features propose for one layer: two arrays, mean first, or a categorical."""
 
     shape: tuple[int, ...]
     stages: tuple[blocks.Stage, ...]
     channels: int
+    kind: str
 
     @nn.compact
-    def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return blocks.Head(self.shape)(blocks.Down(self.stages, self.channels)(features))
+    def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array] | Categorical:
+        head = blocks.LogitsHead if self.kind == CATEGORICAL else blocks.Head
+        return head(self.shape)(blocks.Down(self.stages, self.channels)(features))
 
 
 class Decoder(nn.Module):
@@ -102,7 +109,7 @@ class Decoder(nn.Module):
 
 def depth(stages: tuple[blocks.Stage, ...], shape: tuple[int, ...]) -> int:
     """How many stages lie between the image and a latent of this shape."""
-    if len(shape) == 1:
+    if len(shape) < 3:
         return len(stages)
     return [stage.side_out for stage in stages].index(shape[0]) + 1
 
@@ -112,7 +119,7 @@ class Above(NamedTuple):
 
     Attributes:
       batch_size: B.
-      latents: z_{l+1} … z_L.
+      latents: z_{l+1} … z_L, categorical ones as vectors.
     """
 
     batch_size: int
@@ -139,7 +146,7 @@ class Published(nn.Module):
         """Builds the networks of every layer, and the decoder p(x|z_1)."""
         config = self.config
         stages = blocks.make_stages(self.image_shape[0], config.num_stages)
-        shapes = config.latent_shapes
+        shapes, kinds = config.latent_shapes, config.kinds
         depths = [depth(stages, shape) for shape in shapes]
         inner = range(len(shapes) - 1)
 
@@ -157,15 +164,19 @@ class Published(nn.Module):
             ]
             own = [stages[depths[i] - 1 : depths[i]] for i in inner] + [()]
             self.posteriors = [
-                make(Proposal, f"posterior_{i}", shape, own[i], config.channels)
+                make(Proposal, f"posterior_{i}", shape, own[i], config.channels, kinds[i])
                 for i, shape in enumerate(shapes)
             ]
         else:
             self.posteriors = [
-                make(Posterior, f"posterior_{i}", shape, stages, depths[i], config.channels)
+                make(Posterior, f"posterior_{i}", shape, stages, depths[i], config.channels, kinds[i])
                 for i, shape in enumerate(shapes)
             ]
         self.depths = depths
+        if config.top_prior == MIXTURE:
+            top = len(shapes) - 1
+            name, size = f"prior_{top}", config.num_prior_components
+            self.top_prior = blocks.MixturePrior(shapes[top], size, name=name)
         is_mixture = config.likelihood == "logistic_mixture"
         self.decoder = make(
             Decoder, "decoder", stages[: depths[0]], config.channels, self.num_outputs, is_mixture
@@ -183,25 +194,32 @@ class Published(nn.Module):
         """Nothing is above z_L."""
         return Above(batch_size, ())
 
-    def prior(self, layer: int, state: Above) -> tuple[Gaussian, Above]:
-        """N(0, I) for z_L."""
+    def prior(self, layer: int, state: Above) -> tuple[Distribution, Above]:
+        """N(0, I) for z_L, or a mixture; uniform where z_L is categorical."""
         if layer == self.num_layers:
             shape = (state.batch_size, *self.config.latent_shapes[-1])
+            if self.config.kinds[-1] == CATEGORICAL:
+                return categorical.uniform(shape), state
+            if self.config.top_prior == MIXTURE:
+                return self.top_prior(state.batch_size), state
             return Gaussian(jnp.zeros(shape), jnp.ones(shape)), state
         return self.priors[layer - 1](self._higher(state)), state
 
-    def posterior(self, layer: int, state: Above, features: list[jax.Array], p: Gaussian) -> Gaussian:
+    def posterior(self, layer: int, state: Above, features: list[jax.Array], p: Any) -> Distribution:
         """A network of its own, or a ladder's product of p and what `features` propose."""
         network: Any = self.posteriors[layer - 1]  # a Proposal for a ladder, else a Posterior
         if self.config.inference != "ladder":
             return network(features[0], self._higher(state))
         depth = self.depths[layer - 1]
         if layer == self.num_layers:  # the top layer's posterior is what the bottom-up pass says
-            return blocks.with_softplus_std(network(features[depth]))
+            proposal = network(features[depth])
+            return proposal if isinstance(proposal, Categorical) else blocks.with_softplus_std(proposal)
         return gaussian.precision_weighted(blocks.with_softplus_var(network(features[depth - 1])), p)
 
     def below(self, layer: int, state: Above, z: jax.Array) -> Above:
         """z joins the latents above."""
+        if self.config.kinds[layer - 1] == CATEGORICAL:
+            z = blocks.flatten(z)
         return Above(state.batch_size, (z, *state.latents))
 
     def outputs(self, state: Above) -> jax.Array:

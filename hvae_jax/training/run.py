@@ -17,7 +17,7 @@ from hvae_jax.training.checkpoints import CHECKPOINTS_FOLDER, Checkpoints
 from hvae_jax.training.config import TrainingConfig
 from hvae_jax.training.loop import NotFinite, Trainer
 from hvae_jax.training.stacks import DataParallel, Stack
-from hvae_jax.training.step import Params, PreprocessFn, StepMetrics, TermsFn, TrainState
+from hvae_jax.training.step import Params, PreprocessFn, StepMetrics, TermsFn, TermsOfStep, TrainState
 
 # What a checkpoint holds beside the state.
 PROGRESS = {"logged", "seconds", "totals", "batches", "ended"}
@@ -26,7 +26,7 @@ PROGRESS = {"logged", "seconds", "totals", "batches", "ended"}
 def train(
     folder: pathlib.Path,
     state: TrainState,
-    terms_fn: TermsFn,
+    terms_fn: TermsFn | TermsOfStep,
     batches: Batches,
     *,
     preprocess_fn: PreprocessFn,
@@ -35,6 +35,7 @@ def train(
     validate: Callable[[Params], LayerwiseTerms] | None = None,
     reports: Sequence[Callable[[dict[str, Any]], None]] = (),
     stop_requested: Callable[[], bool] = lambda: False,
+    monte_carlo_rates: Sequence[int] = (),
 ) -> TrainState:
     """Trains over all devices of all processes, from the folder's newest checkpoint where there is one.
 
@@ -46,7 +47,7 @@ def train(
     Args:
       folder: the run folder, see `records.open_run`.
       state: from `init_state`.
-      terms_fn: (params, x, keys) → terms.
+      terms_fn: (params, x, keys) → terms; a `TermsOfStep` gives those of each step.
       batches: of stored training images.
       preprocess_fn: (keys, stored images) → x.
       control: moves the betas.
@@ -57,6 +58,7 @@ def train(
         step, where that takes longer). Once it says yes, on any process, a checkpoint of that very step
         is written and the loop ends with `Stopped`. The resumed run equals an uninterrupted one, its log
         included.
+      monte_carlo_rates: layers whose rate has no closed form; rows of the log say which.
 
     Returns:
       the final state, on the host.
@@ -68,7 +70,12 @@ def train(
     """
     num_steps = config.num_steps(batches.num_images)
     trainer = Trainer(
-        terms_fn, preprocess_fn=preprocess_fn, control=control, config=config, layout=DataParallel()
+        terms_fn,
+        preprocess_fn=preprocess_fn,
+        control=control,
+        config=config,
+        layout=DataParallel(),
+        monte_carlo_rates=monte_carlo_rates,
     )
     checkpoints = (
         Checkpoints(folder / CHECKPOINTS_FOLDER, config.num_checkpoints) if processes.is_main() else None

@@ -22,6 +22,18 @@ from hvae_jax.training.config import TrainingConfig
 Params = Any
 # (params, x [B, ...], keys [B]) -> terms. Flax types `apply` as returning more than it does here, hence Any.
 TermsFn = Callable[[Params, jax.Array, jax.Array], LayerwiseTerms | Any]
+
+
+class TermsOfStep(NamedTuple):
+    """Terms that change over training, as those of a relaxation that hardens.
+
+    Attributes:
+      at: step → the `TermsFn` of that step; an int32 scalar, traced, the updates done.
+    """
+
+    at: Callable[[jax.Array], TermsFn]
+
+
 # (keys [B], stored images [B, ...]) -> x [B, ...], for example data.make_preprocess.
 PreprocessFn = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -88,7 +100,7 @@ def init_state(
 
 
 def make_train_step(
-    terms_fn: TermsFn,
+    terms_fn: TermsFn | TermsOfStep,
     preprocess_fn: PreprocessFn,
     control: BetaControl,
     config: TrainingConfig,
@@ -100,7 +112,7 @@ def make_train_step(
     the state as it was: the caller sees it in the metrics.
 
     Args:
-      terms_fn: (params, x `[B, ...]`, keys `[B]`) → terms.
+      terms_fn: (params, x `[B, ...]`, keys `[B]`) → terms; a `TermsOfStep` gives those of each step.
       preprocess_fn: (keys `[B]`, stored images `[B, ...]`) → x.
       control: moves the betas, and scales the learning rate.
       config: optimiser, averaging, and the images per gradient evaluation.
@@ -108,21 +120,22 @@ def make_train_step(
     """
     tx = config.make_optimizer()
 
-    def loss_fn(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array):
+    def loss_fn(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array, step: jax.Array):
         x = preprocess_fn(fold_in(keys, 0), images)
-        terms = terms_fn(params, x, fold_in(keys, 1))
+        fn = terms_fn.at(step) if isinstance(terms_fn, TermsOfStep) else terms_fn
+        terms = fn(params, x, fold_in(keys, 1))
         means = terms.distortion.mean(), terms.rates.mean(axis=0)
         return -layerwise_elbo(terms, betas).mean(), means
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def mean_grads(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array):
+    def mean_grads(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array, step: jax.Array):
         part_size = config.micro_batch or pick_micro_batch(images.shape)
         num_parts = images.shape[0] // part_size
         parts = jax.tree.map(lambda a: a.reshape(num_parts, part_size, *a.shape[1:]), (images, keys))
 
         def add(total: Params, part: tuple[jax.Array, jax.Array]):
-            (loss, (distortion, rates)), grads = grad_fn(params, betas, *part)
+            (loss, (distortion, rates)), grads = grad_fn(params, betas, *part, step)
             return jax.tree.map(jnp.add, total, grads), (loss, distortion, rates)
 
         total, means = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
@@ -136,7 +149,9 @@ def make_train_step(
             place = place + per_device * jax.lax.axis_index(axis_name)
         step_key = jax.random.fold_in(from_data(state.key), state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, place)
-        grads, (loss, distortion, rates) = mean_grads(state.params, state.beta_state.betas, images, keys)
+        grads, (loss, distortion, rates) = mean_grads(
+            state.params, state.beta_state.betas, images, keys, state.step
+        )
         if axis_name is not None:
             grads, loss, distortion, rates = jax.lax.pmean((grads, loss, distortion, rates), axis_name)
         metrics = StepMetrics(loss, distortion, rates, optax.tree.norm(grads))
