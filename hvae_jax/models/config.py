@@ -22,9 +22,9 @@ class ModelConfig:
       inference: "generalized_top_down" (every q(z_l|z_{>l}, x) a network of its own), "ladder"
         (precision-weighted product of the prior and what a shared bottom-up pass proposes), or "deep" (the
         networks of VDVAE, for many layers; see `deep`).
-      latent_shapes: one shape per layer, z_1 first; `(d,)` is a vector, `(side, side, c)` a map whose
-        side is one that the stages pass through. Sides do not grow towards the top. Deep networks have maps
-        alone, and their sides divide each other and the image's.
+      latent_shapes: one shape per layer, z_1 first; `(d,)` is a vector, `(height, width, c)` a map of a size
+        that the stages pass through. Sides do not grow towards the top. Deep networks have maps alone, and
+        their sides divide each other and the image's.
       channels: of every convolution; of a deep network's maps.
       num_stages: convolutions between the image and the smallest feature map. Deep networks ignore it.
       likelihood: one of `likelihoods.LIKELIHOODS`.
@@ -35,7 +35,7 @@ class ModelConfig:
       remat: whether gradients compute the networks' activations a second time instead of keeping them:
         the same numbers in less memory, for about a third more time.
       blocks_by_side: of a deep network, (side, number of residual blocks) on the way from the image to the
-        top layer, for each side of `latent_shapes`. Others have none.
+        top layer, for each side of `latent_shapes` (the height, where it is not square). Others have none.
 
     Example:
       >>> config = ModelConfig(
@@ -115,7 +115,7 @@ class ModelConfig:
         if not isinstance(shapes, tuple) or not shapes or not all(map(_is_latent_shape, shapes)):
             raise RunError(
                 f"config.model.latent_shapes={shorten(shapes)} must hold one shape per layer, z_1 first, "
-                "each (dims,) or (side, side, channels), for example ((4, 4, 32), (32,))"
+                "each (dims,) or (height, width, channels), for example ((4, 4, 32), (32,))"
             )
         is_deep, pairs = self.inference == DEEP, self.blocks_by_side
         if not isinstance(pairs, tuple) or bool(pairs) != is_deep or not all(map(_is_pair, pairs)):
@@ -126,11 +126,22 @@ class ModelConfig:
             )
 
 
+def check_image_shape(shape: tuple[int, int, int], min_side: int, max_side: int) -> None:
+    """Raises RunError unless a family of networks takes images of this height, width and channels."""
+    height, width, channels = shape
+    are_sides = all(min_side <= side <= max_side for side in (height, width))
+    if not are_sides or not 1 <= channels <= likelihoods.MAX_CHANNELS:
+        raise RunError(
+            f"images of shape {shape} are not supported: they must be {min_side} to {max_side} pixels high "
+            f"and wide, with 1 to {likelihoods.MAX_CHANNELS} channels"
+        )
+
+
 def _is_latent_shape(shape: object) -> bool:
     return (
         isinstance(shape, tuple)
         and all(is_integer(size, 1, MAX_SIZE) for size in shape)
-        and (len(shape) == 1 or (len(shape) == 3 and shape[0] == shape[1]))
+        and len(shape) in (1, 3)
     )
 
 
