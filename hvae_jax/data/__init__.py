@@ -47,6 +47,7 @@ from hvae_jax.data.sources import DataConfig as DataConfig
 from hvae_jax.data.sources import Dataset as Dataset
 from hvae_jax.data.sources import load as load
 from hvae_jax.data.sources import make_preprocess as make_preprocess
+from hvae_jax.data.sources import title_of as title_of
 from hvae_jax.data.stored import Split as Split
 from hvae_jax.data.subsets import spread as spread
 from hvae_jax.data.subsets import subset as subset
