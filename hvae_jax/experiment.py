@@ -72,6 +72,11 @@ class Source:
             self.num_images = described["splits"]["train"]["num_images"]
 
     @property
+    def title(self) -> str:
+        """The data set's name as figures say it; nothing is read for it."""
+        return data.title_of(self._config.name)
+
+    @property
     def dataset(self) -> Dataset:
         """All splits.
 

@@ -25,8 +25,8 @@ class ModelConfig:
       inference: "generalized_top_down" (every q(z_l|z_{>l}, x) a network of its own), "ladder"
         (precision-weighted product of the prior and what a shared bottom-up pass proposes), or "deep" (the
         networks of VDVAE, for many layers; see `deep`).
-      latent_shapes: one shape per layer, z_1 first; `(d,)` is a vector, `(side, side, c)` a map whose
-        side is one that the stages pass through. Sides do not grow towards the top. Deep networks have maps
+      latent_shapes: one shape per layer, z_1 first; `(d,)` is a vector, `(height, width, c)` a map of a
+        size that the stages pass through. Sides do not grow towards the top. Deep networks have maps
         alone, and their sides divide each other and the image's. A categorical layer is `(K,)`, one variable
         with K values, or `(N, K)`, N of them; its z are one-hot along the last axis.
       channels: of every convolution; of a deep network's maps.
@@ -39,7 +39,7 @@ class ModelConfig:
       remat: whether gradients compute the networks' activations a second time instead of keeping them:
         the same numbers in less memory, for about a third more time.
       blocks_by_side: of a deep network, (side, number of residual blocks) on the way from the image to the
-        top layer, for each side of `latent_shapes`. Others have none.
+        top layer, for each side of `latent_shapes` (the height, where it is not square). Others have none.
       latent_kinds: "gaussian" or "categorical" for each layer, z_1 first; () makes all Gaussian. Of the
         published networks the top layer may be categorical: its prior is uniform, and gradients come through
         the Gumbel-softmax relaxation, in training alone. Rates, bounds and samples are of exact draws.
@@ -143,7 +143,7 @@ class ModelConfig:
         if not isinstance(shapes, tuple) or not shapes or not all(map(_is_latent_shape, shapes, self.kinds)):
             raise RunError(
                 f"config.model.latent_shapes={shorten(shapes)} must hold one shape per layer, z_1 first, "
-                "each (dims,) or (side, side, channels), for example ((4, 4, 32), (32,)); a categorical one "
+                "each (dims,) or (height, width, channels), for example ((4, 4, 32), (32,)); a categorical one "
                 "(values,) or (variables, values), with 2 values or more"
             )
         is_deep, pairs = self.inference == DEEP, self.blocks_by_side
@@ -191,6 +191,17 @@ class ModelConfig:
             )
 
 
+def check_image_shape(shape: tuple[int, int, int], min_side: int, max_side: int) -> None:
+    """Raises RunError unless a family of networks takes images of this height, width and channels."""
+    height, width, channels = shape
+    are_sides = all(min_side <= side <= max_side for side in (height, width))
+    if not are_sides or not 1 <= channels <= likelihoods.MAX_CHANNELS:
+        raise RunError(
+            f"images of shape {shape} are not supported: they must be {min_side} to {max_side} pixels high "
+            f"and wide, with 1 to {likelihoods.MAX_CHANNELS} channels"
+        )
+
+
 def _is_latent_shape(shape: object, kind: str) -> bool:
     if kind == CATEGORICAL:  # one value is none
         return (
@@ -202,7 +213,7 @@ def _is_latent_shape(shape: object, kind: str) -> bool:
     return (
         isinstance(shape, tuple)
         and all(is_integer(size, 1, MAX_SIZE) for size in shape)
-        and (len(shape) == 1 or (len(shape) == 3 and shape[0] == shape[1]))
+        and len(shape) in (1, 3)
     )
 
 

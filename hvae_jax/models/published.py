@@ -3,6 +3,7 @@
 Their sizes and order of layers are those of Xiao and Bamler (2023) wherever those exist.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from hvae_jax.distributions import Distribution
 from hvae_jax.errors import RunError
 from hvae_jax.gaussian import Gaussian
 from hvae_jax.models import blocks
-from hvae_jax.models.config import CATEGORICAL, MIXTURE, ModelConfig
+from hvae_jax.models.config import CATEGORICAL, MIXTURE, ModelConfig, check_image_shape
 
 MIN_SIDE, MAX_SIDE = 8, 64
 MIXTURE_CHANNELS = 128
@@ -38,7 +39,8 @@ class Prior(nn.Module):
         if self.depth == len(self.stages):
             flat = jnp.concatenate([blocks.flatten(z) for z in higher], axis=-1)
             return blocks.with_softplus_std(blocks.DenseHead(self.shape)(flat))
-        lifted = [blocks.Lift(self.stages, self.channels, self.shape[0])(z) for z in higher]
+        size = self.shape[0], self.shape[1]
+        lifted = [blocks.Lift(self.stages, self.channels, size)(z) for z in higher]
         h = blocks.Conv(self.channels, blocks.HEAD_KERNEL_SIZE, 1, 1)(jnp.concatenate(lifted, axis=-1))
         return blocks.with_softplus_std(blocks.Head(self.shape)(nn.relu(h)))
 
@@ -60,7 +62,7 @@ class Posterior(nn.Module):
     def __call__(self, x: jax.Array, higher: list[jax.Array]) -> Gaussian | Categorical:
         last = self.stages[self.depth - 1]
         h = blocks.Down(self.stages[: self.depth - 1], self.channels)(x)
-        lifted = [blocks.Lift(self.stages, self.channels, last.side_in)(z) for z in higher]
+        lifted = [blocks.Lift(self.stages, self.channels, last.size_in)(z) for z in higher]
         h = blocks.Down((last,), self.channels)(jnp.concatenate([*lifted, h], axis=-1))
         if self.kind == CATEGORICAL:
             return blocks.LogitsHead(self.shape)(h)
@@ -95,8 +97,8 @@ class Decoder(nn.Module):
         if h.ndim == 2:
             # As published, a vector enters one stage up; with a single stage there is no such place.
             stages = stages[:-1] or stages
-            side = stages[-1].side_out
-            h = nn.relu(blocks.Dense(side * side * self.channels)(h)).reshape(-1, side, side, self.channels)
+            bottom = (*stages[-1].size_out, self.channels)
+            h = nn.relu(blocks.Dense(math.prod(bottom))(h)).reshape(-1, *bottom)
         h = blocks.Up(stages[1:], self.channels)(h)
         first = stages[0]
         size, stride, padding = blocks.KERNEL_SIZE, first.stride, first.padding
@@ -111,7 +113,7 @@ def depth(stages: tuple[blocks.Stage, ...], shape: tuple[int, ...]) -> int:
     """How many stages lie between the image and a latent of this shape."""
     if len(shape) < 3:
         return len(stages)
-    return [stage.side_out for stage in stages].index(shape[0]) + 1
+    return [stage.size_out for stage in stages].index(shape[:2]) + 1
 
 
 class Above(NamedTuple):
@@ -145,7 +147,7 @@ class Published(nn.Module):
     def setup(self) -> None:
         """Builds the networks of every layer, and the decoder p(x|z_1)."""
         config = self.config
-        stages = blocks.make_stages(self.image_shape[0], config.num_stages)
+        stages = blocks.make_stages(self.image_shape[:2], config.num_stages)
         shapes, kinds = config.latent_shapes, config.kinds
         depths = [depth(stages, shape) for shape in shapes]
         inner = range(len(shapes) - 1)
@@ -236,22 +238,21 @@ class Published(nn.Module):
 
 def check(config: ModelConfig, image_shape: tuple[int, int, int]) -> None:
     """Raises RunError unless the networks that a config describes fit images of this shape."""
-    height, width, channels = image_shape
-    if height != width or not MIN_SIDE <= height <= MAX_SIDE or channels not in (1, 3):
-        raise RunError(
-            f"images of shape {image_shape} are not supported: they must be square, {MIN_SIDE} to {MAX_SIDE} "
-            "pixels a side, with 1 or 3 channels"
-        )
+    check_image_shape(image_shape, MIN_SIDE, MAX_SIDE)
+    height, width, _ = image_shape
     try:
-        stages = blocks.make_stages(height, config.num_stages)
+        stages = blocks.make_stages((height, width), config.num_stages)
     except ValueError as error:
-        raise RunError(f"config.model.num_stages={config.num_stages}: {error}") from error
-    sides = [stage.side_out for stage in stages]
+        fitting = [side for side in range(MIN_SIDE, MAX_SIDE + 1) if _fits(height, side, config.num_stages)]
+        hint = f"; with images {height} pixels high, these widths fit: {fitting}" if fitting else ""
+        raise RunError(f"config.model.num_stages={config.num_stages}: {error}{hint}") from error
+    sizes = [stage.size_out for stage in stages]
     for layer, shape in enumerate(config.latent_shapes, start=1):
-        if len(shape) == 3 and shape[0] not in sides:
+        if len(shape) == 3 and shape[:2] not in sizes:
             raise RunError(
-                f"config.model.latent_shapes: layer {layer} is {shape}, but images of side {height} pass "
-                f"through the sides {sides} (config.model.num_stages={config.num_stages}); use one of these"
+                f"config.model.latent_shapes: layer {layer} is {shape}, but images of {height}×{width} "
+                f"pixels pass through maps of {', '.join(f'{h}×{w}' for h, w in sizes)} "
+                f"(config.model.num_stages={config.num_stages}); use one of these"
             )
     depths = [depth(stages, shape) for shape in config.latent_shapes]
     if depths != sorted(depths):
@@ -259,3 +260,10 @@ def check(config: ModelConfig, image_shape: tuple[int, int, int]) -> None:
             f"config.model.latent_shapes={config.latent_shapes}: sides must not grow towards the top layer, "
             "the last entry (a vector counts as the smallest side)"
         )
+
+
+def _fits(height: int, width: int, num_stages: int) -> bool:
+    try:
+        return bool(blocks.make_stages((height, width), num_stages))
+    except ValueError:
+        return False
