@@ -143,8 +143,8 @@ class ModelConfig:
         if not isinstance(shapes, tuple) or not shapes or not all(map(_is_latent_shape, shapes, self.kinds)):
             raise RunError(
                 f"config.model.latent_shapes={shorten(shapes)} must hold one shape per layer, z_1 first, "
-                "each (dims,) or (height, width, channels), for example ((4, 4, 32), (32,)); a categorical one "
-                "(values,) or (variables, values), with 2 values or more"
+                "each (dims,) or (height, width, channels), for example ((4, 4, 32), (32,)); a categorical "
+                "one (values,) or (variables, values), with 2 values or more"
             )
         is_deep, pairs = self.inference == DEEP, self.blocks_by_side
         if not isinstance(pairs, tuple) or bool(pairs) != is_deep or not all(map(_is_pair, pairs)):
