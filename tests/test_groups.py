@@ -22,7 +22,7 @@ from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.objective_config import ObjectiveConfig
 
 SIDES = ((1, 2), (3, 4), (5, 6))  # of digits_deep
-SHAPES = digits_deep.get_config().model.latent_shapes
+SHAPES = digits_deep.get_config().to_dict()["model"]["latent_shapes"]
 TWO = Groups(((1, 2), (3, 3)))
 
 
@@ -112,7 +112,7 @@ def test_a_control_of_groups_is_that_of_the_summed_rates():
 
 def test_the_objective_of_a_config_has_groups_targets_and_free_nats():
     config = digits_deep.get_config().unlock()
-    config.objective.update({"beta_groups": "sides", "betas": (1.0, 2.0, 3.0), "free_nats": (0.5,)})
+    config.update({"objective": {"beta_groups": "sides", "betas": (1.0, 2.0, 3.0), "free_nats": (0.5,)}})
     built = experiment.from_config(config.to_dict(), num_devices=1)
     assert built.named_groups == (Groups(SIDES), ("8x8", "4x4", "1x1"))
     state = built.make_control().init(jnp.asarray(built.objective.betas))
@@ -172,7 +172,9 @@ def test_free_nats_do_not_depend_on_micro_batches():
 
 def test_a_summary_and_a_report_of_targets_are_of_the_groups():
     generator = np.random.default_rng(0)
-    terms = LayerwiseTerms(generator.normal(size=50), generator.normal(3.0, 1.0, (50, 6)))
+    terms = LayerwiseTerms(
+        jnp.asarray(generator.normal(size=50)), jnp.asarray(generator.normal(3.0, 1.0, (50, 6)))
+    )
     grouped = NamedGroups(Groups(SIDES), ("8x8", "4x4", "1x1"))
     summary = rates.summarize(terms, 64, grouped)
     assert summary.groups is not None
