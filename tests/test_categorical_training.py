@@ -1,6 +1,5 @@
-"""A model with a categorical layer in training: the relaxation's schedule, a resumed run, a packed stack."""
+"""A model with a categorical layer in training: the relaxation's schedule, a packed stack that is resumed."""
 
-import contextlib
 from typing import Any
 
 import jax
@@ -11,13 +10,14 @@ import pytest
 from linear_gaussian import identity
 
 from experiments import digits_categorical, run
-from hvae_jax import betas, experiment, records, training
+from hvae_jax import betas, experiment, training
 from hvae_jax.errors import Stopped
 from hvae_jax.experiment import Experiment
 from hvae_jax.grid.members import Member
 from hvae_jax.grid.packed import PackedTrainer, init_stack
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.training import stacks
+from hvae_jax.training.stacks import Stack
 
 RATE, LOWEST = 0.5, 0.3
 
@@ -40,22 +40,6 @@ def config(tiny_data) -> dict[str, Any]:
 def built(config) -> Experiment:
     """What it describes."""
     return experiment.from_config(config)
-
-
-def train(folder: Any, built: Experiment, stop_after: int | None = None) -> Any:
-    """The final state, or a stop after as many calls, the first of which is one step."""
-    calls = iter(range(100))
-    with contextlib.closing(built.make_batches()) as batches:
-        return training.train(
-            records.open_run(folder, {}),
-            built.init_state(),
-            built.train_terms_fn,
-            batches,
-            preprocess_fn=built.preprocess_fn,
-            control=built.make_control(),
-            config=built.training,
-            stop_requested=lambda: next(calls) == stop_after,
-        )
 
 
 def test_terms_of_a_step_are_told_the_step():
@@ -85,23 +69,26 @@ def test_the_temperature_follows_the_epoch(built, monkeypatch):
     np.testing.assert_allclose(asked, [1.0, np.exp(-2 * RATE), LOWEST], rtol=1e-6)
 
 
-def test_a_run_that_resumed_is_the_one_that_went_through_in_a_stack(config, built, tmp_path):
-    """With a step counted from the resumption, its temperatures would be others."""
-    with pytest.raises(Stopped):
-        train(tmp_path, built, stop_after=1)
-    resumed = train(tmp_path, built)
-    assert (records.load(tmp_path)["rates_nats"] > 0).all()
+def test_a_packed_stack_resumes_with_the_temperatures_of_its_steps(config, built):
+    """Stopped after a step, it ends where one that was not stopped does; models differ by their seeds."""
     members = [
         Member(seed, {**config, "training": {**config["training"], "seed": seed}}, {}) for seed in (0, 1)
     ]
-    stack = PackedTrainer(built, 2).train(
-        init_stack(built, members), [[], []], members, save=lambda step, stack: None
-    )
-    first = stacks.entry(stack.states, 0).params
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(resumed.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    trainer, stack = PackedTrainer(built, 2), init_stack(built, members)
+    saved: dict[int, Stack] = {}
+    rows = [], []
+    whole = trainer.train(stack, rows, members, save=saved.__setitem__)
+    with pytest.raises(Stopped):
+        trainer.train(stack, rows, members, save=saved.__setitem__, stop_requested=lambda: True)
+    assert 0 < min(saved) < 4
+    resumed = trainer.train(saved[min(saved)], rows, members, save=saved.__setitem__)
+    for a, b in zip(jax.tree.leaves(resumed.states), jax.tree.leaves(whole.states), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert all(row["rates_nats"][1] > 0 for row in rows[0])
+    assert rows[0][-1]["rates_nats"] != rows[1][-1]["rates_nats"]
 
-    rows = run.sample_by_value(built, resumed.params, jax.random.key(0))
-    assert [*rows] == ["value 1", "value 2", "value 3"]
-    assert rows["value 1"].shape == (run.NUM_PICTURES, 8, 8, 1)
-    assert np.abs(rows["value 1"] - rows["value 2"]).max() > 0
+    params = stacks.entry(whole.states, 0).params
+    pictures = run.sample_by_value(built, params, jax.random.key(0))
+    assert [*pictures] == ["value 1", "value 2", "value 3"]
+    assert pictures["value 1"].shape == (run.NUM_PICTURES, 8, 8, 1)
+    assert np.abs(pictures["value 1"] - pictures["value 2"]).max() > 0
