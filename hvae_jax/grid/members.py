@@ -231,12 +231,16 @@ def read_config(config: Mapping[str, Any]) -> tuple[GridConfig, list[Member]]:
     """
     if "grid" not in config:
         raise RunError("config has no group grid; train a single model with experiments.run")
-    for name in ("grid", "model", "objective", "training"):
+    # Networks of one's own have no group `model`, see `own`.
+    for name in ("grid", *(["model"] if "model" in config else []), "objective", "training"):
         if not isinstance(config.get(name), Mapping):
             raise RunError(f"config.{name}={config.get(name)!r} must be a group of fields")
     grid = experiment.build_group("grid", GridConfig, config)
     base = {name: group for name, group in config.items() if name != "grid"}
-    num_layers = len(experiment.build_group("model", ModelConfig, base).latent_shapes)
+    if "model" in base:
+        num_layers = len(experiment.build_group("model", ModelConfig, base).latent_shapes)
+    else:
+        num_layers = len(experiment.build_group("objective", ObjectiveConfig, base).betas)
     if not grid.has_targets:
         grid.check_layers(num_layers)
     members = []
