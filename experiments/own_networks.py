@@ -270,10 +270,11 @@ def show(row: dict[str, Any]) -> None:
 
 def numbers(name: str) -> tuple[float, ...]:
     """A flag's list."""
+    given: list[str] = getattr(flags.FLAGS, name) or []
     try:
-        return tuple(map(float, flags.FLAGS[name].value or ()))
+        return tuple(map(float, given))
     except ValueError as error:
-        raise RunError(f"--{name}={','.join(flags.FLAGS[name].value)} must be numbers: {error}") from error
+        raise RunError(f"--{name}={','.join(given)} must be numbers: {error}") from error
 
 
 def define_flags() -> None:
