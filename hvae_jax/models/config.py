@@ -12,6 +12,8 @@ PUBLISHED = ("generalized_top_down", "ladder")
 DEEP = "deep"
 INFERENCE = (*PUBLISHED, DEEP)
 COMPUTE_DTYPES = ("float32", "bfloat16")
+# How networks are told the betas; see `conditioning`.
+CONDITIONING = ("none", "scale_shift", "gates")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,8 @@ class ModelConfig:
         the same numbers in less memory, for about a third more time.
       blocks_by_side: of a deep network, (side, number of residual blocks) on the way from the image to the
         top layer, for each side of `latent_shapes`. Others have none.
+      conditioning: "none": a model is of its own betas. "scale_shift" or "gates": the networks are told the
+        betas, and one model is of all betas in `config.objective.beta_range`; see `conditioning`.
 
     Example:
       >>> config = ModelConfig(
@@ -63,6 +67,12 @@ class ModelConfig:
     compute_dtype: str
     remat: bool
     blocks_by_side: tuple[tuple[int, int], ...] = ()
+    conditioning: str = "none"
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether the networks are told the betas."""
+        return self.conditioning != "none"
 
     @property
     def groups(self) -> tuple[tuple[int, int], ...]:
@@ -92,11 +102,11 @@ class ModelConfig:
                 f"config.model.likelihood={shorten(self.likelihood)} is unknown; "
                 f"choose one of {likelihoods.LIKELIHOODS}"
             )
-        if self.compute_dtype not in COMPUTE_DTYPES:
-            raise RunError(
-                f"config.model.compute_dtype={shorten(self.compute_dtype)} is unknown; "
-                f"choose one of {COMPUTE_DTYPES}"
-            )
+        for name, allowed in (("compute_dtype", COMPUTE_DTYPES), ("conditioning", CONDITIONING)):
+            if getattr(self, name) not in allowed:
+                raise RunError(
+                    f"config.model.{name}={shorten(getattr(self, name))} is unknown; choose one of {allowed}"
+                )
         if not isinstance(self.remat, bool):
             raise RunError(f"config.model.remat={shorten(self.remat)} must be True or False")
         for name in ("channels", "num_stages", "num_mixture_components"):
