@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
                 "compute_dtype": "float32",
                 "remat": False,
                 "blocks_by_side": (),  # of inference="deep"
+                "conditioning": "none",  # or one network for all betas: "scale_shift", "gates"
             },
             "objective": {
                 "betas": (1.0, 1.0),
@@ -46,6 +47,8 @@ def get_config() -> ConfigDict:
                 "target_shares": (),
                 "beta_bounds": (1e-3, 1e3),
                 "pi_gains": (0.01, 1e-4),  # of control="pi"
+                "beta_range": (),  # of a conditioned model
+                "marked_betas": (),
             },
             "training": {
                 "seed": 0,

@@ -91,7 +91,7 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
     validate = None
     if len(built.dataset.valid.images):
         valid = SplitEvaluator(built.dataset.valid.images, built.preprocess_fn)
-        validate = functools.partial(valid.map_images, built.terms_fn, key=make_key(built.training.seed))
+        validate = functools.partial(valid.map_images, built.valid_terms_fn(), key=make_key(built.training.seed))
 
     def stop_requested() -> bool:
         signals.seconds = STOP_SECONDS
@@ -109,6 +109,7 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
             preprocess_fn=built.preprocess_fn,
             control=built.make_control(),
             config=built.training,
+            beta_range=built.beta_range,
             validate=validate,
             reports=[progress.report, *([tensorboard.report] if tensorboard else [])],
             stop_requested=stop_requested,
@@ -116,7 +117,8 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
     if signals.requested():  # too late for the loop, which has saved its last step
         program.stop_now()
     signals.seconds = 0.0
-    summary = evaluate(built, state.eval_params, test)
+    params = built.at(state.eval_params)
+    summary = evaluate(built, params, test)
     lines, report = [_describe(summary)], None
     if built.objective.control != "constant":
         report = evaluate_targets(built, state, summary)
@@ -125,7 +127,7 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
     if not is_main:
         return
     records.write_json(workdir / records.EVALUATION_FILE, to_plain(evaluation))
-    draw(built, state.eval_params, workdir, summary, report)
+    draw(built, params, workdir, summary, report)
     print(*lines, f"Everything is in {workdir}", sep="\n")
 
 

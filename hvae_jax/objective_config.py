@@ -3,7 +3,8 @@
 import dataclasses
 import math
 
-from hvae_jax import controls
+from hvae_jax import beta_range, controls
+from hvae_jax.beta_range import BetaRange
 from hvae_jax.betas import BetaControl, constant, constant_scale, cubic_decay, linear_warmup
 from hvae_jax.errors import RunError
 from hvae_jax.values import are_numbers, is_number, shorten
@@ -33,6 +34,12 @@ class ObjectiveConfig:
       target_shares: per layer, sum 1: how a total rate is split. Empty: targets are per layer.
       beta_bounds: (smallest, largest) beta that a control may choose.
       pi_gains: (K_p, K_i) of the control "pi"; others do not look at them.
+      beta_range: of a conditioned model (`config.model.conditioning`), between which each image draws the betas
+        that it trains at, uniform in log β: (smallest, largest), or one such pair per layer. () of others.
+        `betas` are then those that the model is evaluated at.
+      marked_betas: vectors at which the log has a conditioned model's distortion and rates as often as those
+        of the validation split. Empty: all layers at an end of the range or in its middle, and each layer
+        alone at its ends.
     """
 
     betas: tuple[float, ...]
@@ -45,6 +52,8 @@ class ObjectiveConfig:
     target_shares: tuple[float, ...]
     beta_bounds: tuple[float, float]
     pi_gains: tuple[float, float]
+    beta_range: tuple[float, float] | tuple[tuple[float, float], ...] | tuple[()] = ()
+    marked_betas: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         self._check_betas()
@@ -87,6 +96,28 @@ class ObjectiveConfig:
                     f"{num_layers} layers (config.model.latent_shapes); give one {entry} per layer, z_1 "
                     f"first{advice}"
                 )
+        self.read_range(num_layers)
+
+    def read_range(self, num_layers: int, conditioning: str | None = None) -> BetaRange | None:
+        """What a conditioned model of so many layers is trained for; None of another.
+
+        Raises:
+          RunError: see `beta_range.read`; or, where `conditioning` is given (`config.model.conditioning`), there
+            is a range and the model is not told the betas, or the other way round.
+        """
+        found = beta_range.read(vars(self), num_layers)
+        if conditioning == "none" and found:
+            self._refuse(
+                "beta_range",
+                "has no effect with config.model.conditioning='none'; set 'scale_shift', or this to ()",
+            )
+        if conditioning not in (None, "none") and not found:
+            self._refuse(
+                "beta_range",
+                f"must be two numbers, as (0.08, 12.6), with config.model.conditioning={conditioning!r}: each "
+                "image draws its betas between them",
+            )
+        return found
 
     def resolve_targets(self, num_dims: int) -> tuple[float, ...]:
         """The targets in nats: per layer, or the distortion alone; empty where there are none.

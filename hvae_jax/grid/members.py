@@ -236,7 +236,14 @@ def read_config(config: Mapping[str, Any]) -> tuple[GridConfig, list[Member]]:
             raise RunError(f"config.{name}={config.get(name)!r} must be a group of fields")
     grid = experiment.build_group("grid", GridConfig, config)
     base = {name: group for name, group in config.items() if name != "grid"}
-    num_layers = len(experiment.build_group("model", ModelConfig, base).latent_shapes)
+    model = experiment.build_group("model", ModelConfig, base)
+    num_layers = len(model.latent_shapes)
+    if model.is_conditioned and len(grid.vectors) > 1:
+        raise RunError(
+            f"config.grid.{grid.field}={shorten(getattr(grid, grid.field))}: a conditioned model "
+            f"(config.model.conditioning={model.conditioning!r}) is one for all betas, so its grid has one point, "
+            "with several seeds; --from_model makes a grid of betas of a trained one"
+        )
     if not grid.has_targets:
         grid.check_layers(num_layers)
     members = []

@@ -127,7 +127,7 @@ def _working_bytes(built: Experiment, params: Params) -> int:
     key = jax.eval_shape(lambda: make_key(0))
 
     def total(params: Params, x: jax.Array, key: jax.Array) -> jax.Array:
-        terms = built.terms_fn(params, x, key)
+        terms = built.terms_fn(built.at(params), x, key)
         return terms.distortion.sum() + terms.rates.sum()
 
     cost = jax.jit(jax.grad(total)).lower(params, x, key).cost_analysis()

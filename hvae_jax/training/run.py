@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hvae_jax.beta_range import BetaRange
 from hvae_jax.betas import BetaControl
 from hvae_jax.errors import RunError, Stopped
 from hvae_jax.files import rate_log
@@ -32,6 +33,7 @@ def train(
     preprocess_fn: PreprocessFn,
     control: BetaControl,
     config: TrainingConfig,
+    beta_range: BetaRange | None = None,
     validate: Callable[[Params], LayerwiseTerms] | None = None,
     reports: Sequence[Callable[[dict[str, Any]], None]] = (),
     stop_requested: Callable[[], bool] = lambda: False,
@@ -51,7 +53,9 @@ def train(
       preprocess_fn: (keys, stored images) → x.
       control: moves the betas.
       config: how to train.
-      validate: params → the terms of every validation image, as NumPy arrays.
+      beta_range: of a conditioned model; None for others.
+      validate: params → the terms of every validation image, as NumPy arrays; of a conditioned model those of
+        `BetaRange.make_terms`.
       reports: called with every row of the log as it is written.
       stop_requested: asked after every compiled call, which takes about `loop.CALL_SECONDS` at most (or one
         step, where that takes longer). Once it says yes, on any process, a checkpoint of that very step
@@ -68,7 +72,12 @@ def train(
     """
     num_steps = config.num_steps(batches.num_images)
     trainer = Trainer(
-        terms_fn, preprocess_fn=preprocess_fn, control=control, config=config, layout=DataParallel()
+        terms_fn,
+        preprocess_fn=preprocess_fn,
+        control=control,
+        config=config,
+        layout=DataParallel(),
+        beta_range=beta_range,
     )
     checkpoints = (
         Checkpoints(folder / CHECKPOINTS_FOLDER, config.num_checkpoints) if processes.is_main() else None
