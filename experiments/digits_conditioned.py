@@ -1,8 +1,8 @@
 """One small GHVAE for every beta on scikit-learn's 8×8 digits: the betas are an input of its networks.
 
-Shows: a map of all trade-offs from one training. Each image draws its own betas, log β_l uniform over the range;
-`rates.jsonl` has D and rates at marked betas. Then ask it: `python -m experiments.ask
---workdir=runs/digits_conditioned --targets_nats=12,6`.
+Shows: a map of all trade-offs from one training. Each image draws its own betas, log β_l uniform over the
+range; `rates.jsonl` has D and rates at marked betas. Then ask it:
+`python -m experiments.ask --workdir=runs/digits_conditioned --targets_nats=12,6`.
 Command: python -m experiments.run --config=experiments/digits_conditioned.py
 """
 

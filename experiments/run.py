@@ -17,14 +17,13 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from experiments import program
-from hvae_jax import data, experiment, going_on, records, training
+from experiments import pictures, program
+from hvae_jax import experiment, going_on, records, training
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.evaluation.metrics import ImportanceBound, Rates, RunEvaluation, TargetReport
@@ -38,11 +37,6 @@ from hvae_jax.keys import make_key
 from hvae_jax.training import Params, TrainState, processes
 from hvae_jax.training.split_evaluator import SplitEvaluator
 from hvae_jax.training.stopping import STOP_SECONDS, StopSignals
-
-TEMPERATURES = (0.4, 0.7, 1.0)
-# Likelihoods whose pixels are drawn from a few values; the other samples are their means.
-DISCRETE = ("bernoulli", "logistic_mixture")
-NUM_PICTURES = 12
 
 
 def main(arguments: list[str]) -> None:
@@ -91,7 +85,9 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
     validate = None
     if len(built.dataset.valid.images):
         valid = SplitEvaluator(built.dataset.valid.images, built.preprocess_fn)
-        validate = functools.partial(valid.map_images, built.valid_terms_fn(), key=make_key(built.training.seed))
+        validate = functools.partial(
+            valid.map_images, built.valid_terms_fn(), key=make_key(built.training.seed)
+        )
 
     def stop_requested() -> bool:
         signals.seconds = STOP_SECONDS
@@ -217,13 +213,12 @@ def draw(
     built: Experiment, params: Params, folder: pathlib.Path, test: Rates, report: TargetReport | None
 ) -> None:
     """The run's figures."""
-    model, num_layers = built.model, built.model.num_layers
     target = folder / records.FIGURES_FOLDER
     target.mkdir(exist_ok=True)
     control = built.objective.control
     betas = ", ".join(f"{beta:.3g}" for beta in (report.betas if report else built.objective.betas))
     betas = f"betas ({betas})" if control == "constant" else f"{control.replace('_', ' ')}: betas ({betas})"
-    title = f"{built.dataset.title}, {model.config.inference.replace('_', ' ')}, {betas}"
+    title = f"{built.dataset.title}, {built.model.config.inference.replace('_', ' ')}, {betas}"
 
     train_log = records.load(folder)
     valid_log = records.load(folder, "valid") if len(built.dataset.valid.images) else None
@@ -232,31 +227,7 @@ def draw(
     if report and report.targets_nats is not None:
         target_figures.way_to_targets(train_log, report.targets_nats, title, target / "targets.png")
 
-    key = make_key(built.training.seed)
-    stored = built.dataset.test.images[data.spread(built.dataset.test.labels, NUM_PICTURES)]
-    x = built.preprocess_fn(jax.random.split(key, len(stored)), jnp.asarray(stored))
-    rows = {"test image": np.asarray(x)}
-    for layer, _ in model.config.groups:
-        kept = (
-            "all layers"
-            if layer == 1
-            else f"$z_{{{layer}}}$ only"
-            if layer == num_layers
-            else f"$z_{{{layer}}}$ and up"
-        )
-        reconstruct = jax.jit(functools.partial(model.apply, from_layer=layer, method="reconstruct"))
-        rows[f"from {kept}"] = np.asarray(reconstruct(params, x))
-    figures.image_rows(rows, f"Reconstructions: {title}", target / "reconstructions.png")
-
-    sample = jax.jit(functools.partial(model.apply, num=NUM_PICTURES, method="sample"))
-    samples = {
-        f"temperature {temperature:g}, means": np.asarray(sample(params, key, temperature=temperature))
-        for temperature in TEMPERATURES
-    }
-    if model.config.likelihood in DISCRETE:  # as the images are that it learns from
-        drawn = jax.jit(functools.partial(model.apply, num=NUM_PICTURES, method="draw"))
-        samples["temperature 1, pixels drawn"] = np.asarray(drawn(params, key))
-    figures.image_rows(samples, f"Samples: {title}", target / "samples.png")
+    pictures.draw(built, params, title, target)
 
 
 class Progress:

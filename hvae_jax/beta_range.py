@@ -1,4 +1,4 @@
-"""Betas of a conditioned model: between which it trains, how an image draws its own, at which the log looks."""
+"""Betas of a conditioned model: the range that it trains for, how an image draws its own, marked ones."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,10 +26,17 @@ class BetaRange(NamedTuple):
     highs: tuple[float, ...]
     marked: tuple[tuple[float, ...], ...]
 
-    def draw(self, keys: jax.Array) -> jax.Array:
-        """Betas `[B, L]` of images with keys `[B]`: log β_l independent and uniform over the range."""
+    def draw(self, keys: jax.Array, opened: jax.Array) -> jax.Array:
+        """Betas `[B, L]` of images with keys `[B]`: log β_l independent and uniform over the range.
+
+        Args:
+          keys: of the images.
+          opened: `[L]`, the share of its range, from its low end up, that a layer above z_1 draws from; 1 after
+            a warm-up. While what lies above z_1 is cheap, it is used: layers that begin dear are lost for good.
+        """
         lows = jnp.log(jnp.asarray(self.lows))
         widths = jnp.log(jnp.asarray(self.highs)) - lows
+        widths = widths * opened.at[0].set(1.0)
 
         def of_image(key: jax.Array) -> jax.Array:
             return jnp.exp(lows + widths * jax.random.uniform(key, lows.shape))
@@ -49,13 +56,15 @@ class BetaRange(NamedTuple):
         """
 
         def fn(params: Any, x: jax.Array, keys: jax.Array) -> LayerwiseTerms:
-            terms = jax.lax.map(lambda betas: terms_fn(params, x, keys, betas=betas), jnp.asarray(self.marked))
+            terms = jax.lax.map(
+                lambda betas: terms_fn(params, x, keys, betas=betas), jnp.asarray(self.marked)
+            )
             return LayerwiseTerms(*(jnp.moveaxis(array, 0, 1) for array in terms))
 
         return fn
 
     def split(self, terms: LayerwiseTerms) -> tuple[LayerwiseTerms, dict[str, Any]]:
-        """What `make_terms` gives of a split: the terms at the first vector, and the log's means at the others.
+        """What `make_terms` gives of a split: terms at the first vector, and the log's means at the others.
 
         Returns:
           terms `[N]` and `[N, L]`; "marked_betas", "marked_distortion_nats" and "marked_rates_nats" as lists.
@@ -100,7 +109,9 @@ def read(fields: Mapping[str, Any], num_layers: int) -> BetaRange | None:
             "z_1 first",
         )
     if fields["control"] != "constant":
-        refuse("beta_range", f"draws the betas, and config.objective.control={fields['control']!r} moves them")
+        refuse(
+            "beta_range", f"draws the betas, and config.objective.control={fields['control']!r} moves them"
+        )
     lows, highs = (tuple(map(float, ends)) for ends in zip(*pairs, strict=True))
     if not isinstance(marked, tuple) or not all(map(are_numbers, marked)):
         refuse("marked_betas", "must be a tuple of beta vectors, as ((0.1, 1.0), (1.0, 0.1))")
@@ -121,6 +132,5 @@ def _corners(lows: Sequence[float], highs: Sequence[float]) -> tuple[tuple[float
     middle = tuple(math.sqrt(low * high) for low, high in zip(lows, highs, strict=True))
     vectors = [tuple(lows), middle, tuple(highs)]
     for layer in range(len(lows) if len(lows) > 1 else 0):
-        for ends in (lows, highs):
-            vectors.append((*middle[:layer], ends[layer], *middle[layer + 1 :]))
+        vectors += [(*middle[:layer], ends[layer], *middle[layer + 1 :]) for ends in (lows, highs)]
     return tuple(vectors)

@@ -65,7 +65,7 @@ class Answer(NamedTuple):
     Attributes:
       betas: z_1 first.
       means: at these betas, of what was measured last.
-      out_of_reach: per target that is missed by more than `REACHED`, why, in words; empty where there is none.
+      out_of_reach: why each target that is missed by more than `REACHED` is, in words; else empty.
       num_passes: calls of both functions.
     """
 
@@ -187,8 +187,8 @@ def solve(
                 else "outside of what it reaches"
             )  # fmt: skip
             reasons.append(
-                f"z_{layer} has {rate:.4g} of {target:.4g} nats at beta_{layer}={np.exp(u[layer - 1]):.4g} of "
-                f"{lows[layer - 1]:g} … {highs[layer - 1]:g}: {why}; over the range of betas R_{layer} goes "
+                f"z_{layer} has {rate:.4g} of {target:.4g} nats at beta_{layer}={np.exp(u[layer - 1]):.4g}, "
+                f"of {lows[layer - 1]:g} … {highs[layer - 1]:g}: {why}; over the range of betas R_{layer} goes "
                 f"from {least:.4g} to {most:.4g} nats"
             )
     return Answer(tuple(np.exp(u).tolist()), means, tuple(reasons), counted.num_passes)
@@ -226,9 +226,7 @@ def solve_distortion(
     counted = _Counted(measure, search)
     ends = [counted.search(betas_of(np.asarray([u]))).distortion for u in (lowest, highest)]
     start = np.asarray([0.5 * (lowest + highest)])
-    u, means = _two_stages(
-        counted, betas_of, residuals, start, np.asarray([lowest]), np.asarray([highest])
-    )
+    u, means = _two_stages(counted, betas_of, residuals, start, np.asarray([lowest]), np.asarray([highest]))
     betas, reasons = tuple(betas_of(u).tolist()), ()
     if abs(means.distortion - target_nats) > REACHED * scale:
         reasons = (

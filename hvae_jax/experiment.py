@@ -110,7 +110,7 @@ class Experiment(NamedTuple):
         return self.objective.read_range(self.model.num_layers)
 
     def at(self, params: Params, betas: Any = None) -> Params:
-        """Parameters of a conditioned model for betas `[L]`, by default the config's; of another, as they are."""
+        """Parameters of a conditioned model at betas `[L]`, by default the config's; else as they are."""
         if not self.model.config.is_conditioned:
             return params
         return conditioning.at(params, self.objective.betas if betas is None else betas)

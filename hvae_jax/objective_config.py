@@ -34,9 +34,10 @@ class ObjectiveConfig:
       target_shares: per layer, sum 1: how a total rate is split. Empty: targets are per layer.
       beta_bounds: (smallest, largest) beta that a control may choose.
       pi_gains: (K_p, K_i) of the control "pi"; others do not look at them.
-      beta_range: of a conditioned model (`config.model.conditioning`), between which each image draws the betas
-        that it trains at, uniform in log β: (smallest, largest), or one such pair per layer. () of others.
-        `betas` are then those that the model is evaluated at.
+      beta_range: of a conditioned model (`config.model.conditioning`), between which each image draws the
+        betas that it trains at, uniform in log β: (smallest, largest), or one such pair per layer. () of
+        others. `betas` are then those that the model is evaluated at, and a warm-up opens the range of the
+        layers above z_1 from its low end up.
       marked_betas: vectors at which the log has a conditioned model's distortion and rates as often as those
         of the validation split. Empty: all layers at an end of the range or in its middle, and each layer
         alone at its ends.
@@ -102,8 +103,8 @@ class ObjectiveConfig:
         """What a conditioned model of so many layers is trained for; None of another.
 
         Raises:
-          RunError: see `beta_range.read`; or, where `conditioning` is given (`config.model.conditioning`), there
-            is a range and the model is not told the betas, or the other way round.
+          RunError: see `beta_range.read`; or, where `conditioning` is given (`config.model.conditioning`),
+            there is a range and the model is not told the betas, or the other way round.
         """
         found = beta_range.read(vars(self), num_layers)
         if conditioning == "none" and found:
@@ -114,8 +115,8 @@ class ObjectiveConfig:
         if conditioning not in (None, "none") and not found:
             self._refuse(
                 "beta_range",
-                f"must be two numbers, as (0.08, 12.6), with config.model.conditioning={conditioning!r}: each "
-                "image draws its betas between them",
+                f"must be two numbers, as (0.08, 12.6), with config.model.conditioning={conditioning!r}: "
+                "each image draws its betas between them",
             )
         return found
 

@@ -241,8 +241,8 @@ def read_config(config: Mapping[str, Any]) -> tuple[GridConfig, list[Member]]:
     if model.is_conditioned and len(grid.vectors) > 1:
         raise RunError(
             f"config.grid.{grid.field}={shorten(getattr(grid, grid.field))}: a conditioned model "
-            f"(config.model.conditioning={model.conditioning!r}) is one for all betas, so its grid has one point, "
-            "with several seeds; --from_model makes a grid of betas of a trained one"
+            f"(config.model.conditioning={model.conditioning!r}) is one for all betas, so a grid of such has one "
+            "point, and seeds; --from_model=RUN makes a grid of betas of a trained one"
         )
     if not grid.has_targets:
         grid.check_layers(num_layers)

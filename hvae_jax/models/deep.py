@@ -74,8 +74,8 @@ class Deep(nn.Module):
     """The networks of VDVAE, as `walk.Networks` and `walk.RepeatedLayers`.
 
     A state is the running map. Layer l reads it for its prior, with the features of the image for its
-    posterior, and adds what the prior's block has besides, z_l, and a residual block. x depends on all layers.
-    Conditioned, the betas change the three inner maps of every block.
+    posterior, and adds what the prior's block has besides, z_l, and a residual block. x depends on all
+    layers. Conditioned, the betas change the three inner maps of every block.
     """
 
     image_shape: tuple[int, int, int]

@@ -52,8 +52,8 @@ class Hierarchy:
     Attributes:
       networks: with their parameters in them. Those that are also `RepeatedLayers` are scanned.
       likelihood: p(x|z); see `likelihoods` for what it must have.
-      betas: that conditioned networks are told (`walk.Networks`): `[L]`, or `[B, L]`, a vector for each of the
-        images that a method takes or makes. A ValueError where they lack them, and where others are given some.
+      betas: that conditioned networks are told (`walk.Networks`): `[L]`, or `[B, L]`, a vector for each of
+        the images that a method takes or makes. ValueError where they lack them, or others are given some.
 
     Example:
       Networks of one's own, for vectors x `[B, 6]`. Here a state is what the next layer reads of those above.

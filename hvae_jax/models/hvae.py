@@ -33,8 +33,8 @@ class HVAE(nn.Module):
     Its parameters are those of `networks`, and `log_std` where the likelihood learns one. Its methods are
     those of `Hierarchy`, which says what each takes, gives and raises. L = 1 is the plain VAE.
 
-    Every method takes `betas`, `[L]` or `[B, L]`, where `config.conditioning` has the networks told them; they
-    may also lie beside the parameters (`conditioning.at`). A ValueError without them, and where others get some.
+    Every method takes `betas`, `[L]` or `[B, L]`, where `config.conditioning` has the networks told them;
+    they may also lie beside the parameters (`conditioning.at`). ValueError without, or where others get some.
 
     Example:
       >>> sizes = (((2, 2, 4), (3,)), 4, 2)

@@ -55,9 +55,7 @@ class Posterior(nn.Module):
     channels: int
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, higher: list[jax.Array], condition: Condition | None = None
-    ) -> Gaussian:
+    def __call__(self, x: jax.Array, higher: list[jax.Array], condition: Condition | None = None) -> Gaussian:
         last = self.stages[self.depth - 1]
         h = blocks.Down(self.stages[: self.depth - 1], self.channels)(x, condition)
         lifted = [blocks.Lift(self.stages, self.channels, last.side_in)(z, condition) for z in higher]

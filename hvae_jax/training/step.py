@@ -118,9 +118,8 @@ def make_train_step(
         if beta_range is None:
             terms = terms_fn(params, x, fold_in(keys, 1))
         else:
-            drawn = beta_range.draw(fold_in(keys, 2))
-            terms = terms_fn(params, x, fold_in(keys, 1), betas=drawn)
-            betas = drawn * betas[None, :]
+            betas = beta_range.draw(fold_in(keys, 2), betas)
+            terms = terms_fn(params, x, fold_in(keys, 1), betas=betas)
         means = terms.distortion.mean(), terms.rates.mean(axis=0)
         return -layerwise_elbo(terms, betas).mean(), means
 
