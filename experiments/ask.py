@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
     if arguments:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
     workdir = program.folder_flag("workdir", flags.FLAGS.workdir)
-    out = None if flags.FLAGS.out is None else program.file_flag("out", flags.FLAGS.out)
+    out = None if flags.FLAGS.out is None else program.file_flag("out", flags.FLAGS.out, (".json",))
     target = program.folder_flag("pictures", flags.FLAGS.pictures or str(workdir / PICTURES_FOLDER))
     program.split_cpu(program.num_cores())
     built = experiment.from_folder(workdir, data=flags.FLAGS.data)

@@ -94,7 +94,12 @@ def _draw(
     target: pathlib.Path,
 ) -> None:
     model, num_layers = built.model.config.inference.replace("_", " "), built.model.num_layers
-    title = f"{built.dataset.title}, {model}, test split, {table['seed'].size} models"
+    what = f"{table['seed'].size} models"
+    if built.model.config.is_conditioned:
+        num_seeds = len(config.seeds)
+        of_seeds = f", {num_seeds} seeds" if num_seeds > 1 else ""
+        what = f"one model at {table['seed'].size // num_seeds} betas{of_seeds}"
+    title = f"{built.dataset.title}, {model}, test split, {what}"
     figures.rate_distortion(table, baseline, title, target / "rate_distortion.png")
     if "start_betas" not in table:
         if num_layers > 1:

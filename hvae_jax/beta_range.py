@@ -31,8 +31,8 @@ class BetaRange(NamedTuple):
 
         Args:
           keys: of the images.
-          opened: `[L]`, the share of its range, from its low end up, that a layer above z_1 draws from; 1 after
-            a warm-up. While what lies above z_1 is cheap, it is used: layers that begin dear are lost for good.
+          opened: `[L]`, the share of its range, from its low end up, that a layer above z_1 draws from; 1
+            after a warm-up. What is cheap at first is used; a layer that begins dear is lost for good.
         """
         lows = jnp.log(jnp.asarray(self.lows))
         widths = jnp.log(jnp.asarray(self.highs)) - lows

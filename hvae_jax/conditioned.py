@@ -181,15 +181,12 @@ def solve(
     reasons = []
     for layer, (rate, target) in enumerate(zip(means.rates, targets, strict=True), start=1):
         if abs(rate / target - 1.0) > REACHED:
-            least, most = surveyed.reach()[layer - 1]
-            why = (
-                "not together with the other targets" if least <= target <= most
-                else "outside of what it reaches"
-            )  # fmt: skip
+            (least, most), beta = surveyed.reach()[layer - 1], np.exp(u[layer - 1])
+            is_alone = least <= target <= most
+            why = "not together with the other targets" if is_alone else "outside of what it reaches"
             reasons.append(
-                f"z_{layer} has {rate:.4g} of {target:.4g} nats at beta_{layer}={np.exp(u[layer - 1]):.4g}, "
-                f"of {lows[layer - 1]:g} … {highs[layer - 1]:g}: {why}; over the range of betas R_{layer} goes "
-                f"from {least:.4g} to {most:.4g} nats"
+                f"z_{layer} has {rate:.4g} of {target:.4g} nats at beta_{layer}={beta:.4g}: {why}; for betas of "
+                f"{lows[layer - 1]:g} … {highs[layer - 1]:g} R_{layer} goes from {least:.4g} to {most:.4g} nats"
             )
     return Answer(tuple(np.exp(u).tolist()), means, tuple(reasons), counted.num_passes)
 

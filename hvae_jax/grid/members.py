@@ -236,14 +236,7 @@ def read_config(config: Mapping[str, Any]) -> tuple[GridConfig, list[Member]]:
             raise RunError(f"config.{name}={config.get(name)!r} must be a group of fields")
     grid = experiment.build_group("grid", GridConfig, config)
     base = {name: group for name, group in config.items() if name != "grid"}
-    model = experiment.build_group("model", ModelConfig, base)
-    num_layers = len(model.latent_shapes)
-    if model.is_conditioned and len(grid.vectors) > 1:
-        raise RunError(
-            f"config.grid.{grid.field}={shorten(getattr(grid, grid.field))}: a conditioned model "
-            f"(config.model.conditioning={model.conditioning!r}) is one for all betas, so a grid of such has one "
-            "point, and seeds; --from_model=RUN makes a grid of betas of a trained one"
-        )
+    num_layers = len(experiment.build_group("model", ModelConfig, base).latent_shapes)
     if not grid.has_targets:
         grid.check_layers(num_layers)
     members = []

@@ -1,8 +1,8 @@
 """Networks that are told the betas: what a vector of them does to every hidden map and vector.
 
 A conditioned model is trained for a range of betas at once, `D(x; β) + Σ β_l R_l(x; β)`, each image with
-betas of its own. They enter a network as a `Condition`, which changes what is about to go through a ReLU or GELU.
-It is made twice, for the networks that infer (`bottom_up`) and for those that generate (`start`).
+betas of its own. They enter a network as a `Condition`, which changes what is about to go through a ReLU or
+GELU. It is made twice, for the networks that infer (`bottom_up`) and for those that generate (`start`).
 
 Sources: scale and shift from an MLP of the multipliers: Dosovitskiy and Djolonga, You Only Train Once, 2020;
 gates: Bae et al., Multi-Rate VAE, 2023. Both with one multiplier; here there is one for each layer.
