@@ -17,7 +17,8 @@ def get_config() -> ConfigDict:
     config.update(
         {
             "model": {"conditioning": "scale_shift"},
-            "objective": {"beta_range": (0.08, 12.6)},  # 10^±1.1: a bit more than one will ask for
+            # 10^±1.1: a bit more than one will ask for. Without the warm-up z_2 is lost at every beta.
+            "objective": {"beta_range": (0.08, 12.6), "warmup_fraction": 0.5},
             "training": {
                 "num_epochs": 225.0,
                 "learning_rate_warmup_steps": 200,

@@ -62,9 +62,7 @@ def make(
     for run, other in zip(runs, stored, strict=True):
         may_differ = ("training.seed", "training.order_seed", "objective.betas", *records.NOT_TRAINING)
         if changed := records.differences(stored[0], other, may_differ):
-            raise RunError(
-                f"--from_model: {run} differs from {runs[0]} in config.{', config.'.join(changed)}"
-            )
+            raise RunError(f"--from_model: {run} and {runs[0]} differ in config.{', config.'.join(changed)}")
     if len(set(seeds)) < len(seeds):
         raise RunError(f"--from_model: the runs have the seeds {seeds}; give runs of different seeds")
     built, params = builts[0], [experiment.restore(built, run).eval_params for run in runs]

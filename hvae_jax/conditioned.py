@@ -185,8 +185,9 @@ def solve(
             is_alone = least <= target <= most
             why = "not together with the other targets" if is_alone else "outside of what it reaches"
             reasons.append(
-                f"z_{layer} has {rate:.4g} of {target:.4g} nats at beta_{layer}={beta:.4g}: {why}; for betas of "
-                f"{lows[layer - 1]:g} … {highs[layer - 1]:g} R_{layer} goes from {least:.4g} to {most:.4g} nats"
+                f"z_{layer} has {rate:.4g} of {target:.4g} nats at beta_{layer}={beta:.4g}: {why}; for betas "
+                f"from {lows[layer - 1]:g} to {highs[layer - 1]:g}, R_{layer} goes from {least:.4g} to "
+                f"{most:.4g} nats"
             )
     return Answer(tuple(np.exp(u).tolist()), means, tuple(reasons), counted.num_passes)
 

@@ -135,6 +135,7 @@ def make_config() -> Callable[..., ModelConfig]:
             "compute_dtype": "float32",
             "remat": False,
             "blocks_by_side": (),
+            "conditioning": "none",
         }
         if changes.get("inference") == DEEP:
             fields |= {"latent_shapes": ((4, 4, 2), (1, 1, 3)), "blocks_by_side": ((4, 2), (1, 1))}
