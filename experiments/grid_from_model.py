@@ -13,7 +13,6 @@ from experiments import grid_results, program
 from hvae_jax import conditioned, data, experiment, records
 from hvae_jax.conditioned import Measure
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation import rates
 from hvae_jax.evaluation.metrics import RunEvaluation
 from hvae_jax.evaluation.plain import to_plain
 from hvae_jax.experiment import Experiment
@@ -98,8 +97,8 @@ def refuse_training(members: Sequence[Member]) -> None:
     ):
         raise RunError(
             "config.grid has several points, and a conditioned model (config.model.conditioning) is one for "
-            "all betas: train a grid of one point, with several seeds, or a run; then --from_model=RUN makes a "
-            "grid of any betas of it"
+            "all betas: train a grid of one point, with several seeds, or a run; --from_model=RUN then makes "
+            "a grid of any betas of it"
         )
 
 
@@ -122,7 +121,7 @@ class _Evaluate:
             terms = self._measures[key].terms(member.betas)
             if not all(np.isfinite(array).all() for array in terms):
                 return {"step": step, "status": grid_table.DIVERGED}
-            of_split[split] = rates.summarize(terms, self._built.num_dims)
+            of_split[split] = conditioned.summarize(self._built, terms)
         return to_plain(RunEvaluation(step=step, status=grid_table.OK, **of_split))
 
 

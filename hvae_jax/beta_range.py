@@ -109,9 +109,10 @@ def read(fields: Mapping[str, Any], num_layers: int) -> BetaRange | None:
             "z_1 first",
         )
     if fields["control"] != "constant":
-        refuse(
-            "beta_range", f"draws the betas, and config.objective.control={fields['control']!r} moves them"
-        )
+        refuse("control", "moves the betas, which images draw where there is a config.objective.beta_range")
+    for name in ("beta_groups", "free_nats"):
+        if fields.get(name):
+            refuse(name, "cannot be with config.objective.beta_range: every layer draws a beta of its own")
     lows, highs = (tuple(map(float, ends)) for ends in zip(*pairs, strict=True))
     if not isinstance(marked, tuple) or not all(map(are_numbers, marked)):
         refuse("marked_betas", "must be a tuple of beta vectors, as ((0.1, 1.0), (1.0, 0.1))")

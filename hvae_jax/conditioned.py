@@ -109,7 +109,13 @@ class Measure:
 
     def summary(self, betas: Sequence[float] | np.ndarray) -> Rates:
         """Means with their standard errors over the images."""
-        return split_rates.summarize(self.terms(betas), self._built.num_dims)
+        return summarize(self._built, self.terms(betas))
+
+
+def summarize(built: Experiment, terms: LayerwiseTerms) -> Rates:
+    """Means of a split, as an experiment's evaluation reports them."""
+    monte_carlo = built.model.config.monte_carlo_rates
+    return split_rates.summarize(terms, built.num_dims, built.named_groups, monte_carlo_rates=monte_carlo)
 
 
 def survey(measure: MeasureFn, lows: Sequence[float], highs: Sequence[float]) -> Survey:

@@ -120,7 +120,7 @@ def check_run(
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise RunError(f"--workdir={folder} must be a folder, but {path} is a file")
-    has_checkpoint = bool(checkpoints.steps_of(folder / CHECKPOINTS_FOLDER))
+    has_checkpoint = checkpoints.latest_step(folder) is not None
     if not (folder / CONFIG_FILE).exists():
         if has_checkpoint:
             raise RunError(

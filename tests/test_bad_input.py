@@ -122,6 +122,11 @@ ROWS = [
     ("run", [DIGITS, "--config.training.batch_size=2.5"], ["--config.training.batch_size=2.5"]),
     ("run", [DIGITS, "--config.training.num_epochs=many"], ["--config.training.num_epochs=many"]),
     ("run", [DIGITS, "--config.objective.betas=(1.0,"], ["--config.objective.betas=(1.0,", "tuple"]),
+    (
+        "run",
+        [DIGITS, "--config.objective.betas=(3.0,1.0)", "--config.objective.betas=(2.0,1.0)"],
+        ["--config.objective.betas=(2.0,1.0): --config.objective.betas is given more than once"],
+    ),
     ("run", [DIGITS, "--config.training=3"], ["--config.training=3", "ConfigDict"]),
     ("run", ["--config.training.seed=1", DIGITS], ["--config.training.seed=1", "before"]),
     ("run", [DIGITS, "--config.training.seed"], ["--config.training.seed"]),
@@ -339,8 +344,10 @@ def world(tmp_path_factory) -> pathlib.Path:
 
     row = {"inference": "ladder", "num_layers": 2, "control": "target_rates", "seed": 0, "betas": [1.0, 1.0]}
     row.update(settled_at_step=None, targets_nats=[1.0, 1.0])
-    row.update(train_rates_nats=[1.0, 1.0], test_rates_nats=[1.0, 1.0])
-    row.update(test_rates_nats_standard_error=[0.1, 0.1])
+    for split in ("train", "test"):
+        row.update({f"{split}_rates_nats": [1.0, 1.0], f"{split}_rates_nats_standard_error": [0.1, 0.1]})
+        row[f"{split}_distortion_nats"] = 20.0
+    row["num_steps"] = 9
     (folder / "old.json").write_text(json.dumps([row]))
     changed = digits_targets.get_config().to_dict()
     changed["training"]["num_epochs"] = 7.0

@@ -44,10 +44,14 @@ def describe_network(config: Mapping[str, Any], image_shape: tuple[int, int, int
     """The two-layer GHVAE of a config in plain values, from which `torch_reference` builds its own."""
     model = config["model"]
     z_1, z_2 = model["latent_shapes"]
+    stages = blocks.make_stages(image_shape[:2], model["num_stages"])
     return {
         "image_shape": image_shape,
         "channels": model["channels"],
-        "stages": [stage._asdict() for stage in blocks.make_stages(image_shape[0], model["num_stages"])],
+        "stages": [
+            {"side_out": stage.size_out[0], "stride": stage.stride, "padding": stage.padding}
+            for stage in stages
+        ],
         "z_1": z_1,
         "z_2": z_2,
         "likelihood": model["likelihood"],

@@ -43,7 +43,7 @@ class TensorBoard:
             if self._writer is None:
                 self._writer = self._open(row["step"])
             for name, value in row.items():
-                if name in ("step", "epoch", "split") or value is None:
+                if name in ("step", "epoch", "split", "monte_carlo_rates") or value is None:
                     continue
                 self._add(f"{row['split']}/{name}", value, row["step"])
             self._writer.flush()

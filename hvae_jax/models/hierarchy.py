@@ -12,9 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from hvae_jax import gaussian
+from hvae_jax import categorical, distributions, mixture
+from hvae_jax.categorical import Categorical, Relaxation
+from hvae_jax.distributions import Distribution
 from hvae_jax.keys import fold_in, per_image_keys
 from hvae_jax.likelihoods import Likelihood
+from hvae_jax.mixture import Mixture
 from hvae_jax.models.conditioning import spread
 from hvae_jax.models.walk import GIVEN, POSTERIOR, PRIOR, Layer, Networks, Source, bottom_up, walk
 from hvae_jax.objective import LayerwiseTerms
@@ -24,11 +27,23 @@ Temperature = ArrayLike | Sequence[float]
 
 
 class Code(NamedTuple):
-    """One layer's part of `encode`: q(z_l|z_{>l}, x) and a draw from it, each `[B, ...]`."""
+    """One layer's part of `encode`: mean and std of q(z_l|z_{>l}, x) and a draw from it, each `[B, ...]`."""
 
     mean: jax.Array
     std: jax.Array
     sample: jax.Array
+
+
+class CategoricalCode(NamedTuple):
+    """The same of a categorical layer: its values' probabilities, and a one-hot draw, each `[B, ..., K]`."""
+
+    probs: jax.Array
+    sample: jax.Array
+
+    @property
+    def mean(self) -> jax.Array:
+        """The probabilities, which are E[z]."""
+        return self.probs
 
 
 class Generated(NamedTuple):
@@ -127,17 +142,20 @@ class Hierarchy:
             )
         return spread(self.betas, num, self.num_layers, copies)
 
-    def terms(self, x: jax.Array, key: jax.Array) -> LayerwiseTerms:
+    def terms(self, x: jax.Array, key: jax.Array, relaxation: Relaxation | None = None) -> LayerwiseTerms:
         """D and R_1 … R_L, with one posterior draw for each of x.
 
         Args:
           x: `[B, ...]`.
           key: a typed key, or `[B]` of them, one per image.
+          relaxation: for training where a layer is categorical: its draw has no gradient otherwise. D and the
+            rates of the layers below it are then those at a relaxed draw.
 
         Returns:
-          distortion `[B]` and rates `[B, L]`, nats; each rate's KL is analytic.
+          distortion `[B]` and rates `[B, L]`, nats. Each rate's KL is analytic, but that of a mixture, which
+          is a Monte Carlo estimate: log q(z) − log p(z) at the draw.
         """
-        return self.terms_above(x, key, 0)
+        return self._terms(x, key, [Source(POSTERIOR)] * self.num_layers, relaxation)
 
     def terms_above(
         self, x: jax.Array, key: jax.Array, layer: int, prior_temperature: float = 1.0
@@ -160,19 +178,9 @@ class Hierarchy:
           ValueError: no such layer.
         """
         self._check_layer("layer", layer, lowest=0)
-
-        def rate(found: Layer) -> jax.Array:
-            return gaussian.kl_divergence(found.q, found.p)  # exactly 0 where z is of the prior
-
         sources = [Source(PRIOR, prior_temperature)] * layer
         sources += [Source(POSTERIOR)] * (self.num_layers - layer)
-        betas, keys = self.told(x.shape[0]), per_image_keys(key, x.shape[0])
-        features = bottom_up(self.networks, x, betas)
-        state, rates = walk(
-            self.networks, x.shape[0], sources, rate, keys=keys, features=features, betas=betas
-        )
-        log_likelihood = self.likelihood.log_prob(self.networks.outputs(state), x)
-        return LayerwiseTerms(-log_likelihood, jnp.stack(rates, axis=1))
+        return self._terms(x, key, sources, None)
 
     def log_weight(self, x: jax.Array, key: jax.Array) -> jax.Array:
         """log p(x, z) − log q(z|x) at one posterior draw: the importance weight of x.
@@ -186,7 +194,7 @@ class Hierarchy:
         """
 
         def log_ratio(found: Layer) -> jax.Array:
-            return gaussian.log_prob(found.p, found.z) - gaussian.log_prob(found.q, found.z)
+            return distributions.log_prob(found.p, found.z) - distributions.log_prob(found.q, found.z)
 
         state, log_ratios = self._infer(x, key, log_ratio)
         log_weight = self.likelihood.log_prob(self.networks.outputs(state), x)
@@ -198,23 +206,23 @@ class Hierarchy:
         """Posterior, prior and draw of every layer, z_1 first; arguments as in `encode`."""
         return self._infer(x, key, lambda found: found, temperature)[1]
 
-    def encode(self, x: jax.Array, key: jax.Array, temperature: Temperature = 1.0) -> list[Code]:
+    def encode(
+        self, x: jax.Array, key: jax.Array, temperature: Temperature = 1.0
+    ) -> list[Code | CategoricalCode]:
         """Posterior of every layer, z_1 first, given the draws of the layers above it.
 
         Args:
           x: `[B, ...]`.
           key: a typed key, or `[B]` of them, one per image.
           temperature: scales the draws' standard deviations; at 0 a draw is its mean, so that every
-            layer's posterior is given the means of the layers above it.
+            layer's posterior is given the means of the layers above it. Of a categorical layer it is the most
+            probable value then; see `distributions.center`.
 
         Returns:
-          L entries of `mean`, `std`, `sample`, each `[B, ...]`.
+          L entries of `mean`, `std`, `sample`, each `[B, ...]`; of a categorical layer `probs`, which are its
+          `mean`, and `sample`.
         """
-
-        def code(found: Layer) -> Code:
-            return Code(found.q.mean, found.q.std, found.z)
-
-        return self._infer(x, key, code, temperature)[1]
+        return self._infer(x, key, _code, temperature)[1]
 
     def decode(self, latents: Sequence[jax.Array]) -> jax.Array:
         """E[x|z_1 … z_L], `[B, ...]`, not clipped.
@@ -309,7 +317,8 @@ class Hierarchy:
 
         Args:
           x, y: `[B, ...]`, pairs of images.
-          weights: `[N]`, of y: 0 … 1.
+          weights: `[N]`, of y: 0 … 1. A categorical layer goes straight from one vertex of its simplex to the
+            other, through points that only a soft relaxation knows from training.
           layer: the one that moves. Layers above it stay at x's codes, those below are at the prior's means.
             None moves all.
 
@@ -342,6 +351,26 @@ class Hierarchy:
         state, _ = self._descend(None, batch, given, 0.0, len(steps))
         mean = self.likelihood.mean(self.networks.outputs(state))
         return mean.reshape(len(steps), batch, *mean.shape[1:])
+
+    def _terms(
+        self, x: jax.Array, key: jax.Array, sources: Sequence[Source], relaxation: Relaxation | None
+    ) -> LayerwiseTerms:
+        def rate(found: Layer) -> jax.Array:
+            return distributions.rate(found.q, found.p, found.z)  # exactly 0 where z is of the prior
+
+        betas, keys = self.told(x.shape[0]), per_image_keys(key, x.shape[0])
+        state, rates = walk(
+            self.networks,
+            x.shape[0],
+            sources,
+            rate,
+            keys=keys,
+            features=bottom_up(self.networks, x, betas),
+            betas=betas,
+            relaxation=relaxation,
+        )
+        log_likelihood = self.likelihood.log_prob(self.networks.outputs(state), x)
+        return LayerwiseTerms(-log_likelihood, jnp.stack(rates, axis=1))
 
     def _draw_pixels(self, keys: jax.Array, outputs: jax.Array) -> jax.Array:
         return self.likelihood.sample(fold_in(keys, self.num_layers), outputs)
@@ -408,3 +437,10 @@ class Hierarchy:
 
 def _latent(found: Layer) -> jax.Array:
     return found.z
+
+
+def _code(found: Layer) -> Code | CategoricalCode:
+    q: Distribution = found.q
+    if isinstance(q, Categorical):
+        return CategoricalCode(categorical.probs(q), found.z)
+    return Code(*(mixture.moments(q) if isinstance(q, Mixture) else q), found.z)

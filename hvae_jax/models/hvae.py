@@ -14,10 +14,11 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from hvae_jax import likelihoods
+from hvae_jax.categorical import Relaxation
 from hvae_jax.errors import RunError
 from hvae_jax.models import conditioning, deep, published
 from hvae_jax.models.config import DEEP, ModelConfig
-from hvae_jax.models.hierarchy import Code, Generated, Hierarchy, Temperature
+from hvae_jax.models.hierarchy import CategoricalCode, Code, Generated, Hierarchy, Temperature
 from hvae_jax.models.walk import Layer
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.values import is_integer
@@ -67,21 +68,34 @@ class HVAE(nn.Module):
             start = math.log(config.likelihood_std)
             self.log_std = self.param("log_std", lambda _: jnp.asarray(start, jnp.float32))
 
-    def __call__(self, x: jax.Array, key: jax.Array, *, betas: Betas | None = None) -> LayerwiseTerms:
+    def __call__(
+        self,
+        x: jax.Array,
+        key: jax.Array,
+        gumbel_temperature: jax.Array | float | None = None,
+        *,
+        betas: Betas | None = None,
+    ) -> LayerwiseTerms:
         """D and R_1 … R_L of each image, with one posterior draw per image.
 
         Args:
           x: `[B, H, W, C]`, values in [0, 1], floating point.
           key: a typed key, or `[B]` of them, one per image.
+          gumbel_temperature: of a categorical layer's relaxed draws, which training needs for its gradients;
+            None draws exactly.
           betas: that conditioned networks are told. The rates are not weighed with them.
 
         Returns:
-          distortion `[B]` and rates `[B, L]`, nats; each rate's KL is analytic.
+          distortion `[B]` and rates `[B, L]`, nats; each rate's KL is analytic, but for the layers of the
+          config's `monte_carlo_rates`.
 
         Raises:
           ValueError: x has another shape, or integers in it (8-bit pixels that nobody divided by 255).
         """
-        return self._hierarchy(betas).terms(self._check(x), key)
+        relaxation = None
+        if gumbel_temperature is not None:
+            relaxation = Relaxation(gumbel_temperature, self.config.gumbel_hard)
+        return self._hierarchy(betas).terms(self._check(x), key, relaxation)
 
     def terms_above(
         self,
@@ -107,7 +121,7 @@ class HVAE(nn.Module):
 
     def encode(
         self, x: jax.Array, key: jax.Array, temperature: Temperature = 1.0, *, betas: Betas | None = None
-    ) -> list[Code]:
+    ) -> list[Code | CategoricalCode]:
         """Posterior of every layer, z_1 first, given the draws of the layers above it.
 
         Args:
@@ -117,7 +131,8 @@ class HVAE(nn.Module):
             layer's posterior is given the means of the layers above it.
 
         Returns:
-          L entries of `mean`, `std`, `sample`, each `[B, *latent_shapes[l − 1]]`.
+          L entries of `mean`, `std`, `sample`, each `[B, *latent_shapes[l − 1]]`; of a categorical layer
+          `probs`, which are its `mean`, and `sample`.
         """
         return self._hierarchy(betas).encode(self._check(x), key, temperature)
 
@@ -136,7 +151,7 @@ class HVAE(nn.Module):
             raise ValueError(f"x depends on all layers of a deep network: give z_1 … z_{self.num_layers}")
         networks: Any = self.networks  # the published ones
         state = networks.start(z.shape[0], self._hierarchy(betas).told(z.shape[0]))
-        return self._likelihood().mean(networks.outputs(state._replace(latents=(z,))))
+        return self._likelihood().mean(networks.outputs(networks.below(1, state, z)))
 
     def reconstruct(self, x: jax.Array, from_layer: int = 1, *, betas: Betas | None = None) -> jax.Array:
         """E[x|z] with the posterior means of layers L … from_layer and the prior means below.

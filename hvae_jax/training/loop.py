@@ -28,6 +28,7 @@ from hvae_jax.training.step import (
     StepFn,
     StepMetrics,
     TermsFn,
+    TermsOfStep,
     TrainState,
     is_finite,
     make_train_step,
@@ -61,25 +62,28 @@ class Trainer:
 
     def __init__(
         self,
-        terms_fn: TermsFn,
+        terms_fn: TermsFn | TermsOfStep,
         *,
         preprocess_fn: PreprocessFn,
         control: BetaControl,
         config: TrainingConfig,
         layout: Layout,
         beta_range: BetaRange | None = None,
+        monte_carlo_rates: Sequence[int] = (),
     ) -> None:
         """Compiles nothing yet.
 
         Args:
-          terms_fn: (params, x, keys) → terms.
+          terms_fn: (params, x, keys) → terms; a `TermsOfStep` gives those of each step.
           preprocess_fn: (keys, stored images) → x.
           control: moves the betas.
           config: how to train; `seed` and `order_seed` are each model's own.
           layout: of the models over the devices.
           beta_range: of conditioned models; None for others.
+          monte_carlo_rates: layers whose rate has no closed form; rows of the logs say which.
         """
         self.layout, self._config, self._beta_range = layout, config, beta_range
+        self._monte_carlo_rates = monte_carlo_rates
         axis_name = devices.DEVICE_AXIS if layout.splits_batch else None
         self._step_fn = make_train_step(terms_fn, preprocess_fn, control, config, axis_name, beta_range)
         self._programs: dict[PickFn, Callable[..., Any]] = {}
@@ -161,6 +165,7 @@ class Trainer:
                     grad_norm=float(means.grad_norm) if split == "train" else None,
                     images_per_s=images_per_s,
                     num_skipped=num_skipped,
+                    monte_carlo_rates=self._monte_carlo_rates,
                 )
                 | dict(marked or {})
             )

@@ -18,7 +18,7 @@ from hvae_jax.training.checkpoints import CHECKPOINTS_FOLDER, Checkpoints
 from hvae_jax.training.config import TrainingConfig
 from hvae_jax.training.loop import NotFinite, Trainer
 from hvae_jax.training.stacks import DataParallel, Stack
-from hvae_jax.training.step import Params, PreprocessFn, StepMetrics, TermsFn, TrainState
+from hvae_jax.training.step import Params, PreprocessFn, StepMetrics, TermsFn, TermsOfStep, TrainState
 
 # What a checkpoint holds beside the state.
 PROGRESS = {"logged", "seconds", "totals", "batches", "ended"}
@@ -27,7 +27,7 @@ PROGRESS = {"logged", "seconds", "totals", "batches", "ended"}
 def train(
     folder: pathlib.Path,
     state: TrainState,
-    terms_fn: TermsFn,
+    terms_fn: TermsFn | TermsOfStep,
     batches: Batches,
     *,
     preprocess_fn: PreprocessFn,
@@ -37,6 +37,7 @@ def train(
     validate: Callable[[Params], LayerwiseTerms] | None = None,
     reports: Sequence[Callable[[dict[str, Any]], None]] = (),
     stop_requested: Callable[[], bool] = lambda: False,
+    monte_carlo_rates: Sequence[int] = (),
 ) -> TrainState:
     """Trains over all devices of all processes, from the folder's newest checkpoint where there is one.
 
@@ -48,7 +49,7 @@ def train(
     Args:
       folder: the run folder, see `records.open_run`.
       state: from `init_state`.
-      terms_fn: (params, x, keys) → terms.
+      terms_fn: (params, x, keys) → terms; a `TermsOfStep` gives those of each step.
       batches: of stored training images.
       preprocess_fn: (keys, stored images) → x.
       control: moves the betas.
@@ -61,6 +62,7 @@ def train(
         step, where that takes longer). Once it says yes, on any process, a checkpoint of that very step
         is written and the loop ends with `Stopped`. The resumed run equals an uninterrupted one, its log
         included.
+      monte_carlo_rates: layers whose rate has no closed form; rows of the log say which.
 
     Returns:
       the final state, on the host.
@@ -78,6 +80,7 @@ def train(
         config=config,
         layout=DataParallel(),
         beta_range=beta_range,
+        monte_carlo_rates=monte_carlo_rates,
     )
     checkpoints = (
         Checkpoints(folder / CHECKPOINTS_FOLDER, config.num_checkpoints) if processes.is_main() else None

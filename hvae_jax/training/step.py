@@ -24,6 +24,18 @@ Params = Any
 # (params, x [B, ...], keys [B]) -> terms; of a conditioned model, which draws betas, (…, betas=[B, L]) too.
 # Flax types `apply` as returning more than it does here, hence Any.
 TermsFn = Callable[..., LayerwiseTerms | Any]
+
+
+class TermsOfStep(NamedTuple):
+    """Terms that change over training, as those of a relaxation that hardens.
+
+    Attributes:
+      at: step → the `TermsFn` of that step; an int32 scalar, traced, the updates done.
+    """
+
+    at: Callable[[jax.Array], TermsFn]
+
+
 # (keys [B], stored images [B, ...]) -> x [B, ...], for example data.make_preprocess.
 PreprocessFn = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -90,7 +102,7 @@ def init_state(
 
 
 def make_train_step(
-    terms_fn: TermsFn,
+    terms_fn: TermsFn | TermsOfStep,
     preprocess_fn: PreprocessFn,
     control: BetaControl,
     config: TrainingConfig,
@@ -104,7 +116,7 @@ def make_train_step(
     the state as it was: the caller sees it in the metrics.
 
     Args:
-      terms_fn: (params, x `[B, ...]`, keys `[B]`) → terms.
+      terms_fn: (params, x `[B, ...]`, keys `[B]`) → terms; a `TermsOfStep` gives those of each step.
       preprocess_fn: (keys `[B]`, stored images `[B, ...]`) → x.
       control: moves the betas, and scales the learning rate.
       config: optimiser, averaging, and the images per gradient evaluation.
@@ -113,25 +125,26 @@ def make_train_step(
     """
     tx = config.make_optimizer()
 
-    def loss_fn(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array):
+    def loss_fn(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array, step: jax.Array):
         x = preprocess_fn(fold_in(keys, 0), images)
+        fn = terms_fn.at(step) if isinstance(terms_fn, TermsOfStep) else terms_fn
         if beta_range is None:
-            terms = terms_fn(params, x, fold_in(keys, 1))
+            terms = fn(params, x, fold_in(keys, 1))
         else:
             betas = beta_range.draw(fold_in(keys, 2), betas)
-            terms = terms_fn(params, x, fold_in(keys, 1), betas=betas)
+            terms = fn(params, x, fold_in(keys, 1), betas=betas)
         means = terms.distortion.mean(), terms.rates.mean(axis=0)
         return -layerwise_elbo(terms, betas).mean(), means
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def mean_grads(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array):
+    def mean_grads(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array, step: jax.Array):
         part_size = config.micro_batch or pick_micro_batch(images.shape)
         num_parts = images.shape[0] // part_size
         parts = jax.tree.map(lambda a: a.reshape(num_parts, part_size, *a.shape[1:]), (images, keys))
 
         def add(total: Params, part: tuple[jax.Array, jax.Array]):
-            (loss, (distortion, rates)), grads = grad_fn(params, betas, *part)
+            (loss, (distortion, rates)), grads = grad_fn(params, betas, *part, step)
             return jax.tree.map(jnp.add, total, grads), (loss, distortion, rates)
 
         total, means = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
@@ -146,7 +159,7 @@ def make_train_step(
         step_key = jax.random.fold_in(from_data(state.key), state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, place)
         betas = state.beta_state.betas if beta_range is None else warmup_share(state.beta_state)
-        grads, (loss, distortion, rates) = mean_grads(state.params, betas, images, keys)
+        grads, (loss, distortion, rates) = mean_grads(state.params, betas, images, keys, state.step)
         if axis_name is not None:
             grads, loss, distortion, rates = jax.lax.pmean((grads, loss, distortion, rates), axis_name)
         metrics = StepMetrics(loss, distortion, rates, optax.tree.norm(grads))
