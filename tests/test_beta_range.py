@@ -96,7 +96,8 @@ def test_what_an_image_draws_depends_neither_on_micro_batches_nor_on_a_stop(tmp_
 def test_the_log_has_the_terms_at_marked_betas():
     params, x = linear_gaussian.init_params(), linear_gaussian.data(8)
     keys = jax.random.split(jax.random.key(0), 8)
-    found, fields = RANGE.split(RANGE.make_terms(terms_fn)(params, x, keys))
+    terms = jax.tree.map(np.asarray, RANGE.make_terms(terms_fn)(params, x, keys))
+    found, fields = RANGE.split(terms)
     plain = linear_gaussian.terms_fn(params, x, keys)
     np.testing.assert_allclose(found.rates, plain.rates, rtol=1e-6)
     assert fields["marked_betas"] == [[0.1, 2.0]]

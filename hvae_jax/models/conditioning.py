@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from hvae_jax.models import blocks
@@ -166,7 +167,8 @@ def spread(betas: ArrayLike | Sequence[float], num: int, num_layers: int, copies
             f"betas must be [{num_layers}] or one vector for each image, [{num}, {num_layers}], got "
             f"{array.shape}"
         )
-    if not isinstance(array, jax.core.Tracer) and not (np.asarray(array) > 0).all():
+    is_known = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(betas))
+    if is_known and not (np.asarray(betas) > 0).all():
         raise ValueError(f"a conditioned model reads log β: every beta must be positive, got {betas}")
     each = jnp.broadcast_to(array if array.ndim == 2 else array[None], (num, num_layers))
     return jnp.tile(each, (copies, 1))
