@@ -97,7 +97,12 @@ def _draw(
     from hvae_jax.figures.style import MANY_LAYERS
 
     model = built.model.config.inference.replace("_", " ")
-    title = f"{built.dataset.title}, {model}, test split, {table['seed'].size} models"
+    what = f"{table['seed'].size} models"
+    if built.model.config.is_conditioned:
+        num_seeds = len(config.seeds)
+        of_seeds = f", {num_seeds} seeds" if num_seeds > 1 else ""
+        what = f"one model at {table['seed'].size // num_seeds} betas{of_seeds}"
+    title = f"{built.dataset.title}, {model}, test split, {what}"
     groups, names = built.named_groups
     shown = {**table, "rates_nats": groups.sum(table["rates_nats"])}  # of 43 layers a map each is no figure
     rate_names = None if groups.are_layers else names

@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
                 "gumbel_schedule": (0.007, 0.4),  # temperature max(exp(-0.007 epoch), 0.4)
                 "top_prior": "standard",
                 "num_prior_components": 10,  # of top_prior="mixture"
+                "conditioning": "none",  # or one network for all betas: "scale_shift", "gates"
             },
             "objective": {
                 "betas": (1.0, 1.0),
@@ -54,6 +55,8 @@ def get_config() -> ConfigDict:
                 "pi_gains": (0.01, 1e-4),  # of control="pi"
                 "beta_groups": FieldReference("", field_type=object),  # "sides", or ranges of layers
                 "free_nats": (),
+                "beta_range": (),  # of a conditioned model
+                "marked_betas": (),
             },
             "training": {
                 "seed": 0,

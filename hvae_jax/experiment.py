@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from hvae_jax import data, records, training
+from hvae_jax.beta_range import BetaRange
 from hvae_jax.betas import BetaControl
 from hvae_jax.categorical import anneal
 from hvae_jax.data import DataConfig, Dataset
@@ -18,6 +19,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.evaluation.rates import LogWeightFn, NamedGroups
 from hvae_jax.groups import Groups
 from hvae_jax.keys import make_key
+from hvae_jax.models import conditioning
 from hvae_jax.models.config import CATEGORICAL
 from hvae_jax.models.hvae import HVAE, ModelConfig, make_hvae
 from hvae_jax.objective_config import ObjectiveConfig
@@ -109,6 +111,22 @@ class Experiment(NamedTuple):
     def terms_fn(self) -> TermsFn:
         """(params, x, keys) → LayerwiseTerms."""
         return self.model.apply
+
+    @property
+    def beta_range(self) -> BetaRange | None:
+        """What a conditioned model is trained for; None of another."""
+        return self.objective.read_range(self.model.num_layers)
+
+    def at(self, params: Params, betas: Any = None) -> Params:
+        """Parameters of a conditioned model at betas `[L]`, by default the config's; else as they are."""
+        if not self.model.config.is_conditioned:
+            return params
+        return conditioning.at(params, self.objective.betas if betas is None else betas)
+
+    def valid_terms_fn(self) -> TermsFn:
+        """What a validation pass asks: `terms_fn`, or of a conditioned model `BetaRange.make_terms` of it."""
+        found = self.beta_range
+        return found.make_terms(self.terms_fn) if found else self.terms_fn
 
     @property
     def train_terms_fn(self) -> TermsFn | TermsOfStep:
@@ -235,6 +253,7 @@ def _build(
     training_config = build_group("training", TrainingConfig, config)
     evaluation = build_group("evaluation", EvaluationConfig, config)
     objective.check_layers(len(model_config.latent_shapes), model_config.groups)
+    objective.read_range(len(model_config.latent_shapes), model_config.conditioning)
     training_config.check_devices(num_devices)
 
     source = Source(data_config, described, check)

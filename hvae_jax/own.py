@@ -44,6 +44,8 @@ class Layers(NamedTuple):
 
     num_layers: int
     monte_carlo_rates: tuple[int, ...] = ()
+    conditioning: str = "none"
+    is_conditioned: bool = False
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -67,6 +69,11 @@ class Functions(NamedTuple):
     init_fn: InitFn
     terms_fn: TermsFn
     config: Layers
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        return self.config.num_layers
 
     def init(self, key: jax.Array, *_: Any) -> Params:
         """Fresh parameters."""

@@ -144,6 +144,7 @@ def make_config() -> Callable[..., ModelConfig]:
             "gumbel_schedule": (0.007, 0.4),
             "top_prior": "standard",
             "num_prior_components": 3,
+            "conditioning": "none",
         }
         if changes.get("inference") == DEEP:
             fields |= {"latent_shapes": ((4, 4, 2), (1, 1, 3)), "blocks_by_side": ((4, 2), (1, 1))}

@@ -32,7 +32,7 @@ class PackedTrainer:
         """A stack has room for `capacity` models, rounded up to a multiple of the devices."""
         self.layout = Packed(capacity)
         self.num_steps = built.num_steps
-        self._terms_fn = built.terms_fn
+        self._valid_terms_fn = built.valid_terms_fn()
         self._batches = make_batches(built.dataset.train.images, built.training, self.layout)
         valid = built.dataset.valid.images
         self._valid = StackEvaluator(valid, built.preprocess_fn, self.layout) if len(valid) else None
@@ -42,6 +42,7 @@ class PackedTrainer:
             control=built.make_control(),
             config=built.training,
             layout=self.layout,
+            beta_range=built.beta_range,
             monte_carlo_rates=built.model.config.monte_carlo_rates,
         )
 
@@ -60,7 +61,7 @@ class PackedTrainer:
 
         def validate(params: Params) -> LayerwiseTerms:
             assert self._valid is not None
-            return self._valid.map_images(self._terms_fn, params, seeds, len(members))
+            return self._valid.map_images(self._valid_terms_fn, params, seeds, len(members))
 
         with contextlib.closing(self._ordered(members)) as batches:
             return self._trainer.train(
@@ -113,7 +114,8 @@ def make_evaluate(built: Experiment, trainer: PackedTrainer) -> Evaluate:
 
     def evaluate(stack: Stack, members: Sequence[Member]) -> list[RunEvaluation]:
         seeds, num_models = np.asarray([member.seed for member in members]), len(members)
-        params = trainer.layout.put(stack.states.eval_params)
+        betas = np.asarray([member.betas for member in members], np.float32)
+        params = trainer.layout.put(built.at(stack.states.eval_params, betas))
         terms = {
             split: evaluator.map_images(terms_fn, params, seeds, num_models)
             for split, evaluator in evaluators.items()

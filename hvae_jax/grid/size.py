@@ -127,7 +127,7 @@ def _working_bytes(built: Experiment, params: Params) -> int:
     keys = jax.eval_shape(lambda: jax.random.split(make_key(0), num_images))
 
     def total(params: Params, x: jax.Array, keys: jax.Array) -> jax.Array:
-        terms = built.terms_fn(params, x, keys)
+        terms = built.terms_fn(built.at(params), x, keys)
         return terms.distortion.sum() + terms.rates.sum()
 
     cost = jax.jit(jax.grad(total)).lower(params, x, keys).cost_analysis()

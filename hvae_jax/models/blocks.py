@@ -11,7 +11,7 @@ always meet.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -28,6 +28,9 @@ KERNEL_SIZE = 4
 HEAD_KERNEL_SIZE = 3
 # Far below any standard deviation worth its rate; keeps log(std) finite where softplus underflows.
 MIN_STD = 1e-6
+
+# What betas do to hidden maps and vectors, see `conditioning`; None where networks are not told them.
+Condition = Callable[[jax.Array], jax.Array] | None
 
 
 class Stage(NamedTuple):
@@ -126,9 +129,9 @@ class Down(nn.Module):
     channels: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, condition: Condition = None) -> jax.Array:
         for stage in self.stages:
-            x = nn.relu(Conv(self.channels, KERNEL_SIZE, stage.stride, stage.padding)(x))
+            x = hidden(Conv(self.channels, KERNEL_SIZE, stage.stride, stage.padding)(x), condition)
         return x
 
 
@@ -139,9 +142,9 @@ class Up(nn.Module):
     channels: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, condition: Condition = None) -> jax.Array:
         for stage in reversed(self.stages):
-            x = nn.relu(ConvTranspose(self.channels, KERNEL_SIZE, stage.stride, stage.padding)(x))
+            x = hidden(ConvTranspose(self.channels, KERNEL_SIZE, stage.stride, stage.padding)(x), condition)
         return x
 
 
@@ -156,12 +159,12 @@ class Lift(nn.Module):
     size: tuple[int, int]
 
     @nn.compact
-    def __call__(self, z: jax.Array) -> jax.Array:
+    def __call__(self, z: jax.Array, condition: Condition = None) -> jax.Array:
         if z.ndim == 2:
             bottom = (*self.stages[-1].size_out, self.channels)
-            z = nn.relu(Dense(math.prod(bottom))(z)).reshape(-1, *bottom)
+            z = hidden(Dense(math.prod(bottom))(z), condition).reshape(-1, *bottom)
         between = tuple(s for s in self.stages if s.size_in <= self.size and s.size_out >= z.shape[1:3])
-        return Up(between, self.channels)(z)
+        return Up(between, self.channels)(z, condition)
 
 
 class Head(nn.Module):
@@ -219,12 +222,17 @@ class DenseHead(nn.Module):
     shape: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, h: jax.Array, condition: Condition = None) -> tuple[jax.Array, jax.Array]:
         size = math.prod(self.shape)
-        hidden = nn.relu(Dense(max(size // 2, 1))(flatten(h)))
-        both = Dense(2 * size)(hidden)
+        h = hidden(Dense(max(size // 2, 1))(flatten(h)), condition)
+        both = Dense(2 * size)(h)
         first, second = jnp.split(both, 2, axis=-1)
         return first.reshape(-1, *self.shape), second.reshape(-1, *self.shape)
+
+
+def hidden(h: jax.Array, condition: Condition) -> jax.Array:
+    """ReLU of a hidden map or vector, after what the betas do to it."""
+    return nn.relu(h if condition is None else condition(h))
 
 
 @jax.custom_jvp

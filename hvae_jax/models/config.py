@@ -15,6 +15,8 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 # Kinds of latents, and of the top layer's prior.
 GAUSSIAN, CATEGORICAL = LATENT_KINDS = ("gaussian", "categorical")
 STANDARD, MIXTURE = TOP_PRIORS = ("standard", "mixture")
+# How networks are told the betas; see `conditioning`.
+CONDITIONING = ("none", "scale_shift", "gates")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,8 @@ class ModelConfig:
       top_prior: of Gaussian z_L: "standard", N(0, I), or "mixture", Gaussians and weights that are learned.
         There is no closed form then: R_L is a Monte Carlo rate, log q(z_L|x) − log p(z_L) at the draw.
       num_prior_components: of the mixture.
+      conditioning: "none": a model is of its own betas. "scale_shift" or "gates": the networks are told the
+        betas, and one model is of all betas in `config.objective.beta_range`; see `conditioning`.
 
     Example:
       >>> config = ModelConfig(
@@ -80,6 +84,7 @@ class ModelConfig:
     gumbel_schedule: tuple[float, float] = (0.007, 0.4)
     top_prior: str = STANDARD
     num_prior_components: int = 10
+    conditioning: str = "none"
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -90,6 +95,11 @@ class ModelConfig:
     def monte_carlo_rates(self) -> tuple[int, ...]:
         """Layers whose rate has no closed form."""
         return (len(self.latent_shapes),) if self.top_prior == MIXTURE else ()
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether the networks are told the betas."""
+        return self.conditioning != "none"
 
     @property
     def groups(self) -> tuple[tuple[int, int], ...]:
@@ -119,11 +129,11 @@ class ModelConfig:
                 f"config.model.likelihood={shorten(self.likelihood)} is unknown; "
                 f"choose one of {likelihoods.LIKELIHOODS}"
             )
-        if self.compute_dtype not in COMPUTE_DTYPES:
-            raise RunError(
-                f"config.model.compute_dtype={shorten(self.compute_dtype)} is unknown; "
-                f"choose one of {COMPUTE_DTYPES}"
-            )
+        for name, allowed in (("compute_dtype", COMPUTE_DTYPES), ("conditioning", CONDITIONING)):
+            if getattr(self, name) not in allowed:
+                raise RunError(
+                    f"config.model.{name}={shorten(getattr(self, name))} is unknown; choose one of {allowed}"
+                )
         if not isinstance(self.remat, bool):
             raise RunError(f"config.model.remat={shorten(self.remat)} must be True or False")
         for name in ("channels", "num_stages", "num_mixture_components", "num_prior_components"):

@@ -22,6 +22,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.gaussian import Gaussian
 from hvae_jax.models import blocks, convolution
 from hvae_jax.models import convolution_products as products
+from hvae_jax.models.conditioning import Condition, Conditioner, Initial, initial
 from hvae_jax.models.config import ModelConfig, check_image_shape
 
 MIN_SIDE, MAX_SIDE = 8, 256
@@ -44,12 +45,38 @@ class Parameter(NamedTuple):
     value: float = 0.0
 
 
+class Running(NamedTuple):
+    """The state of deep networks.
+
+    Attributes:
+      map: float32 `[B, side, side, channels]`.
+      condition: what the betas do to the networks that generate.
+      added: within a layer, what the prior's block adds to the map; None between layers.
+    """
+
+    map: jax.Array
+    condition: Condition | None
+    added: jax.Array | None = None
+
+
+class Features(NamedTuple):
+    """What the posteriors read of an image.
+
+    Attributes:
+      maps: side → `[B, side, side, channels]`.
+      condition: what the betas do to the networks that infer.
+    """
+
+    maps: dict[int, jax.Array]
+    condition: Condition | None
+
+
 class Deep(nn.Module):
     """The networks of VDVAE, as `walk.Networks` and `walk.RepeatedLayers`.
 
-    A state is the running map, float32 `[B, side, side, channels]`. Layer l reads it for its prior, with the
-    features of the image for its posterior, and adds what the prior's block has besides, z_l, and a residual
-    block. x depends on all layers.
+    A state is the running map. Layer l reads it for its prior, with the features of the image for its
+    posterior, and adds what the prior's block has besides, z_l, and a residual block. x depends on all
+    layers. Conditioned, the betas change the three inner maps of every block.
     """
 
     image_shape: tuple[int, int, int]
@@ -70,6 +97,8 @@ class Deep(nn.Module):
         """Makes the weights; those of a side lead with its blocks or layers, in the order of the walk."""
         config = self.config
         width, inner = config.channels, max(config.channels // BOTTLENECK, 1)
+        self.conditioner = Conditioner(config.conditioning)
+        infers, generates = (initial(config.conditioning, self.num_layers, which) for which in (False, True))
         self.patch = _ratio(self.image_shape, config.latent_shapes[0])
         num_pixels = math.prod(self.patch)
         num_blocks = sum(num for _, num in config.blocks_by_side)
@@ -77,7 +106,7 @@ class Deep(nn.Module):
         sizes = {shape[0]: shape[:2] for shape in config.latent_shapes}
         self.up = {
             side: self._make(
-                f"bottom_up_{side}", _block(sizes[side], width, inner, width, num, num_blocks**-0.5)
+                f"bottom_up_{side}", _block(sizes[side], width, inner, width, num, num_blocks**-0.5, infers)
             )
             for side, num in config.blocks_by_side
         }
@@ -89,10 +118,10 @@ class Deep(nn.Module):
             down[side] = self._make(
                 f"top_down_{side}",
                 {
-                    "posterior": _block(size, 2 * width, inner, 2 * latent, num),
-                    "prior": _block(size, width, inner, 2 * latent + width, num, 0.0),
+                    "posterior": _block(size, 2 * width, inner, 2 * latent, num, 1.0, infers),
+                    "prior": _block(size, width, inner, 2 * latent + width, num, 0.0, generates),
                     "project": _conv(latent, width, 1, num, scale),
-                    "residual": _block(size, width, inner, width, num, scale),
+                    "residual": _block(size, width, inner, width, num, scale, generates),
                 },
             )
             if max(size) <= MAX_START_SIDE:
@@ -113,10 +142,16 @@ class Deep(nn.Module):
         weights = self.down[self.config.latent_shapes[lowest - 1][0]]
         return jax.tree.map(lambda leaf: leaf[top - highest : top - lowest + 1], weights)
 
-    def bottom_up(self, x: jax.Array) -> dict[int, jax.Array]:
-        """side → features. The last block of a side is on the way to the next smaller one."""
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether the networks are told the betas."""
+        return self.config.is_conditioned
+
+    def bottom_up(self, x: jax.Array, betas: jax.Array | None = None) -> Features:
+        """Features of every side. The last block of a side is on the way to the next smaller one."""
+        condition = self.conditioner(betas)
         h = _conv_apply(self.input, self._cast(_to_patches(2.0 * x - 1.0, self.patch))).astype(jnp.float32)
-        features, block = {}, self._block()
+        features, block = {}, self._block(condition)
         sizes = [size for size, _ in itertools.groupby(shape[:2] for shape in self.config.latent_shapes)]
         for size, smaller in itertools.zip_longest(sizes, sizes[1:]):
             side = size[0]
@@ -128,47 +163,46 @@ class Deep(nn.Module):
             features[side] = h if smaller is None else before
             if smaller is not None:
                 h = _pool(h, _ratio(size, smaller))
-        return features
+        return Features(features, condition)
 
-    def start(self, batch_size: int) -> jax.Array:
+    def start(self, batch_size: int, betas: jax.Array | None = None) -> Running:
         """The learned start of the smallest maps."""
         start = self.starts[self.config.latent_shapes[-1][0]]
-        return jnp.broadcast_to(start[None], (batch_size, *start.shape))
+        running = jnp.broadcast_to(start[None], (batch_size, *start.shape))
+        return Running(running, self.conditioner(betas, generates=True))
 
-    def enter(self, highest: int, state: jax.Array) -> jax.Array:
+    def enter(self, highest: int, state: Running) -> Running:
         """The running map enlarged to the side of this layer, plus what is learned for that side."""
         shape = self.config.latent_shapes[highest - 1]
         side = shape[0]
         if highest == self.num_layers:
             return state
-        state = _enlarge(state, _ratio(shape, state.shape[1:]))
-        return (
-            state + jnp.broadcast_to(self.starts[side][None], state.shape) if side in self.starts else state
-        )
+        running = _enlarge(state.map, _ratio(shape, state.map.shape[1:]))
+        if side in self.starts:
+            running = running + jnp.broadcast_to(self.starts[side][None], running.shape)
+        return state._replace(map=running)
 
-    def prior(self, layer: Weights, state: jax.Array) -> tuple[Gaussian, tuple[jax.Array, jax.Array]]:
-        """Of the running map; the state for the rest of the layer has the map and what is added to it."""
-        h, latent = self._block()(layer["prior"], state), _num_latent(layer)
-        return _gaussian(h[..., : 2 * latent]), (state, h[..., 2 * latent :])
+    def prior(self, layer: Weights, state: Running) -> tuple[Gaussian, Running]:
+        """Of the running map; the state for the rest of the layer has what is added to it as well."""
+        h, latent = self._block(state.condition)(layer["prior"], state.map), _num_latent(layer)
+        return _gaussian(h[..., : 2 * latent]), state._replace(added=h[..., 2 * latent :])
 
-    def posterior(
-        self, layer: Weights, state: tuple[jax.Array, jax.Array], features: dict[int, jax.Array], p: Gaussian
-    ) -> Gaussian:
+    def posterior(self, layer: Weights, state: Running, features: Features, p: Gaussian) -> Gaussian:
         """Of the running map and the features of its side."""
-        running = state[0]
-        read = jnp.concatenate([running, features[running.shape[1]]], axis=-1)
-        return _gaussian(self._block()(layer["posterior"], read))
+        read = jnp.concatenate([state.map, features.maps[state.map.shape[1]]], axis=-1)
+        return _gaussian(self._block(features.condition)(layer["posterior"], read))
 
-    def below(self, layer: Weights, state: tuple[jax.Array, jax.Array], z: jax.Array) -> jax.Array:
+    def below(self, layer: Weights, state: Running, z: jax.Array) -> Running:
         """The running map with z in it."""
         projected = _conv_apply(layer["project"], self._cast(z)).astype(jnp.float32)
-        running = state[0] + state[1] + projected
-        return running + self._block()(layer["residual"], running)
+        running = state.map + state.added + projected
+        running = running + self._block(state.condition)(layer["residual"], running)
+        return Running(running, state.condition)
 
-    def outputs(self, state: jax.Array) -> jax.Array:
+    def outputs(self, state: Running) -> jax.Array:
         """A linear map of the last running map, pixel by pixel."""
-        gain, bias = (jnp.broadcast_to(self.output[name], state.shape) for name in ("gain", "bias"))
-        outputs = _conv_apply(self.output["conv"], self._cast(state * gain + bias))
+        gain, bias = (jnp.broadcast_to(self.output[name], state.map.shape) for name in ("gain", "bias"))
+        outputs = _conv_apply(self.output["conv"], self._cast(state.map * gain + bias))
         return _from_patches(outputs.astype(jnp.float32), self.patch)
 
     def _make(self, name: str, parameters: Any) -> Weights:
@@ -177,17 +211,20 @@ class Deep(nn.Module):
     def _cast(self, a: jax.Array) -> jax.Array:
         return a.astype(self.config.compute_dtype)
 
-    def _block(self) -> Any:
+    def _block(self, condition: Condition | None) -> Any:
         """(weights, map) → the residual bottleneck block's branch, float32; rematerialised if so asked."""
 
-        def block(weights: Weights, x: jax.Array) -> jax.Array:
+        def branch(weights: Weights, x: jax.Array, condition: Condition | None) -> jax.Array:
             x = self._cast(x)
-            for name in ("conv_1", "conv_2", "conv_3", "conv_4"):
+            for number in (1, 2, 3, 4):
+                if condition is not None and number > 1:
+                    x = condition.apply(weights[f"change_{number}"], x)
                 x = blocks.gelu(x.astype(jnp.float32))  # as every function but products
-                x = _conv_apply(weights[name], self._cast(x))
+                x = _conv_apply(weights[f"conv_{number}"], self._cast(x))
             return x.astype(jnp.float32)
 
-        return jax.checkpoint(block) if self.config.remat else block
+        block = jax.checkpoint(branch) if self.config.remat else branch
+        return lambda weights, x: block(weights, x, condition)
 
 
 def check(config: ModelConfig, image_shape: tuple[int, int, int]) -> None:
@@ -233,15 +270,24 @@ def _block(
     inner: int,
     channels_out: int,
     num: int,
-    last_scale: float = 1.0,
+    last_scale: float,
+    changes: Initial | None,
 ) -> Any:
+    """Weights of `num` blocks; those of the changes that betas make have names of their own."""
     size = 1 if max(map_size) <= MAX_POINTWISE_SIDE else 3
-    return {
+    weights = {
         "conv_1": _conv(channels_in, inner, 1, num),
         "conv_2": _conv(inner, inner, size, num),
         "conv_3": _conv(inner, inner, size, num),
         "conv_4": _conv(inner, channels_out, 1, num, last_scale),
     }
+    if changes is not None:
+        of_maps = {
+            "kernel": Parameter((num, changes.num_inputs, changes.num_changes * inner)),
+            "bias": Parameter((num, changes.num_changes * inner), value=changes.bias),
+        }
+        weights |= {f"change_{number}": of_maps for number in (2, 3, 4)}
+    return weights
 
 
 def _init(key: jax.Array, parameters: Any) -> Weights:

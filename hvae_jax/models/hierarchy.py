@@ -18,7 +18,8 @@ from hvae_jax.distributions import Distribution
 from hvae_jax.keys import fold_in, per_image_keys
 from hvae_jax.likelihoods import Likelihood
 from hvae_jax.mixture import Mixture
-from hvae_jax.models.walk import GIVEN, POSTERIOR, PRIOR, Layer, Networks, Source, walk
+from hvae_jax.models.conditioning import spread
+from hvae_jax.models.walk import GIVEN, POSTERIOR, PRIOR, Layer, Networks, Source, bottom_up, walk
 from hvae_jax.objective import LayerwiseTerms
 
 # A number for every layer, or `[L]`, z_1 first.
@@ -66,6 +67,8 @@ class Hierarchy:
     Attributes:
       networks: with their parameters in them. Those that are also `RepeatedLayers` are scanned.
       likelihood: p(x|z); see `likelihoods` for what it must have.
+      betas: that conditioned networks are told (`walk.Networks`): `[L]`, or `[B, L]`, a vector for each of
+        the images that a method takes or makes. ValueError where they lack them, or others are given some.
 
     Example:
       Networks of one's own, for vectors x `[B, 6]`. Here a state is what the next layer reads of those above.
@@ -114,11 +117,30 @@ class Hierarchy:
 
     networks: Networks
     likelihood: Likelihood
+    betas: ArrayLike | Sequence[float] | None = None
 
     @property
     def num_layers(self) -> int:
         """L."""
         return self.networks.num_layers
+
+    def told(self, num: int, copies: int = 1) -> jax.Array | None:
+        """The betas of `num` images, and of their copies after them, `[num · copies, L]`; None for networks
+        that are not conditioned.
+
+        Raises:
+          ValueError: conditioned networks lack betas, others are given some, or they have another shape.
+        """
+        if not getattr(self.networks, "is_conditioned", False):
+            if self.betas is not None:
+                raise ValueError("these networks are not conditioned on the betas: they take none")
+            return None
+        if self.betas is None:
+            raise ValueError(
+                "these networks are conditioned on the betas: give betas, [L] or one vector for each image, "
+                "[B, L], or parameters that have them (models.conditioning.at)"
+            )
+        return spread(self.betas, num, self.num_layers, copies)
 
     def terms(self, x: jax.Array, key: jax.Array, relaxation: Relaxation | None = None) -> LayerwiseTerms:
         """D and R_1 … R_L, with one posterior draw for each of x.
@@ -232,8 +254,9 @@ class Hierarchy:
         self._check_layer("from_layer", from_layer)
         sources = [Source(PRIOR, 0.0)] * (from_layer - 1)
         sources += [Source(POSTERIOR, 0.0)] * (self.num_layers - from_layer + 1)
-        features = self.networks.bottom_up(x)
-        state, _ = walk(self.networks, x.shape[0], sources, _latent, features=features)
+        betas = self.told(x.shape[0])
+        features = bottom_up(self.networks, x, betas)
+        state, _ = walk(self.networks, x.shape[0], sources, _latent, features=features, betas=betas)
         return self.likelihood.mean(self.networks.outputs(state))
 
     def generate(
@@ -313,8 +336,9 @@ class Hierarchy:
         if steps.ndim != 1:
             raise ValueError(f"weights must be [N], got {steps.shape}")
         both = jnp.concatenate([x, y])
-        sources, features = [Source(POSTERIOR, 0.0)] * self.num_layers, self.networks.bottom_up(both)
-        _, codes = walk(self.networks, 2 * batch, sources, _latent, features=features)
+        sources, betas = [Source(POSTERIOR, 0.0)] * self.num_layers, self.told(batch, 2)
+        features = bottom_up(self.networks, both, betas)
+        _, codes = walk(self.networks, 2 * batch, sources, _latent, features=features, betas=betas)
         given = {}
         for number, code in enumerate(codes, start=1):
             start, end = code[None, :batch], code[None, batch:]
@@ -324,7 +348,7 @@ class Hierarchy:
             between = jnp.broadcast_to(between, (len(steps), *start.shape[1:]))
             if layer is None or number >= layer:
                 given[number] = between.reshape(-1, *code.shape[1:])
-        state, _ = self._descend(None, len(steps) * batch, given, 0.0)
+        state, _ = self._descend(None, batch, given, 0.0, len(steps))
         mean = self.likelihood.mean(self.networks.outputs(state))
         return mean.reshape(len(steps), batch, *mean.shape[1:])
 
@@ -334,9 +358,16 @@ class Hierarchy:
         def rate(found: Layer) -> jax.Array:
             return distributions.rate(found.q, found.p, found.z)  # exactly 0 where z is of the prior
 
-        features, keys = self.networks.bottom_up(x), per_image_keys(key, x.shape[0])
+        betas, keys = self.told(x.shape[0]), per_image_keys(key, x.shape[0])
         state, rates = walk(
-            self.networks, x.shape[0], sources, rate, keys=keys, features=features, relaxation=relaxation
+            self.networks,
+            x.shape[0],
+            sources,
+            rate,
+            keys=keys,
+            features=bottom_up(self.networks, x, betas),
+            betas=betas,
+            relaxation=relaxation,
         )
         log_likelihood = self.likelihood.log_prob(self.networks.outputs(state), x)
         return LayerwiseTerms(-log_likelihood, jnp.stack(rates, axis=1))
@@ -350,9 +381,16 @@ class Hierarchy:
         """All layers from their posteriors: the last state, and what `take` took, z_1 first."""
         number, temperatures = self._split(temperature)
         sources = [Source(POSTERIOR, number)] * self.num_layers
-        keys, features = per_image_keys(key, x.shape[0]), self.networks.bottom_up(x)
+        betas, keys = self.told(x.shape[0]), per_image_keys(key, x.shape[0])
         return walk(
-            self.networks, x.shape[0], sources, take, keys=keys, temperatures=temperatures, features=features
+            self.networks,
+            x.shape[0],
+            sources,
+            take,
+            keys=keys,
+            temperatures=temperatures,
+            features=bottom_up(self.networks, x, betas),
+            betas=betas,
         )
 
     def _descend(
@@ -361,8 +399,9 @@ class Hierarchy:
         num: int,
         latents: Mapping[int, ArrayLike] | None,
         temperature: Temperature,
+        copies: int = 1,
     ) -> tuple[Any, list[jax.Array]]:
-        """All layers given or from their priors: the last state, and z_1 … z_L."""
+        """All layers given or from their priors, of copies of `num` images: the last state, and z_1 … z_L."""
         given = {layer: jnp.asarray(z) for layer, z in (latents or {}).items()}
         for layer in given:
             self._check_layer("the layer of a latent", layer)
@@ -371,7 +410,16 @@ class Hierarchy:
             Source(GIVEN, shape=given[layer].shape) if layer in given else Source(PRIOR, number)
             for layer in range(1, self.num_layers + 1)
         ]
-        return walk(self.networks, num, sources, _latent, keys=keys, temperatures=temperatures, given=given)
+        return walk(
+            self.networks,
+            num * copies,
+            sources,
+            _latent,
+            keys=keys,
+            temperatures=temperatures,
+            given=given,
+            betas=self.told(num, copies),
+        )
 
     def _split(self, temperature: Temperature) -> tuple[float | None, jax.Array | None]:
         """A temperature as a Python number, or as an array `[L]`; the other is None."""

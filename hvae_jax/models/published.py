@@ -16,6 +16,7 @@ from hvae_jax.distributions import Distribution
 from hvae_jax.errors import RunError
 from hvae_jax.gaussian import Gaussian
 from hvae_jax.models import blocks
+from hvae_jax.models.conditioning import Condition, Conditioner
 from hvae_jax.models.config import CATEGORICAL, MIXTURE, ModelConfig, check_image_shape
 
 MIN_SIDE, MAX_SIDE = 8, 64
@@ -35,14 +36,14 @@ class Prior(nn.Module):
     channels: int
 
     @nn.compact
-    def __call__(self, higher: list[jax.Array]) -> Gaussian:
+    def __call__(self, higher: list[jax.Array], condition: Condition | None = None) -> Gaussian:
         if self.depth == len(self.stages):
             flat = jnp.concatenate([blocks.flatten(z) for z in higher], axis=-1)
-            return blocks.with_softplus_std(blocks.DenseHead(self.shape)(flat))
+            return blocks.with_softplus_std(blocks.DenseHead(self.shape)(flat, condition))
         size = self.shape[0], self.shape[1]
-        lifted = [blocks.Lift(self.stages, self.channels, size)(z) for z in higher]
+        lifted = [blocks.Lift(self.stages, self.channels, size)(z, condition) for z in higher]
         h = blocks.Conv(self.channels, blocks.HEAD_KERNEL_SIZE, 1, 1)(jnp.concatenate(lifted, axis=-1))
-        return blocks.with_softplus_std(blocks.Head(self.shape)(nn.relu(h)))
+        return blocks.with_softplus_std(blocks.Head(self.shape)(blocks.hidden(h, condition)))
 
 
 class Posterior(nn.Module):
@@ -59,11 +60,13 @@ class Posterior(nn.Module):
     kind: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, higher: list[jax.Array]) -> Gaussian | Categorical:
+    def __call__(
+        self, x: jax.Array, higher: list[jax.Array], condition: Condition | None = None
+    ) -> Gaussian | Categorical:
         last = self.stages[self.depth - 1]
-        h = blocks.Down(self.stages[: self.depth - 1], self.channels)(x)
-        lifted = [blocks.Lift(self.stages, self.channels, last.size_in)(z) for z in higher]
-        h = blocks.Down((last,), self.channels)(jnp.concatenate([*lifted, h], axis=-1))
+        h = blocks.Down(self.stages[: self.depth - 1], self.channels)(x, condition)
+        lifted = [blocks.Lift(self.stages, self.channels, last.size_in)(z, condition) for z in higher]
+        h = blocks.Down((last,), self.channels)(jnp.concatenate([*lifted, h], axis=-1), condition)
         if self.kind == CATEGORICAL:
             return blocks.LogitsHead(self.shape)(h)
         return blocks.with_softplus_std(blocks.Head(self.shape)(h))
@@ -78,9 +81,11 @@ class Proposal(nn.Module):
     kind: str
 
     @nn.compact
-    def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array] | Categorical:
+    def __call__(
+        self, features: jax.Array, condition: Condition | None = None
+    ) -> tuple[jax.Array, jax.Array] | Categorical:
         head = blocks.LogitsHead if self.kind == CATEGORICAL else blocks.Head
-        return head(self.shape)(blocks.Down(self.stages, self.channels)(features))
+        return head(self.shape)(blocks.Down(self.stages, self.channels)(features, condition))
 
 
 class Decoder(nn.Module):
@@ -92,20 +97,20 @@ class Decoder(nn.Module):
     is_mixture: bool
 
     @nn.compact
-    def __call__(self, z_1: jax.Array) -> jax.Array:
+    def __call__(self, z_1: jax.Array, condition: Condition | None = None) -> jax.Array:
         stages, h = self.stages, z_1
         if h.ndim == 2:
             # As published, a vector enters one stage up; with a single stage there is no such place.
             stages = stages[:-1] or stages
             bottom = (*stages[-1].size_out, self.channels)
-            h = nn.relu(blocks.Dense(math.prod(bottom))(h)).reshape(-1, *bottom)
-        h = blocks.Up(stages[1:], self.channels)(h)
+            h = blocks.hidden(blocks.Dense(math.prod(bottom))(h), condition).reshape(-1, *bottom)
+        h = blocks.Up(stages[1:], self.channels)(h, condition)
         first = stages[0]
         size, stride, padding = blocks.KERNEL_SIZE, first.stride, first.padding
         if not self.is_mixture:
             return blocks.ConvTranspose(self.num_outputs, size, stride, padding)(h)
         # A mixture has many outputs per pixel: a wide last map and a kernel-3 convolution, as published.
-        h = nn.relu(blocks.ConvTranspose(MIXTURE_CHANNELS, size, stride, padding)(h))
+        h = blocks.hidden(blocks.ConvTranspose(MIXTURE_CHANNELS, size, stride, padding)(h), condition)
         return blocks.Conv(self.num_outputs, blocks.HEAD_KERNEL_SIZE, 1, 1)(h)
 
 
@@ -122,10 +127,24 @@ class Above(NamedTuple):
     Attributes:
       batch_size: B.
       latents: z_{l+1} … z_L, categorical ones as vectors.
+      condition: what the betas do to the networks that generate.
     """
 
     batch_size: int
     latents: tuple[jax.Array, ...]
+    condition: Condition | None = None
+
+
+class Features(NamedTuple):
+    """What the posteriors of the published networks read of an image.
+
+    Attributes:
+      maps: x, and for a ladder the shared bottom-up pass over it, stage by stage.
+      condition: what the betas do to the networks that infer.
+    """
+
+    maps: list[jax.Array]
+    condition: Condition | None
 
 
 class Published(nn.Module):
@@ -147,6 +166,7 @@ class Published(nn.Module):
     def setup(self) -> None:
         """Builds the networks of every layer, and the decoder p(x|z_1)."""
         config = self.config
+        self.conditioner = Conditioner(config.conditioning)
         stages = blocks.make_stages(self.image_shape[:2], config.num_stages)
         shapes, kinds = config.latent_shapes, config.kinds
         depths = [depth(stages, shape) for shape in shapes]
@@ -184,17 +204,22 @@ class Published(nn.Module):
             Decoder, "decoder", stages[: depths[0]], config.channels, self.num_outputs, is_mixture
         )
 
-    def bottom_up(self, x: jax.Array) -> list[jax.Array]:
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether the networks are told the betas."""
+        return self.config.is_conditioned
+
+    def bottom_up(self, x: jax.Array, betas: jax.Array | None = None) -> Features:
         """x, and for a ladder the shared bottom-up pass over it, stage by stage."""
-        features = [self._cast(x)]
+        maps, condition = [self._cast(x)], self.conditioner(betas)
         if self.config.inference == "ladder":
             for stage in self.shared:
-                features.append(stage(features[-1]))
-        return features
+                maps.append(stage(maps[-1], condition))
+        return Features(maps, condition)
 
-    def start(self, batch_size: int) -> Above:
+    def start(self, batch_size: int, betas: jax.Array | None = None) -> Above:
         """Nothing is above z_L."""
-        return Above(batch_size, ())
+        return Above(batch_size, (), self.conditioner(betas, generates=True))
 
     def prior(self, layer: int, state: Above) -> tuple[Distribution, Above]:
         """N(0, I) for z_L, or a mixture; uniform where z_L is categorical."""
@@ -205,28 +230,29 @@ class Published(nn.Module):
             if self.config.top_prior == MIXTURE:
                 return self.top_prior(state.batch_size), state
             return Gaussian(jnp.zeros(shape), jnp.ones(shape)), state
-        return self.priors[layer - 1](self._higher(state)), state
+        return self.priors[layer - 1](self._higher(state), state.condition), state
 
-    def posterior(self, layer: int, state: Above, features: list[jax.Array], p: Any) -> Distribution:
+    def posterior(self, layer: int, state: Above, features: Features, p: Any) -> Distribution:
         """A network of its own, or a ladder's product of p and what `features` propose."""
         network: Any = self.posteriors[layer - 1]  # a Proposal for a ladder, else a Posterior
+        maps, condition = features
         if self.config.inference != "ladder":
-            return network(features[0], self._higher(state))
+            return network(maps[0], self._higher(state), condition)
         depth = self.depths[layer - 1]
         if layer == self.num_layers:  # the top layer's posterior is what the bottom-up pass says
-            proposal = network(features[depth])
+            proposal = network(maps[depth], condition)
             return proposal if isinstance(proposal, Categorical) else blocks.with_softplus_std(proposal)
-        return gaussian.precision_weighted(blocks.with_softplus_var(network(features[depth - 1])), p)
+        return gaussian.precision_weighted(blocks.with_softplus_var(network(maps[depth - 1], condition)), p)
 
     def below(self, layer: int, state: Above, z: jax.Array) -> Above:
         """z joins the latents above."""
         if self.config.kinds[layer - 1] == CATEGORICAL:
             z = blocks.flatten(z)
-        return Above(state.batch_size, (z, *state.latents))
+        return state._replace(latents=(z, *state.latents))
 
     def outputs(self, state: Above) -> jax.Array:
         """Of z_1 alone, in float32 for the likelihood."""
-        return self.decoder(self._cast(state.latents[0])).astype(jnp.float32)
+        return self.decoder(self._cast(state.latents[0]), state.condition).astype(jnp.float32)
 
     def _higher(self, state: Above) -> list[jax.Array]:
         return list(map(self._cast, state.latents))

@@ -26,7 +26,8 @@ class Networks(Protocol):
     Priors and posteriors are any of `distributions`: a categorical prior has categorical posteriors, the
     others go together as they like.
 
-    A conditioned family, which reads the betas, takes them when it is made: the engine sees none.
+    A conditioned family, one with `is_conditioned = True`, is given the betas as well, `[B, L]`, at the two
+    places where they enter: `bottom_up(x, betas)` and `start(batch_size, betas)`. Others never see any.
     """
 
     @property
@@ -118,6 +119,7 @@ def walk(
     features: Any = None,
     given: Mapping[int, jax.Array] | None = None,
     relaxation: Relaxation | None = None,
+    betas: jax.Array | None = None,
 ) -> tuple[Any, list[Any]]:
     """From z_L to z_1: the state below z_1, and what `take` took at each layer, z_1 first.
 
@@ -131,6 +133,7 @@ def walk(
       features: what `bottom_up` found, where there are posteriors.
       given: {layer: z}, `[B, ...]`, or `[...]` for all images.
       relaxation: of categorical draws from posteriors, which then have gradients; None draws exactly.
+      betas: `[B, L]`, of conditioned networks.
 
     Raises:
       ValueError: a z that is given has another shape than the layer's.
@@ -150,7 +153,7 @@ def walk(
             z = _draw(keys, index, q, heat, relaxed)
         return networks.below(layer, state, z), take(Layer(q, p, z))
 
-    state, results, latents = networks.start(num), [None] * len(sources), given or {}
+    state, results, latents = networks.start(num, *_only(betas)), [None] * len(sources), given or {}
     if not isinstance(networks, RepeatedLayers):
         for layer in range(len(sources), 0, -1):
             z = latents.get(layer)
@@ -174,6 +177,16 @@ def walk(
         for place, number in enumerate(numbers):
             results[number - 1] = _entry(stacked, place)
     return state, results
+
+
+def bottom_up(networks: Networks, x: Any, betas: jax.Array | None) -> Any:
+    """What the posteriors read of x, and of the betas `[B, L]` where there are any."""
+    return networks.bottom_up(x, *_only(betas))
+
+
+def _only(betas: jax.Array | None) -> tuple[Any, ...]:
+    """An argument that networks which are not conditioned need not have."""
+    return () if betas is None else (betas,)
 
 
 def _stretches(runs: Sequence[tuple[int, int]], sources: Sequence[Source]) -> Iterator[tuple[int, int, bool]]:

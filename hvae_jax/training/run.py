@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hvae_jax.beta_range import BetaRange
 from hvae_jax.betas import BetaControl
 from hvae_jax.errors import RunError, Stopped
 from hvae_jax.files import rate_log
@@ -32,6 +33,7 @@ def train(
     preprocess_fn: PreprocessFn,
     control: BetaControl,
     config: TrainingConfig,
+    beta_range: BetaRange | None = None,
     validate: Callable[[Params], LayerwiseTerms] | None = None,
     reports: Sequence[Callable[[dict[str, Any]], None]] = (),
     stop_requested: Callable[[], bool] = lambda: False,
@@ -52,7 +54,9 @@ def train(
       preprocess_fn: (keys, stored images) → x.
       control: moves the betas.
       config: how to train.
-      validate: params → the terms of every validation image, as NumPy arrays.
+      beta_range: of a conditioned model; None for others.
+      validate: params → the terms of every validation image, as NumPy arrays; of a conditioned model those of
+        `BetaRange.make_terms`.
       reports: called with every row of the log as it is written.
       stop_requested: asked after every compiled call, which takes about `loop.CALL_SECONDS` at most (or one
         step, where that takes longer). Once it says yes, on any process, a checkpoint of that very step
@@ -75,6 +79,7 @@ def train(
         control=control,
         config=config,
         layout=DataParallel(),
+        beta_range=beta_range,
         monte_carlo_rates=monte_carlo_rates,
     )
     checkpoints = (

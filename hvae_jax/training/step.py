@@ -14,14 +14,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hvae_jax.betas import BetaControl, BetaState
+from hvae_jax.beta_range import BetaRange
+from hvae_jax.betas import BetaControl, BetaState, warmup_share
 from hvae_jax.keys import fold_in, from_data, make_key, to_data
 from hvae_jax.objective import LayerwiseTerms, layerwise_elbo
 from hvae_jax.training.config import TrainingConfig
 
 Params = Any
-# (params, x [B, ...], keys [B]) -> terms. Flax types `apply` as returning more than it does here, hence Any.
-TermsFn = Callable[[Params, jax.Array, jax.Array], LayerwiseTerms | Any]
+# (params, x [B, ...], keys [B]) -> terms; of a conditioned model, which draws betas, (…, betas=[B, L]) too.
+# Flax types `apply` as returning more than it does here, hence Any.
+TermsFn = Callable[..., LayerwiseTerms | Any]
 
 
 class TermsOfStep(NamedTuple):
@@ -105,10 +107,12 @@ def make_train_step(
     control: BetaControl,
     config: TrainingConfig,
     axis_name: str | None = None,
+    beta_range: BetaRange | None = None,
 ) -> StepFn:
     """The pure step `(state, images) -> (state, metrics)`.
 
-    Minimises the batch mean of D + Σ β_l R_l. A step whose loss or gradient is not finite leaves
+    Minimises the batch mean of D + Σ β_l R_l; for a conditioned model with betas that each image draws for
+    itself, from its key, and that `terms_fn` is told. A step whose loss or gradient is not finite leaves
     the state as it was: the caller sees it in the metrics.
 
     Args:
@@ -117,13 +121,18 @@ def make_train_step(
       control: moves the betas, and scales the learning rate.
       config: optimiser, averaging, and the images per gradient evaluation.
       axis_name: of the devices that share a batch; None on one.
+      beta_range: that a conditioned model draws from; None for a model of the control's betas.
     """
     tx = config.make_optimizer()
 
     def loss_fn(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array, step: jax.Array):
         x = preprocess_fn(fold_in(keys, 0), images)
         fn = terms_fn.at(step) if isinstance(terms_fn, TermsOfStep) else terms_fn
-        terms = fn(params, x, fold_in(keys, 1))
+        if beta_range is None:
+            terms = fn(params, x, fold_in(keys, 1))
+        else:
+            betas = beta_range.draw(fold_in(keys, 2), betas)
+            terms = fn(params, x, fold_in(keys, 1), betas=betas)
         means = terms.distortion.mean(), terms.rates.mean(axis=0)
         return -layerwise_elbo(terms, betas).mean(), means
 
@@ -149,9 +158,8 @@ def make_train_step(
             place = place + per_device * jax.lax.axis_index(axis_name)
         step_key = jax.random.fold_in(from_data(state.key), state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, place)
-        grads, (loss, distortion, rates) = mean_grads(
-            state.params, state.beta_state.betas, images, keys, state.step
-        )
+        betas = state.beta_state.betas if beta_range is None else warmup_share(state.beta_state)
+        grads, (loss, distortion, rates) = mean_grads(state.params, betas, images, keys, state.step)
         if axis_name is not None:
             grads, loss, distortion, rates = jax.lax.pmean((grads, loss, distortion, rates), axis_name)
         metrics = StepMetrics(loss, distortion, rates, optax.tree.norm(grads))
