@@ -156,9 +156,7 @@ class LogisticMixture:
         mixture = jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_probs.sum(axis=-2), axis=-1)
         return sum_events(mixture)
 
-    def conditional(
-        self, outputs: jax.Array, earlier: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def conditional(self, outputs: jax.Array, earlier: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """p(x_c | x_{<c}, z), which is a mixture again: its components' weights, means and scales.
 
         Args:
@@ -175,7 +173,9 @@ class LogisticMixture:
         means = self._couple(means[..., : channel + 1, :], coefficients, x, channel + 1)
         if channel:
             log_scales_before = log_scales[..., :channel, :]
-            log_probs = discretised_logistic.log_prob(x[..., None], means[..., :channel, :], log_scales_before)
+            log_probs = discretised_logistic.log_prob(
+                x[..., None], means[..., :channel, :], log_scales_before
+            )
             log_weights = jax.nn.log_softmax(log_weights + log_probs.sum(axis=-2))
         return jnp.exp(log_weights), means[..., channel, :], jnp.exp(log_scales[..., channel, :])
 

@@ -118,9 +118,9 @@ def encode(
       >>> np.array_equal(decode(model, params, data), images)
       True
     """
-    return encode_measured(
-        model, params, images, batch_size=batch_size, top_first=top_first, report=report
-    )[0]
+    return encode_measured(model, params, images, batch_size=batch_size, top_first=top_first, report=report)[
+        0
+    ]
 
 
 def encode_measured(
@@ -398,7 +398,9 @@ def _open(model: HVAE, params: Any, data: bytes) -> tuple[Content, Programs, Pix
         if (was := header.versions.get(package)) != version:
             raise RunError(f"the file was written with {package} {was}, here is {version}: install that one")
     if header.device != machine.device():
-        raise RunError(f"the file was written on {header.device}, here is {machine.device()}: decode it there")
+        raise RunError(
+            f"the file was written on {header.device}, here is {machine.device()}: decode it there"
+        )
     if tuple(header.image_shape) != model.image_shape or header.top_first > model.num_layers:
         raise Damaged("the numbers of its header contradict each other")
     programs = Programs(model, params, header.batch_size)
