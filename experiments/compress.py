@@ -3,14 +3,14 @@
     python -m experiments.compress --workdir=runs/mnist --split=test --out=test.bits --report=test.json
     python -m experiments.decompress test.bits --workdir=runs/mnist --out=test.npz
 
-Bits-back coding (`hvae_jax.codec`), lossless, for models of discrete pixels: a Bernoulli likelihood of binarised
-images, or a logistic mixture. It prints the bits per image of every layer and of the pixels beside rates,
-distortion and ELBO of the same images, and what PNG, WebP and xz take; --report keeps them, image by image too.
-The file is read on the same kind of machine, with the same versions and the run's checkpoint of now.
+Bits-back coding (`hvae_jax.codec`), lossless, for models of discrete pixels: a Bernoulli likelihood of
+binarised images, or a logistic mixture. It prints the bits per image of every layer and of the pixels beside
+rates, distortion and ELBO of the same images, and what PNG, WebP and xz take; --report keeps them, image by
+image too. The file is read on the same kind of machine, with the same versions and the run's checkpoint of
+now.
 
---top_first=L puts z_L in front of the file, and with --top_first=2 all layers from z_2 up, so that
-`experiments.decompress --layers` finds them for all images at once. It costs bits where the pixels have fewer than
-such layers borrow: see the manual.
+--top_first=K puts the layers from z_K up in front, so that `experiments.decompress --layers` finds them for
+all images at once. It costs bits where the pixels have fewer than these layers borrow: see the manual.
 """
 
 import math
@@ -97,9 +97,8 @@ def main(arguments: list[str]) -> None:
         program.make_parent(report_file)
         files.write_json(report_file, made)
     print(report.to_text(made))
-    print(
-        f"{seconds:.1f} s with compiling, then {images_per_s:.0f} images/s. {out} has {len(content):,} bytes"
-    )
+    print(f"{seconds:.1f} s with compiling, then {images_per_s:.0f} images/s")
+    print(f"{out} has {len(content):,} bytes")
 
 
 def seen_images(built: Experiment, split: str, num_images: int) -> np.ndarray:

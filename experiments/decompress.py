@@ -3,7 +3,8 @@
     python -m experiments.decompress test.bits --workdir=runs/mnist --out=test.npz
     python -m experiments.decompress test.bits --workdir=runs/mnist --out=test_from_z_2.npz --layers=2
 
-IMAGES.npz has the array `images`, uint8 [N, H, W, C], bit for bit what was encoded; binarised images are 0 and 255.
+IMAGES.npz has the array `images`, uint8 [N, H, W, C], bit for bit what was encoded; binarised images are 0
+and 255.
 --layers=K reads the layers from z_K up alone, and writes the picture that they make, the layers below at the
 prior's means, with `places`, the images that it is of: all where the file has these layers in front
 (`experiments.compress --top_first`), else those that were encoded last, which lie on top.

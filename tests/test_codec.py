@@ -17,8 +17,11 @@ from hvae_jax.codec.bins import BIN_BITS, POSTERIOR_BITS, Gaussians
 from hvae_jax.codec.pixels import PIXEL_BITS
 from hvae_jax.codec.stack import Stack
 from hvae_jax.likelihoods import LogisticMixture
+from hvae_jax.objective import LayerwiseTerms
 
 SHAPE = (8, 8, 1)
+KEY = jax.random.key(0)
+DEEP_SHAPES = ((4, 4, 2), (4, 4, 2), (1, 1, 3))
 
 
 class Coded(NamedTuple):
@@ -29,14 +32,12 @@ class Coded(NamedTuple):
     bits: codec.Bits
 
 
-def make_coded(
-    config: Any, num: int, seed: int = 0, shape: tuple[int, int, int] = SHAPE, **how: Any
-) -> Coded:
-    model, generator = make_hvae(config, shape), np.random.default_rng(seed)
+def make_coded(config: Any, num: int, shape: tuple[int, int, int] = SHAPE, **how: Any) -> Coded:
+    model, generator = make_hvae(config, shape), np.random.default_rng(0)
     images = generator.integers(0, 256, (num, *shape)).astype(np.uint8)
     if config.likelihood == "bernoulli":
         images = np.where(images > 127, 255, 0).astype(np.uint8)
-    x, key = jnp.zeros((1, *shape)), jax.random.key(seed)
+    x, key = jnp.zeros((1, *shape)), KEY
     params = jax.tree.map(lambda leaf: 2.0 * leaf, jax.jit(model.init)(key, x, key))  # rates worth the name
     data, bits = codec.encode_measured(model, params, images, **how)
     return Coded(model, params, images, data, bits)
@@ -66,7 +67,7 @@ def test_bins_share_out_the_posterior():
     np.testing.assert_allclose(low[1:-1], (every[1:-1] + 0.5) / 2**BIN_BITS, atol=1e-6)
 
     numbers = generator.integers(0, 2**POSTERIOR_BITS, (500, 5))
-    numbers[:2] = 0, 2**POSTERIOR_BITS - 1
+    numbers[0], numbers[1] = 0, 2**POSTERIOR_BITS - 1
     q, p = (Gaussians(*(np.repeat(part, 500, axis=0) for part in of)) for of in (q, p))
     starts, widths = bins.shares(bins.find(numbers, q, p), q, p)
     assert ((starts <= numbers) & (numbers < starts + widths)).all()
@@ -103,9 +104,10 @@ def test_a_stack_gives_back_what_was_pushed_and_counts_it():
 
 
 def test_shares_of_a_mixture_are_its_probabilities():
-    mixture, key = LogisticMixture(3), jax.random.key(0)
-    outputs = 2.0 * jax.random.normal(key, (4, 5, 5, mixture.num_outputs(3)))
-    images = np.asarray(255.0 * mixture.sample(key, outputs)).round().astype(np.uint8)
+    mixture = LogisticMixture(3)
+    outputs = np.random.default_rng(0).normal(0.0, 2.0, (4, 5, 5, mixture.num_outputs(3)))
+    outputs = jnp.asarray(outputs, jnp.float32)
+    images = np.asarray(255.0 * jax.jit(mixture.sample)(KEY, outputs)).round().astype(np.uint8)
     coder, total = pixels.MixturePixels(mixture), np.zeros(4)
     for channel in range(3):
         starts_of = coder._starts(outputs, images, channel)
@@ -115,7 +117,8 @@ def test_shares_of_a_mixture_are_its_probabilities():
         assert (every[-1] == 2**PIXEL_BITS).all()
         here = images[..., channel].astype(np.int32)
         total += np.log2((starts_of(here + 1) - starts_of(here)) / 2**PIXEL_BITS).sum(axis=1)
-    exact = np.asarray(mixture.log_prob(outputs, jnp.asarray(images / 255.0, jnp.float32))) / np.log(2.0)
+    log_prob = jax.jit(mixture.log_prob)(outputs, jnp.asarray(images / 255.0, jnp.float32))
+    exact = np.asarray(log_prob) / np.log(2.0)
     np.testing.assert_allclose(total, exact, rtol=0.005)
 
 
@@ -136,12 +139,10 @@ def test_images_come_back_and_all_bits_are_told(coded):
 
 def test_a_layer_takes_its_rate(coded):
     """Both are means over the images, at draws that have nothing to do with each other."""
-
-    def terms_fn(key: jax.Array) -> Any:
-        return coded.model.apply(coded.params, jnp.asarray(coded.images / 255.0, jnp.float32), key)
-
-    terms = jax.jit(jax.vmap(terms_fn))(jax.random.split(jax.random.key(1), 16))
-    rates, distortion = (np.asarray(t).mean(axis=0) / np.log(2.0) for t in (terms.rates, terms.distortion))
+    x, terms_fn = jnp.asarray(coded.images / 255.0, jnp.float32), jax.jit(coded.model.apply)
+    terms = [terms_fn(coded.params, x, jax.random.key(number)) for number in range(16)]
+    rates = np.mean([np.asarray(t.rates) for t in terms], axis=0) / np.log(2.0)
+    distortion = np.mean([np.asarray(t.distortion) for t in terms], axis=0) / np.log(2.0)
     found = np.column_stack([coded.bits.net, coded.bits.pixels, coded.bits.net.sum(1) + coded.bits.pixels])
     logged = np.column_stack([rates, distortion, rates.sum(axis=1) + distortion])
     error = (found - logged).std(axis=0) / np.sqrt(len(found))
@@ -165,17 +166,9 @@ def test_draws_do_not_follow_from_the_image_before(coded):
     ("changes", "shape"),
     [
         ({"inference": "ladder", "likelihood": "logistic_mixture"}, (8, 8, 3)),
-        (
-            {
-                "inference": "deep",
-                "latent_shapes": ((4, 4, 2), (4, 4, 2), (1, 1, 3)),
-                "likelihood": "bernoulli",
-            },
-            SHAPE,
-        ),
-        ({"latent_shapes": ((3,),), "likelihood": "logistic_mixture"}, SHAPE),
+        ({"inference": "deep", "latent_shapes": DEEP_SHAPES, "likelihood": "bernoulli"}, SHAPE),
     ],
-    ids=["ladder", "deep", "one layer"],
+    ids=["ladder", "deep"],
 )
 def test_other_models(make_config, changes, shape):
     coded = make_coded(make_config(**changes), 7, shape=shape, batch_size=4)
@@ -200,9 +193,7 @@ def test_the_top_is_read_first(make_config, coded):
     np.testing.assert_array_equal(top.places, np.arange(300))
     assert top.num_bits == 300 * 3 * BIN_BITS
     drawn = bins.values(np.concatenate(encoders[-1].sections[2]), Gaussians(np.zeros(3), np.ones(3)))
-    picture = model.apply(
-        params, jax.random.key(0), 300, temperature=0.0, latents={2: jnp.asarray(drawn)}, method="sample"
-    )
+    picture = jax.jit(lambda z: model.apply(params, KEY, 300, 0.0, {2: z}, method="sample"))(drawn)
     np.testing.assert_allclose(top.images, picture, atol=1e-5)
     # What the top borrows is not given back: the stack pays where the pixels do not bring as much.
     assert bits.initial == 32 * container.unpack(data).header.num_seed_words
@@ -246,7 +237,7 @@ def test_another_model_version_device_or_digit_is_refused(coded, monkeypatch):
     header = dataclasses.replace(content.header, probe="0" * 32)
     with pytest.raises(RunError, match="other last digits"):
         codec.decode(model, params, container.pack(header, content.payload))
-    with pytest.raises(RunError, match="no file of experiments.compress"):
+    with pytest.raises(RunError, match="is no file of"):
         codec.decode(model, params, b"PK" + data)
 
 
@@ -256,7 +247,7 @@ def test_no_damage_gives_another_picture(coded):
     data, _ = codec.encode_measured(model, params, coded.images[:20], batch_size=16)
     content, generator = container.unpack(data), np.random.default_rng(0)
     start, text = content.num_header_bytes, json.dumps(dataclasses.asdict(content.header))
-    refused = 0
+    said: list[str] = []
     for attempt in range(200):
         damaged, kind = bytearray(data), attempt % 4
         if kind == 0:
@@ -281,17 +272,15 @@ def test_no_damage_gives_another_picture(coded):
         try:
             back = codec.decode(model, params, bytes(damaged))
         except RunError as error:
-            refused += 1
-            assert "\n" not in str(error)
+            said.append(str(error))
         else:
             np.testing.assert_array_equal(back, coded.images[:20])
-    assert refused > 170
+    assert len(said) > 170
+    assert not any("\n" in line for line in said)
 
 
 def test_numbers_of_a_report_add_up(coded):
-    terms = jax.jit(coded.model.apply)(
-        coded.params, jnp.asarray(coded.images / 255.0, jnp.float32), jax.random.key(0)
-    )
+    terms = LayerwiseTerms(np.full(300, 60.0), np.tile([3.0, 2.0], (300, 1)))
     made = report.make_report(coded.bits, terms, SHAPE, others.bits_of_others(coded.images))
     assert len(made["net_bits"]) == len(made["rates_bits"]) == 2
     assert made["total_bits"] * 300 == pytest.approx(8 * len(coded.data))

@@ -1,8 +1,8 @@
 """A latent as the number of a bin: 2^BIN_BITS bins of equal mass under the conditional prior.
 
-Under the prior all bins are equally likely, so a latent costs BIN_BITS bits there, and its value is the median
-of its bin. The posterior has its own mass in each bin, in units of 2^-POSTERIOR_BITS: what lies between two
-rounded values of its distribution function. A bin may have none of it; then it is never drawn.
+Under the prior all bins are equally likely, so a latent costs BIN_BITS bits there, and its value is the
+median of its bin. The posterior has its own mass in each bin, in units of 2^-POSTERIOR_BITS: what lies
+between two rounded values of its distribution function. A bin may have none of it; then it is never drawn.
 
 Source: Townsend et al., Practical Lossless Compression with Latent Variables using Bits Back Coding, 2019.
 """

@@ -1,12 +1,12 @@
 """Bits-back coding of images with a hierarchical VAE.
 
 An image's latents are popped from the stack with q, z_L first: its bits draw them. Then x is pushed with
-p(x|z), and z_1 … z_L with their priors. What a layer has pushed less what it popped is −log p(z_l|z_{>l}) +
-log q(z_l|z_{>l}, x), whose mean is the rate R_l. A decoder does all of it backwards, which gives the bits back.
+p(x|z), and z_1 … z_L with their priors. What a layer has pushed less what it popped is log q(z_l|z_{>l}, x) −
+log p(z_l|z_{>l}), whose mean is the rate R_l. A decoder does all of it backwards: that gives the bits back.
 
 What draws an image's latents came onto the stack with the image before it: bits of a layer that says little
-would go round and draw the same for all images. So numbers that are popped are mixed with a pad that both ends
-know (`_pad`): the draws are then as good as any.
+would go round and draw the same for all images. So numbers that are popped are mixed with a pad that both
+ends know (`_pad`): the draws are then as good as any.
 
 Images share one stack, so that the bits that it begins with are paid once. A batch is popped layer by layer,
 all its images together, before it pushes: so batches grow with the stack, from one image on.
@@ -406,8 +406,8 @@ def _open(model: HVAE, params: Any, data: bytes) -> tuple[Content, Programs, Pix
     programs = Programs(model, params, header.batch_size)
     if header.probe != _probe(programs, pixels):
         raise RunError(
-            "programs give other last digits here than where the file was written, in spite of equal versions "
-            "and devices: give the XLA_FLAGS and cores that it was written with"
+            "programs give other last digits here than where the file was written, in spite of equal "
+            "versions and devices: set XLA_FLAGS and cores as they were there"
         )
     return content, programs, pixels
 

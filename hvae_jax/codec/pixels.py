@@ -169,7 +169,7 @@ def _conditional(
 
 @jax.jit
 def _begin(weights: jax.Array, means: jax.Array, scales: jax.Array, numbers: jax.Array) -> jax.Array:
-    """Value n's share begins at P(x < n), rounded, and the floors of the values below it; of 256, at the end."""
+    """Value n's share begins at P(x < n), rounded, and the floors of values below it; 256 is the end."""
     edge = (2.0 * numbers.astype(jnp.float32) - 1.0) / 255.0 - 1.0
     below = (weights * jax.nn.sigmoid((edge[..., None] - means) / scales)).sum(axis=-1)
     begin = jnp.rint(jnp.clip(below, 0.0, 1.0) * (2**PIXEL_BITS - FLOOR * NUM_VALUES))

@@ -82,7 +82,8 @@ def to_numpy(gaussian: Gaussian) -> Gaussians:
     """
     if not isinstance(gaussian, Gaussian):
         raise RunError(
-            f"bits on disk are of layers whose prior and posterior are Gaussians, not {type(gaussian).__name__}"
+            "bits on disk are of layers whose prior and posterior are Gaussians, not "
+            f"{type(gaussian).__name__}"
         )
     mean, std = (np.asarray(part, np.float64).reshape(part.shape[0], -1) for part in gaussian)
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):

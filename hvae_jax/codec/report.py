@@ -62,8 +62,7 @@ def to_text(report: dict[str, Any]) -> str:
         pushed, popped, rate = (report[name][i] for name in ("pushed_bits", "popped_bits", "rates_bits"))
         lines.append(_row(f"z_{i + 1}", num_dims, net, rate, pushed, popped))
     lines.append(_row("pixels", num_dims, report["pixel_bits"], report["distortion_bits"]))
-    for name in ("initial", "header"):
-        lines.append(_row(name, num_dims, report[f"{name}_bits"]))
+    lines += [_row(name, num_dims, report[f"{name}_bits"]) for name in ("initial", "header")]
     lines.append(_row("the file", num_dims, report["total_bits"], report["negative_elbo_bits"]))
     for name, bits in report["other_bits"].items():
         if bits is not None:

@@ -78,7 +78,7 @@ class Stack:
             return False
 
     def reserve(self, num_bits: float) -> None:
-        """Sees to it that so many bits can be popped: puts random words below all others where they cannot."""
+        """Sees to it that so many bits can be popped: else puts random words below all others."""
         missing = num_bits + SLACK_BITS - self.num_bits
         if missing <= 0:
             return

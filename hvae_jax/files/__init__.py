@@ -1,4 +1,4 @@
-"""What lies in folders: files that are written whole, rate logs, TensorBoard events, and claims on a folder."""
+"""What lies in folders: text and other files, rate logs, TensorBoard events, and claims on a folder."""
 
 from hvae_jax.files.text import read_json as read_json
 from hvae_jax.files.text import read_text as read_text
