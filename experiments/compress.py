@@ -79,7 +79,8 @@ def main(arguments: list[str]) -> None:
         raise RunError(f"--num_images={num_images} must be at least 1, or 0 for all")
 
     program.start_devices()
-    params = experiment.restore(built, workdir).eval_params
+    state = experiment.restore(built, workdir)
+    params = state.eval_params
     images = seen_images(built, flags.FLAGS.split, num_images)
     pixels.check(images)
     pace = Pace(len(images))
@@ -90,7 +91,15 @@ def main(arguments: list[str]) -> None:
     terms_fn = rates.make_repeated_terms(built.terms_fn, NUM_DRAWS)
     terms = evaluator.map_images(terms_fn, params, make_key(0))
     made = report.make_report(bits, terms, built.source.image_shape, others.bits_of_others(images))
-    made = {"split": flags.FLAGS.split, "encoded_images_per_s": images_per_s, **made}
+    made = {
+        "data": built.dataset.title,
+        "split": flags.FLAGS.split,
+        "inference": built.model.config.inference,
+        "betas": np.asarray(state.beta_state.betas, float).tolist(),
+        "top_first": top_first,
+        "encoded_images_per_s": images_per_s,
+        **made,
+    }
     program.make_parent(out)
     files.write_bytes(out, content)
     if report_file is not None:
