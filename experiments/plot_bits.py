@@ -2,11 +2,12 @@
 
     python -m experiments.plot_bits --out=FILE.png --results=FILE.json REPORT.json REPORT.json ...
 
-The results are the reports without what they say of single images, and with the standard error, over the
-images, of what bits and rate of a layer differ by.
+The results are the reports without what they say of single images, with the name of each, and with the
+standard error, over the images, of what bits and rate of a layer differ by.
 """
 
 import math
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,12 +28,12 @@ def main(reports: list[str]) -> None:
     rows = read_rows(reports)
     for row in rows:
         parts = [
-            f"z_{layer} {net:.3f} of {rate:.3f} bits ({net / rate - 1:+.2%} ± {error / rate:.2%})"
+            f"z_{layer} {net:.3f} of {rate:.3f} ± {error:.3f} bits"
             for layer, (net, rate, error) in enumerate(
                 zip(row["net_bits"], row["rates_bits"], row["difference_error_bits"], strict=True), start=1
             )
         ]
-        print(f"{row['data']} {row['inference']} {row['betas']}: {'  '.join(parts)}")
+        print(f"{row['name']}: {'  '.join(parts)}")
     program.make_parent(out)
     figures.bits_against_rates(rows, out)
     if results:
@@ -56,7 +57,8 @@ def read_rows(reports: Sequence[str]) -> list[dict[str, Any]]:
             difference = np.subtract(single["net_bits"], single["rates_bits"])
             error = difference.std(axis=0, ddof=1) / math.sqrt(len(difference))
             del report["totals"]
-            rows.append({**report, "difference_error_bits": error.tolist()})
+            own = {"name": pathlib.Path(name).stem, "difference_error_bits": error.tolist()}
+            rows.append({**report, **own})
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise RunError(f"{name} is no report of experiments.compress") from problem
     return rows

@@ -63,7 +63,7 @@ def measure(work: Callable[[], Any], num_images: int) -> dict[str, Any]:
     start = time.process_time()
     work()
     seconds = time.process_time() - start
-    profile = cProfile.Profile()
+    profile = cProfile.Profile(time.process_time)
     profile.runcall(work)
     spent = dict.fromkeys(PARTS, 0.0)
     found = pstats.Stats(profile)

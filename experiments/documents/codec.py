@@ -11,7 +11,7 @@ INFERENCE = {"generalized_top_down": "GHVAE", "ladder": "ladder", "deep": "deep"
 def files() -> str:
     """Each file's bits per image beside the rates of its images, and other coders."""
     rows = []
-    for row in read("codec.json")["rows"]:
+    for row in _rows(is_grid=False):
         layers = [
             f"{net:.2f} of {rate:.2f} ({net / rate - 1:+.1%})"
             for net, rate in zip(row["net_bits"], row["rates_bits"], strict=True)
@@ -45,7 +45,7 @@ def grid() -> str:
     """How far the layers of a grid of betas are from their rates."""
     layers = [
         (net / rate - 1, error / rate, rate)
-        for row in read("codec_grid.json")["rows"]
+        for row in _rows(is_grid=True)
         for net, rate, error in zip(
             row["net_bits"], row["rates_bits"], row["difference_error_bits"], strict=True
         )
@@ -72,6 +72,11 @@ def speed() -> str:
                 f"time ({shares})."
             )
     return "- " + "\n- ".join(sentences)
+
+
+def _rows(is_grid: bool) -> list[dict[str, Any]]:
+    """Of single models, or of the grid: its reports are called grid_0000 and so on."""
+    return [row for row in read("codec.json")["rows"] if row["name"].startswith("grid_") == is_grid]
 
 
 def _model(row: Mapping[str, Any]) -> str:

@@ -9,6 +9,8 @@ import numpy as np
 from hvae_jax.figures.style import DPI, GUIDE_COLOR, PathLike, layer_color, new_figure
 
 MARKERS = "osD^vP"
+# Of rates below it no percentages are drawn, and the axes are linear.
+SMALL_BITS = 1.0
 
 
 def bits_against_rates(rows: Sequence[Mapping[str, Any]], file: PathLike) -> None:
@@ -37,11 +39,15 @@ def bits_against_rates(rows: Sequence[Mapping[str, Any]], file: PathLike) -> Non
                 "mew": 0.5,
             }
             above.plot(rate, net, **style)
-            below.errorbar(rate, 100.0 * (net / rate - 1.0), 200.0 * error / rate, lw=0.8, **style)
+            if rate >= SMALL_BITS:
+                below.errorbar(rate, 100.0 * (net / rate - 1.0), 200.0 * error / rate, lw=0.8, **style)
     every = np.concatenate([[*row["rates_bits"], *row["net_bits"]] for row in rows])
-    ends = [every.min() * 0.8, every.max() * 1.25]
+    ends = [-0.3 * SMALL_BITS, every.max() * 1.25]
     above.plot(ends, ends, color=GUIDE_COLOR, lw=1.0, zorder=0)
-    above.set(xscale="log", yscale="log", xlim=ends, ylim=ends, ylabel="bits on disk, per image")
+    # A layer may take nothing at all, or by chance a little less.
+    for scale in (above.set_xscale, above.set_yscale):
+        scale("symlog", linthresh=SMALL_BITS, linscale=0.5)
+    above.set(xlim=ends, ylim=ends, ylabel="bits on disk, per image")
     for edge in (-1.0, 0.0, 1.0):
         below.axhline(edge, color=GUIDE_COLOR, lw=1.0, ls="--" if edge else "-", zorder=0)
     below.set_ylim(-4.0, 4.0)
