@@ -41,7 +41,7 @@ def test_no_betas_are_ones(terms: LayerwiseTerms):
 
 def test_every_image_may_have_betas_of_its_own(terms: LayerwiseTerms):
     betas = np.random.default_rng(1).uniform(0.1, 3.0, (5, 3)).astype(np.float32)
-    alone = [layerwise_elbo(jax.tree.map(lambda a: a[i : i + 1], terms), betas[i])[0] for i in range(5)]
+    alone = [layerwise_elbo(jax.tree.map(lambda a, i=i: a[i : i + 1], terms), betas[i])[0] for i in range(5)]
     np.testing.assert_allclose(layerwise_elbo(terms, betas), np.stack(alone), rtol=1e-6)
 
 
