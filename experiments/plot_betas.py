@@ -93,6 +93,11 @@ def read_row(folder: pathlib.Path) -> tuple[dict[str, Any], Row]:
         raise RunError(f"{folder / records.CONFIG_FILE} is not the config of a run") from error
     if control != "constant":
         raise RunError(f"{folder} solves for its betas (config.objective.control={control!r}); leave it out")
+    if groups := config["objective"].get("beta_groups"):
+        raise RunError(
+            f"{folder} has a beta per group of layers (config.objective.beta_groups={groups!r}); leave it "
+            "out: experiments.grid draws such betas"
+        )
     file = folder / records.EVALUATION_FILE
     if not file.exists():
         raise RunError(f"{file} does not exist: the run is not finished; the command that began it goes on")

@@ -159,6 +159,9 @@ def check_config(
             f"config.model.latent_shapes={shapes!r} must name the shapes of two layers or more; the table "
             "takes the first and the last for its models"
         )
+    for name, empty in (("beta_groups", ""), ("free_nats", ())):
+        if given := config["objective"].get(name, empty):
+            raise RunError(f"config.objective.{name}={given!r} is not for the table; set it to {empty!r}")
     for setting in itertools.starmap(Setting, itertools.product(inferences, layers, controls)):
         ones = (1.0,) * setting.num_layers
         member = make_model(config, setting, ones, 0, ones).member

@@ -139,6 +139,12 @@ def make_config() -> Callable[..., ModelConfig]:
             "compute_dtype": "float32",
             "remat": False,
             "blocks_by_side": (),
+            "latent_kinds": (),
+            "gumbel_hard": False,
+            "gumbel_schedule": (0.007, 0.4),
+            "top_prior": "standard",
+            "num_prior_components": 3,
+            "conditioning": "none",
         }
         if changes.get("inference") == DEEP:
             fields |= {"latent_shapes": ((4, 4, 2), (1, 1, 3)), "blocks_by_side": ((4, 2), (1, 1))}

@@ -12,7 +12,7 @@ from hvae_jax.models.hvae import ModelConfig, make_hvae
 from hvae_jax.objective_config import ObjectiveConfig
 
 DEEP = ("digits_deep", "mnist_deep", "cifar_deep")
-CONFIGS = ("digits", "digits_targets", "mnist", "fashion", "svhn", "cifar", *DEEP)
+CONFIGS = ("digits", "digits_categorical", "digits_targets", "mnist", "fashion", "svhn", "cifar", *DEEP)
 PARAMETERS = {
     "mnist": 122_713,
     "fashion": 122_713,
@@ -22,6 +22,7 @@ PARAMETERS = {
 }
 SHAPES = {
     "digits": (8, 8, 1),
+    "digits_categorical": (8, 8, 1),
     "digits_targets": (8, 8, 1),
     "digits_deep": (8, 8, 1),
     "mnist_deep": (28, 28, 1),

@@ -81,7 +81,7 @@ def default_training(image_shape: tuple[int, int, int], num_images: int) -> Clas
 
     On two CPU cores: seconds for 8 × 8, two minutes for 28 × 28. The ResNet wants an accelerator.
     """
-    if image_shape[-1] == 3:
+    if image_shape[-1] >= 3:
         return ClassifierTraining(
             num_epochs=30, batch_size=128, learning_rate=1e-3, weight_decay=5e-4, seed=0
         )

@@ -14,6 +14,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.evaluation.metrics import Rates, Reached, RunEvaluation
 from hvae_jax.grid import folders
 from hvae_jax.grid.members import Member
+from hvae_jax.groups import Groups
 from hvae_jax.objective_config import ObjectiveConfig
 
 GRID_FILE, TIMING_FILE = "grid.csv", "timing.csv"
@@ -29,7 +30,8 @@ def write(folder: pathlib.Path, members: Sequence[Member], num_dims: int) -> Non
     """Writes grid.csv: one row for every model that is complete, from its evaluation.json; and timing.csv.
 
     Where targets were asked for, they are in nats per layer whatever the config says them in (a total rate
-    is split, a layer without a target has none), or the distortion; the betas are those found.
+    is split, a layer without a target has none), or the distortion; the betas are those found. Where layers
+    share betas, betas, targets and rates of the training split are those of the groups.
 
     Times are not in the first: the table of a grid that was killed and resumed is the same, byte for byte.
 
@@ -38,7 +40,7 @@ def write(folder: pathlib.Path, members: Sequence[Member], num_dims: int) -> Non
       members: all of its models, with the numbers of their folders.
       num_dims: H · W · C, for targets in bits per dimension.
     """
-    columns = _columns(members[0].objective, len(members[0].betas))
+    columns = _columns(members[0].objective, members[0].groups)
     found = ((member, folders.read_evaluation(folder, member)) for member in members)
     rows = [_row(folder, member, one, num_dims) for member, one in found if one is not None]
     _write_csv(folder / GRID_FILE, list(columns), ([cell(row) for cell in columns.values()] for row in rows))
@@ -67,7 +69,9 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
       `model` (the number of its folder), `seed`, `status`, `distortion_nats`, `elbo_nats`, `bits_per_dim`
       and `wall_s`, each `[n_1, …, n_L, S]`: values of β_1 … β_L, then seeds; for a list of points `[P, S]`.
       `betas` and `rates_nats` have one more axis, the layers, z_1 first. Numbers of models that diverged or
-      are not there yet are NaN, their status "diverged" or "".
+      are not there yet are NaN, their status "diverged" or "". Where layers share betas, `betas`, all of
+      targets and `train_rates_nats` have the axis of the groups instead, G for L, and so has
+      `group_rates_nats`.
 
       Where the grid solves for the betas, `betas` are those found, and `start_betas` those that the control
       started from. With them come, of target rates, `targets_nats` (a layer's share of a total rate; NaN
@@ -104,12 +108,13 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
     def words(name: str) -> np.ndarray:
         return np.asarray([rows.get(n, {}).get(name) or "" for n in numbers]).reshape(grid.shape)
 
-    objective, num_layers = members[0].objective, len(members[0].betas)
+    objective, groups = members[0].objective, members[0].groups
+    num_betas = len(groups)
 
-    def layers(name: str, values: Callable[[str], np.ndarray] = column) -> np.ndarray:
-        return np.stack([values(layer) for layer in _numbered(name, num_layers)], axis=-1)
+    def layers(name: str, values: Callable[[str], np.ndarray] = column, num: int = num_betas) -> np.ndarray:
+        return np.stack([values(layer) for layer in _numbered(name, num)], axis=-1)
 
-    betas = np.asarray([member.betas for member in members], np.float64).reshape(*grid.shape, num_layers)
+    betas = np.asarray([member.betas for member in members], np.float64).reshape(*grid.shape, num_betas)
     asked = {"betas": betas}
     if objective.control != "constant":
         asked = {"betas": layers("beta_{}"), "start_betas": betas}
@@ -120,17 +125,19 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
         asked["target_distortion_status"] = words("target_distortion_status")
         asked["train_distortion_nats"] = column("train_distortion_nats")
     elif objective.control != "constant":
-        of_layers = [column(name) for name in _numbered("target_{}_nats", num_layers)]
+        of_layers = [column(name) for name in _numbered("target_{}_nats", num_betas)]
         asked["targets_nats"] = _targets(members, grid.shape, of_layers)
         asked["target_status"] = layers("target_{}_status", words)
         asked["train_rates_nats"] = layers("train_rate_{}_nats")
+    rates = layers(f"{split}_rate_{{}}_nats", num=groups.num_layers)
     return {
         "model": np.asarray(numbers).reshape(grid.shape),
         **asked,
         "seed": np.broadcast_to(np.asarray(grid.seeds), grid.shape),
         "status": words("status"),
         "distortion_nats": column(f"{split}_distortion_nats"),
-        "rates_nats": layers(f"{split}_rate_{{}}_nats"),
+        "rates_nats": rates,
+        **({} if groups.are_layers else {"group_rates_nats": groups.sum(rates)}),
         "elbo_nats": column(f"{split}_elbo_nats"),
         "bits_per_dim": column(f"{split}_bits_per_dim"),
         "wall_s": numeric([times.get(n) for n in numbers]),
@@ -154,7 +161,7 @@ class _Row(NamedTuple):
 
 
 def _row(folder: pathlib.Path, member: Member, evaluation: RunEvaluation, num_dims: int) -> _Row:
-    num_layers, targets, report = len(member.betas), _resolve(member.objective, num_dims), evaluation.targets
+    groups, targets, report = member.groups, _resolve(member.objective, num_dims), evaluation.targets
     splits = {split: getattr(evaluation, split) for split in SPLITS}
     row = _Row(
         member,
@@ -165,27 +172,31 @@ def _row(folder: pathlib.Path, member: Member, evaluation: RunEvaluation, num_di
         report.train if report else None,
         splits,
     )
-    of_layers = [row.betas, row.train_rates_nats, *(s.rates_nats.value for s in splits.values() if s)]
-    is_whole = all(len(numbers) in (0, num_layers) for numbers in of_layers)
-    if not is_whole or len(row.target_status) not in (0, len(targets)):
-        raise folders.not_of_this_grid(folder, member, f"it is not of {num_layers} layers")
+    per_layer = [of_split.rates_nats.value for of_split in splits.values() if of_split]
+    fits = (
+        all(len(rates) == groups.num_layers for rates in per_layer)
+        and all(len(numbers) in (0, len(groups)) for numbers in (row.betas, row.train_rates_nats))
+        and len(row.target_status) in (0, len(targets))
+    )
+    if not fits:
+        raise folders.not_of_this_grid(folder, member, f"it is not of {groups.num_layers} layers")
     return row
 
 
-def _columns(objective: ObjectiveConfig, num_layers: int) -> dict[str, Callable[[_Row], Any]]:
+def _columns(objective: ObjectiveConfig, groups: Groups) -> dict[str, Callable[[_Row], Any]]:
     """The columns of grid.csv, and the cell of a row in each."""
-    names = _target_names(objective, num_layers)
+    names, num_betas = _target_names(objective, len(groups)), len(groups)
     columns: dict[str, Callable[[_Row], Any]] = {"model": lambda row: row.member.number}
     columns |= _each([f"{name}_nats" for name in names], lambda row: row.targets_nats)
-    columns |= _each(_numbered("beta_{}", num_layers), lambda row: row.betas)
+    columns |= _each(_numbered("beta_{}", num_betas), lambda row: row.betas)
     columns |= {"seed": lambda row: row.member.seed, "status": lambda row: row.status}
     columns |= _each([f"{name}_status" for name in names], lambda row: row.target_status)
     if objective.control == DISTORTION:
         columns["train_distortion_nats"] = lambda row: row.train and row.train.distortion_nats.value
     if names:
-        columns |= _each(_numbered("train_rate_{}_nats", num_layers), lambda row: row.train_rates_nats)
+        columns |= _each(_numbered("train_rate_{}_nats", num_betas), lambda row: row.train_rates_nats)
     for split in SPLITS:
-        columns |= _split_columns(split, num_layers)
+        columns |= _split_columns(split, groups.num_layers)
     return columns
 
 
