@@ -137,7 +137,7 @@ class Evaluators:
         if self._current is None or shared != self._shared:
             self._current, self._shared = self._make(folder, config), shared
         built, evaluator, with_these = self._current
-        step = results.latest_step(folder)
+        step = checkpoints.latest_step(folder)
         assert step is not None
         checksum = checkpoints.checksum(folder / records.CHECKPOINTS_FOLDER, step)
         return built, evaluator, with_these(settings.config_hash(config), step, checksum)
@@ -199,7 +199,8 @@ def evaluate_runs(runs: Runs, evaluators: Evaluators, report: Callable[[str], No
             if (folder / results.METRICS_FILE).exists():
                 report(f"{folder} is evaluated again: {why}")
             state = experiment.restore(built, folder)
-            results.save(folder, evaluator.evaluate(state.eval_params, seed=0), wanted)
+            params = built.at(state.eval_params, results.read_config(folder)["objective"]["betas"])
+            results.save(folder, evaluator.evaluate(params, seed=0), wanted)
         models.append(results.load(folder, runs.is_grid))
     for name, reason in models[0].metrics.left_out.items():
         report(f"left out: {name}: {reason}")

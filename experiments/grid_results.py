@@ -8,9 +8,6 @@ import numpy as np
 from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.experiment import Experiment
-from hvae_jax.figures import grids as figures
-from hvae_jax.figures import targets as target_figures
-from hvae_jax.figures.style import MANY_LAYERS
 from hvae_jax.grid import table as grid_table
 from hvae_jax.grid.members import GridConfig, Member
 
@@ -94,8 +91,18 @@ def _draw(
     baseline: dict[str, np.ndarray] | None,
     target: pathlib.Path,
 ) -> None:
+    # Here: of all of a grid's tasks one draws, and Matplotlib is a fifth of what they import.
+    from hvae_jax.figures import grids as figures
+    from hvae_jax.figures import targets as target_figures
+    from hvae_jax.figures.style import MANY_LAYERS
+
     model = built.model.config.inference.replace("_", " ")
-    title = f"{built.dataset.title}, {model}, test split, {table['seed'].size} models"
+    what = f"{table['seed'].size} models"
+    if built.model.config.is_conditioned:
+        num_seeds = len(config.seeds)
+        of_seeds = f", {num_seeds} seeds" if num_seeds > 1 else ""
+        what = f"one model at {table['seed'].size // num_seeds} betas{of_seeds}"
+    title = f"{built.dataset.title}, {model}, test split, {what}"
     groups, names = built.named_groups
     shown = {**table, "rates_nats": groups.sum(table["rates_nats"])}  # of 43 layers a map each is no figure
     rate_names = None if groups.are_layers else names

@@ -18,14 +18,13 @@ import textwrap
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from experiments import program
-from hvae_jax import data, experiment, going_on, records, training
+from experiments import pictures, program
+from hvae_jax import experiment, going_on, records, training
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.evaluation.metrics import ImportanceBound, Rates, RunEvaluation, TargetReport
@@ -38,14 +37,9 @@ from hvae_jax.figures.style import describe_betas
 from hvae_jax.files import claims
 from hvae_jax.going_on import Start
 from hvae_jax.keys import make_key
-from hvae_jax.training import Params, TrainState, processes
+from hvae_jax.training import Params, TrainState, checkpoints, processes
 from hvae_jax.training.split_evaluator import SplitEvaluator
 from hvae_jax.training.stopping import STOP_SECONDS, StopSignals
-
-TEMPERATURES = (0.4, 0.7, 1.0)
-# Likelihoods whose pixels are drawn from a few values; the other samples are their means.
-DISCRETE = ("bernoulli", "logistic_mixture")
-NUM_PICTURES = 12
 
 
 def main(arguments: list[str]) -> None:
@@ -94,7 +88,9 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
     validate = None
     if len(built.dataset.valid.images):
         valid = SplitEvaluator(built.dataset.valid.images, built.preprocess_fn)
-        validate = functools.partial(valid.map_images, built.terms_fn, key=make_key(built.training.seed))
+        validate = functools.partial(
+            valid.map_images, built.valid_terms_fn(), key=make_key(built.training.seed)
+        )
 
     def stop_requested() -> bool:
         signals.seconds = STOP_SECONDS
@@ -107,19 +103,22 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
         state = training.train(
             workdir,
             init_state(built, start),
-            built.terms_fn,
+            built.train_terms_fn,
             batches,
             preprocess_fn=built.preprocess_fn,
             control=built.make_control(),
             config=built.training,
+            beta_range=built.beta_range,
             validate=validate,
             reports=[progress.report, *([tensorboard.report] if tensorboard else [])],
             stop_requested=stop_requested,
+            monte_carlo_rates=built.model.config.monte_carlo_rates,
         )
     if signals.requested():  # too late for the loop, which has saved its last step
         program.stop_now()
     signals.seconds = 0.0
-    summary = evaluate(built, state.eval_params, test)
+    params = built.at(state.eval_params)
+    summary = evaluate(built, params, test)
     lines, report = [_describe(summary)], None
     if built.objective.control != "constant":
         report = evaluate_targets(built, state, summary)
@@ -128,7 +127,7 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
     if not is_main:
         return
     records.write_json(workdir / records.EVALUATION_FILE, to_plain(evaluation))
-    draw(built, state.eval_params, workdir, summary, report)
+    draw(built, params, workdir, summary, report)
     print(*lines, f"Everything is in {workdir}", sep="\n")
 
 
@@ -167,9 +166,10 @@ def open_folder(
     records.open_run(workdir, config, described, **asked)
     if start is not None:
         records.write_json(workdir / records.INIT_FILE, start._asdict())
-    if not going_on.has_begun(workdir):
+    done = checkpoints.latest_step(workdir)
+    if not done:
         return start
-    if going_on.newest_step(workdir) < built.num_steps:  # what is there is of a shorter run
+    if done < built.num_steps:  # what is there is of a shorter run
         (workdir / records.EVALUATION_FILE).unlink(missing_ok=True)
     return None
 
@@ -195,7 +195,8 @@ def evaluate(built: Experiment, params: Params, test: SplitEvaluator) -> Rates:
         negative_importance_weighted_bound_nats=Estimate(-value, error),
         num_importance_samples=num_importance,
     )
-    summary = rates.summarize(terms, built.num_dims, built.named_groups)
+    monte_carlo = built.model.config.monte_carlo_rates
+    summary = rates.summarize(terms, built.num_dims, built.named_groups, monte_carlo_rates=monte_carlo)
     return dataclasses.replace(summary, bound=estimated)
 
 
@@ -219,11 +220,11 @@ def draw(
     built: Experiment, params: Params, folder: pathlib.Path, test: Rates, report: TargetReport | None
 ) -> None:
     """The run's figures."""
-    model, num_layers = built.model, built.model.num_layers
     target = folder / records.FIGURES_FOLDER
     target.mkdir(exist_ok=True)
     title = (
-        f"{built.dataset.title}, {model.config.inference.replace('_', ' ')}, {_describe_betas(built, report)}"
+        f"{built.dataset.title}, {built.model.config.inference.replace('_', ' ')}, "
+        f"{_describe_betas(built, report)}"
     )
 
     train_log = records.load(folder)
@@ -234,31 +235,7 @@ def draw(
         grouped = built.named_groups if built.objective.beta_groups else None
         target_figures.way_to_targets(train_log, report.targets_nats, title, target / "targets.png", grouped)
 
-    key = make_key(built.training.seed)
-    stored = built.dataset.test.images[data.spread(built.dataset.test.labels, NUM_PICTURES)]
-    x = built.preprocess_fn(jax.random.split(key, len(stored)), jnp.asarray(stored))
-    rows = {"test image": np.asarray(x)}
-    for layer, _ in model.config.groups:
-        kept = (
-            "all layers"
-            if layer == 1
-            else f"$z_{{{layer}}}$ only"
-            if layer == num_layers
-            else f"$z_{{{layer}}}$ and up"
-        )
-        reconstruct = jax.jit(functools.partial(model.apply, from_layer=layer, method="reconstruct"))
-        rows[f"from {kept}"] = np.asarray(reconstruct(params, x))
-    figures.image_rows(rows, f"Reconstructions: {title}", target / "reconstructions.png")
-
-    sample = jax.jit(functools.partial(model.apply, num=NUM_PICTURES, method="sample"))
-    samples = {
-        f"temperature {temperature:g}, means": np.asarray(sample(params, key, temperature=temperature))
-        for temperature in TEMPERATURES
-    }
-    if model.config.likelihood in DISCRETE:  # as the images are that it learns from
-        drawn = jax.jit(functools.partial(model.apply, num=NUM_PICTURES, method="draw"))
-        samples["temperature 1, pixels drawn"] = np.asarray(drawn(params, key))
-    figures.image_rows(samples, f"Samples: {title}", target / "samples.png")
+    pictures.draw(built, params, title, target)
 
 
 def _describe_betas(built: Experiment, report: TargetReport | None) -> str:
@@ -311,7 +288,8 @@ def _describe(summary: Rates) -> str:
     rows = [("−ELBO", summary.negative_elbo_nats), ("distortion D", summary.distortion_nats)]
     if summary.groups is None:
         for layer, rate in enumerate(zip(*summary.rates_nats, strict=True), start=1):
-            rows.append((f"rate R_{layer}", Estimate(*rate)))
+            how = " (MC)" if layer in (summary.monte_carlo_rates or ()) else ""
+            rows.append((f"rate R_{layer}{how}", Estimate(*rate)))
     lines = [f"  {name:<14}{value:10.4f} ± {error:.4f}" for name, (value, error) in rows]
     for group in summary.groups or ():
         value, error = group.rate_nats
@@ -329,6 +307,10 @@ def _describe(summary: Rates) -> str:
         [
             f"Test split, {summary.num_images} images, β = 1, nats per image:",
             *lines,
+            *(
+                ["  (MC: Monte Carlo rate, log q(z) − log p(z) at the draws)"]
+                * bool(summary.monte_carlo_rates)
+            ),
             f"  {summary.bits_per_dim:.4f} bits per dimension",
         ]
     )

@@ -143,6 +143,13 @@ def linear_warmup(num_steps: int, control: BetaControl | None = None) -> BetaCon
     return _Warmup(init, update, control.learning_rate_scale)
 
 
+def warmup_share(state: BetaState) -> jax.Array:
+    """How far a warm-up is, `[L]`: the betas over those that it leads to; 1 where there is none."""
+    if isinstance(state.memory, BetaState):
+        return state.betas / state.memory.betas
+    return jnp.ones_like(state.betas)
+
+
 class _Warmup(BetaControl):
     """A control that `linear_warmup` made, to be known as such."""
 

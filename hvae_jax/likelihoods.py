@@ -15,6 +15,8 @@ from hvae_jax import discretised_logistic
 from hvae_jax.gaussian import LOG_2PI, check_shapes, sum_events
 from hvae_jax.keys import per_image_keys
 
+# Of images: see `discretised_logistic.expectation_of_chain`.
+MAX_CHANNELS = 4
 LIKELIHOODS = ("bernoulli", "gaussian_fixed_std", "gaussian_learned_std", "logistic_mixture")
 
 
@@ -122,7 +124,7 @@ def soft_floor(log_std: jax.Array, floor: float = -6.0) -> jax.Array:
 class LogisticMixture:
     """Discretised mixture of logistics over 256 values; colour channels are coupled linearly.
 
-    Each channel's mean depends on the pixel's earlier channels, x_1 and x_2, with coefficients
+    Each channel's mean depends on the pixel's earlier channels, x_1, x_2, …, with coefficients
     that each component has of its own. Source: Salimans et al., PixelCNN++, 2017, eq. 2-3.
     Outputs per pixel, for C channels and K components: K mixture logits, then per channel K means,
     K log scales, and K coefficients for each earlier channel. x must lie on the grid n/255.
@@ -140,7 +142,7 @@ class LogisticMixture:
     num_components: int
 
     def num_outputs(self, channels: int) -> int:
-        """K (1 + 2 C + C (C − 1) / 2): 10 K for colour, 3 K for grey."""
+        """K (1 + 2 C + C (C − 1) / 2): 3 K, 6 K, 10 K, 15 K for one to four channels."""
         return self.num_components * (1 + 2 * channels + channels * (channels - 1) // 2)
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
@@ -151,10 +153,33 @@ class LogisticMixture:
         check_pixels(x)
         logits, means, log_scales, coefficients = self._split(outputs, channels)
         x = 2.0 * x - 1.0
-        means = self._couple(means, coefficients, x)
+        means = self._couple(means, coefficients, x, channels)
         log_probs = discretised_logistic.log_prob(x[..., None], means, log_scales)
         mixture = jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_probs.sum(axis=-2), axis=-1)
         return sum_events(mixture)
+
+    def conditional(self, outputs: jax.Array, earlier: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """p(x_c | x_{<c}, z), which is a mixture again: its components' weights, means and scales.
+
+        Args:
+          outputs: `[B, H, W, num_outputs(C)]`.
+          earlier: the channels before c, `[B, H, W, c]`.
+
+        Returns:
+          `[B, H, W, K]` each, of logistics over [−1, 1]; the weights sum to 1 over the components.
+        """
+        channel = earlier.shape[-1]
+        logits, means, log_scales, coefficients = self._split(outputs, self._channels(outputs))
+        x = 2.0 * earlier - 1.0
+        log_weights = jax.nn.log_softmax(logits)
+        means = self._couple(means[..., : channel + 1, :], coefficients, x, channel + 1)
+        if channel:
+            log_scales_before = log_scales[..., :channel, :]
+            log_probs = discretised_logistic.log_prob(
+                x[..., None], means[..., :channel, :], log_scales_before
+            )
+            log_weights = jax.nn.log_softmax(log_weights + log_probs.sum(axis=-2))
+        return jnp.exp(log_weights), means[..., channel, :], jnp.exp(log_scales[..., channel, :])
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         """E[x|z] = Σ_k π_k E_k[x] of the clipped mixture on the grid, as `sample` draws it.
@@ -192,10 +217,13 @@ class LogisticMixture:
         return 0.5 + 0.5 * jnp.stack(drawn, axis=-1)
 
     def _channels(self, outputs: jax.Array) -> int:
-        for channels in (1, 3):
+        for channels in range(1, MAX_CHANNELS + 1):
             if outputs.shape[-1] == self.num_outputs(channels):
                 return channels
-        raise ValueError(f"outputs have {outputs.shape[-1]} per pixel, which fits neither 1 nor 3 channels")
+        raise ValueError(
+            f"outputs have {outputs.shape[-1]} per pixel, which fits no number of channels from 1 to "
+            f"{MAX_CHANNELS}"
+        )
 
     def _split(
         self, outputs: jax.Array, channels: int
@@ -213,9 +241,11 @@ class LogisticMixture:
         # Above exp(7) all 256 values are alike; the cap keeps the width of a bin above zero in float32.
         return logits, means, jnp.clip(log_scales, -7.0, 7.0), coefficients
 
-    def _couple(self, means: jax.Array, coefficients: list[list[jax.Array]], x: jax.Array) -> jax.Array:
+    def _couple(
+        self, means: jax.Array, coefficients: list[list[jax.Array]], x: jax.Array, channels: int
+    ) -> jax.Array:
         coupled = []
-        for c in range(x.shape[-1]):
+        for c in range(channels):
             earlier = [coefficients[c][i] * x[..., i, None] for i in range(c)]
             coupled.append(sum(earlier, means[..., c, :]))
         return jnp.stack(coupled, axis=-2)

@@ -3,7 +3,8 @@
 import dataclasses
 import math
 
-from hvae_jax import controls
+from hvae_jax import beta_range, controls
+from hvae_jax.beta_range import BetaRange
 from hvae_jax.betas import (
     BetaControl,
     constant,
@@ -48,6 +49,13 @@ class ObjectiveConfig:
         or (lowest, highest) layer of each group, z_1's first, all of 1 … L, as ((1, 4), (5, 7)).
       free_nats: rates up to which a layer costs nothing (free bits, see `betas.free_rates`): one number per
         layer, or one for all; with control="constant". Empty: none is free.
+      beta_range: of a conditioned model (`config.model.conditioning`), between which each image draws the
+        betas that it trains at, uniform in log β: (smallest, largest), or one such pair per layer. () of
+        others. `betas` are then those that the model is evaluated at, and a warm-up opens the range of the
+        layers above z_1 from its low end up.
+      marked_betas: vectors at which the log has a conditioned model's distortion and rates as often as those
+        of the validation split. Empty: all layers at an end of the range or in its middle, and each layer
+        alone at its ends.
     """
 
     betas: tuple[float, ...]
@@ -62,6 +70,8 @@ class ObjectiveConfig:
     pi_gains: tuple[float, float]
     beta_groups: str | Ranges = ""
     free_nats: tuple[float, ...] = ()
+    beta_range: tuple[float, float] | tuple[tuple[float, float], ...] | tuple[()] = ()
+    marked_betas: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         self._check_betas()
@@ -151,6 +161,28 @@ class ObjectiveConfig:
                     f"config.objective.{name}={shorten(values)} has {len(values)} entries but {why}; give "
                     f"one {entry} {each}{advice}"
                 )
+        self.read_range(num_layers)
+
+    def read_range(self, num_layers: int, conditioning: str | None = None) -> BetaRange | None:
+        """What a conditioned model of so many layers is trained for; None of another.
+
+        Raises:
+          RunError: see `beta_range.read`; or, where `conditioning` is given (`config.model.conditioning`),
+            there is a range and the model is not told the betas, or the other way round.
+        """
+        found = beta_range.read(vars(self), num_layers)
+        if conditioning == "none" and found:
+            self._refuse(
+                "beta_range",
+                "has no effect with config.model.conditioning='none'; set 'scale_shift', or this to ()",
+            )
+        if conditioning not in (None, "none") and not found:
+            self._refuse(
+                "beta_range",
+                f"must be two numbers, as (0.08, 12.6), with config.model.conditioning={conditioning!r}: "
+                "each image draws its betas between them",
+            )
+        return found
 
     def resolve_targets(self, num_dims: int) -> tuple[float, ...]:
         """The targets in nats: per layer, or the distortion alone; empty where there are none.

@@ -129,6 +129,7 @@ class ModelEvaluator:
         measured = self.measure(params, jax.random.fold_in(key, 0))
         num_dims, has_classes = math.prod(self._model.image_shape), self._classes.can_be_told_apart
         left_out, reason = self._left_out(), self._why_no_probes()
+        monte_carlo_rates = self._model.config.monte_carlo_rates
         read, coordinates = representation.represent(
             measured, self._parts, has_probes=reason is None, top_layers=self._top_layers
         )
@@ -150,12 +151,16 @@ class ModelEvaluator:
         generated = {split: generate(split) for split in self._splits}
         metrics = Metrics(
             rates=self._per_split(
-                lambda split: rates.summarize(measured[split].terms, num_dims, self._grouped)
+                lambda split: rates.summarize(
+                    measured[split].terms, num_dims, self._grouped, monte_carlo_rates=monte_carlo_rates
+                )
             ),
             reconstruction=self._per_split(reconstructed.__getitem__),
             representation=read,
             information=self._per_split(
-                lambda split: information.inform(measured[split], self._parts[split], has_classes)
+                lambda split: information.inform(
+                    measured[split], self._parts[split], has_classes, bool(monte_carlo_rates)
+                )
             ),
             generation=self._per_split(lambda split: Generation(**{self.pixels: generated[split]})),
             applications=self._per_split(

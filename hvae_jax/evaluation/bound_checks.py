@@ -18,6 +18,7 @@ the others, and tells how near they came.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -170,6 +171,7 @@ def _check_information(info: Information, num_errors: float) -> list[Check]:
         if population.label is None:
             continue
         (label, error), rate = population.label.label_information_nats, population.top_rate_nats
+        error = math.hypot(error, population.top_rate_nats_standard_error or 0.0)
         sentence = f"I_q(y; z_L) = {label:.4f} ± {error:.4f} nats is above R_L = {rate:.4f}"
         excess = label - rate - num_errors * error - ROUNDING_NATS
         # Whatever z is, I(y; z) ≤ H[p(y)].

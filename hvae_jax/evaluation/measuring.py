@@ -10,6 +10,7 @@ import numpy as np
 from hvae_jax.evaluation.classifier import Classifier
 from hvae_jax.evaluation.parts import Part
 from hvae_jax.keys import fold_in
+from hvae_jax.models.hierarchy import CategoricalCode
 from hvae_jax.models.hvae import HVAE
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.training import Params
@@ -85,7 +86,7 @@ def make_measure_fn(model: HVAE, classifier: Classifier | None, num_draws: int) 
         pictures = [
             jnp.clip(apply(params, x, layer, method="reconstruct"), 0.0, 1.0) for layer in from_layers
         ]
-        judged = None
+        top, judged = codes[-1], None
         if classifier is not None:
             probs = [classifier(judge_params, picture)[1] for picture in pictures]
             judged = Judged(classifier(judge_params, x)[0], probs)
@@ -94,7 +95,7 @@ def make_measure_fn(model: HVAE, classifier: Classifier | None, num_draws: int) 
             terms=jax.tree.map(lambda t: t.mean(axis=0), terms),
             samples=[jnp.moveaxis(sample, 0, 1) for sample in samples],
             means=[codes[layer - 1].mean for layer in top_layers],
-            top_std=codes[-1].std,
+            top_std=None if isinstance(top, CategoricalCode) else top.std,
             reconstructions=pictures,
             judged=judged,
         )

@@ -66,7 +66,11 @@ class GroupRate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Means over a split at β = 1; rates of the layers z_1 → z_L, and of groups where there are any."""
+    """Means over a split at β = 1; rates of the layers z_1 → z_L, and of groups where there are any.
+
+    Attributes:
+      monte_carlo_rates: layers whose rate has no closed form: log q(z) − log p(z) at the draws.
+    """
 
     num_images: int
     negative_elbo_nats: Estimate
@@ -75,6 +79,7 @@ class Rates:
     rates_nats: Estimates
     bits_per_dim: float
     groups: tuple[GroupRate, ...] | None = None
+    monte_carlo_rates: tuple[int, ...] | None = None
     bound: Annotated[ImportanceBound | None, Inline()] = None
 
 
@@ -220,11 +225,16 @@ class LabelInformation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Population:
-    """What z_L tells of images that are taken for the whole population, I_q(x; z_L), beside R_L."""
+    """What z_L tells of images that are taken for the whole population, I_q(x; z_L), beside R_L.
+
+    Attributes:
+      top_rate_nats_standard_error: where R_L is a Monte Carlo estimate; None where it is analytic.
+    """
 
     num_images: int
     image_information_nats: Estimate
     top_rate_nats: float
+    top_rate_nats_standard_error: float | None = None
     label: Annotated[LabelInformation | None, Inline()] = None
 
 

@@ -1,7 +1,7 @@
 """Distortion, rates and the bounds on log p(x), over a whole split."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -48,13 +48,20 @@ def make_importance_bound(log_weight_fn: LogWeightFn, num_samples: int) -> LogWe
     return fn
 
 
-def summarize(terms: LayerwiseTerms, num_dims: int, grouped: NamedGroups | None = None) -> Rates:
+def summarize(
+    terms: LayerwiseTerms,
+    num_dims: int,
+    grouped: NamedGroups | None = None,
+    *,
+    monte_carlo_rates: Sequence[int] = (),
+) -> Rates:
     """Means over a split at β = 1, each with its standard error over the images.
 
     Args:
       terms: `[N]` and `[N, L]`, nats.
       num_dims: H · W · C.
       grouped: of the layers, for the rates of groups; None, or every layer alone, is without.
+      monte_carlo_rates: layers whose rate has no closed form, to be named.
     """
     distortion = np.asarray(terms.distortion, np.float64)
     rates = np.asarray(terms.rates, np.float64)
@@ -68,6 +75,7 @@ def summarize(terms: LayerwiseTerms, num_dims: int, grouped: NamedGroups | None 
         rates_nats=Estimates(tuple(rates.mean(axis=0).tolist()), tuple(standard_error(rates).tolist())),
         bits_per_dim=float(bits_per_dim(negative_elbo.value, num_dims)),
         groups=_group_rates(rates, grouped) if grouped and not grouped.groups.are_layers else None,
+        monte_carlo_rates=tuple(monte_carlo_rates) or None,
     )
 
 

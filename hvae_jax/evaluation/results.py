@@ -23,6 +23,7 @@ from hvae_jax.groups import Groups
 from hvae_jax.models.config import ModelConfig
 from hvae_jax.objective_config import ObjectiveConfig
 from hvae_jax.run_config import build_group, with_tuples
+from hvae_jax.training.checkpoints import latest_step
 
 METRICS_FILE, PICTURES_FILE = "metrics.json", "pictures.npz"
 GRID_FILE, MODELS_FOLDER = "grid.csv", "models"
@@ -134,13 +135,6 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
 def num_layers(config: Mapping[str, Any]) -> int:
     """L, by a run's config."""
     return len(config["model"]["latent_shapes"])
-
-
-def latest_step(folder: pathlib.Path) -> int | None:
-    """The newest step that a run saved, by the names of its checkpoints; None where there is none."""
-    checkpoints = folder / records.CHECKPOINTS_FOLDER
-    names = [entry.name for entry in checkpoints.iterdir()] if checkpoints.is_dir() else []
-    return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def load(folder: pathlib.Path, is_grid: bool) -> Evaluated:

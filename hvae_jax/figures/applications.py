@@ -21,6 +21,8 @@ from hvae_jax.figures.style import (
     DPI,
     GUIDE_COLOR,
     LAYER_COLORS,
+    channels_note,
+    image_width,
     layer_label,
     new_figure,
     tile,
@@ -255,13 +257,14 @@ def pictures(model: Evaluated, title: str, file: pathlib.Path) -> None:
     rows["nearest training images"] = arrays["neighbors"]
     size, left, top, gap = 0.62, 2.35, 0.55, 0.16
     num_columns = max(map(len, rows.values()))  # there may be fewer test images than samples
-    width = left + size * num_columns + 0.1
+    across = image_width(arrays["images"], size)
+    width = left + across * num_columns + 0.1
     height = top + size * len(rows) + gap + 0.1
     figure = Figure(figsize=(width, height))
     below = height - top
     for label, images in rows.items():
         below -= size + (gap if label == samples else 0.0)
-        place = (left / width, below / height, size * len(images) / width, 0.94 * size / height)
+        place = (left / width, below / height, across * len(images) / width, 0.94 * size / height)
         axes = figure.add_axes(place)
         axes.imshow(
             tile(images / 255), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="auto"
@@ -269,7 +272,8 @@ def pictures(model: Evaluated, title: str, file: pathlib.Path) -> None:
         axes.set_axis_off()
         middle = (below + 0.47 * size) / height
         figure.text((left - 0.12) / width, middle, label, ha="right", va="center", fontsize=9)
-    figure.text(0.5, 1 - 0.3 / height, wrap(title, width), ha="center", va="center", fontsize=11)
+    title = wrap(title + channels_note(arrays["images"]), width)
+    figure.text(0.5, 1 - 0.3 / height, title, ha="center", va="center", fontsize=11)
     _save(figure, file)
 
 

@@ -17,8 +17,10 @@ from hvae_jax.figures.style import (
     LAYER_COLORS,
     MANY_LAYERS,
     PathLike,
+    channels_note,
     elbo_lines,
     group_label,
+    image_width,
     layer_color,
     layer_label,
     new_figure,
@@ -147,19 +149,20 @@ def image_rows(rows: Mapping[str, np.ndarray], title: str, file: PathLike) -> No
 
     Args:
       rows: label → images `[n, H, W, C]`, shown as clipped to [0, 1]; the same n in every row.
-      title: said above the rows.
+      title: said above the rows, with what is to be known of images of two or four channels.
       file: PNG to write.
     """
-    num_columns = len(next(iter(rows.values())))
-    size = 0.62
+    some = next(iter(rows.values()))
+    size, title = 0.62, title + channels_note(some)
+    across = image_width(some, size) * len(some)
     # Words take 0.6 em a letter at most, so that no label and no title is cut off at an edge.
     left, top = max(1.75, 0.3 + 0.6 / 72 * LABEL_SIZE * max(map(len, rows))), 0.55
-    width = max(left + size * num_columns, 0.6 / 72 * TITLE_SIZE * len(title)) + 0.1
+    width = max(left + across, 0.6 / 72 * TITLE_SIZE * len(title)) + 0.1
     height = top + size * len(rows) + 0.1
     figure = Figure(figsize=(width, height))
     for row, (label, images) in enumerate(rows.items()):
         bottom = 1.0 - (top + size * (row + 1)) / height
-        axes = figure.add_axes((left / width, bottom, size * num_columns / width, size / height * 0.94))
+        axes = figure.add_axes((left / width, bottom, across / width, size / height * 0.94))
         axes.imshow(tile(images), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
         middle = bottom + 0.47 * size / height

@@ -94,11 +94,35 @@ def elbo_lines(axes: Axes, through: float) -> None:
 
 
 def tile(images: np.ndarray) -> np.ndarray:
-    """`[n, H, W, C]` side by side with a white line between: `[H, n (W + 1) − 1(, 3)]`."""
-    images = np.clip(images, 0.0, 1.0)
+    """`[n, H, W, C]` side by side with a white line between: `[H, n (W + 1) − 1(, 3)]`; see `as_colours`."""
+    images = as_colours(np.clip(images, 0.0, 1.0))
     padded = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=1.0)
     row = np.concatenate(list(padded), axis=1)[:, :-1]
     return row[..., 0] if row.shape[-1] == 1 else row
+
+
+def as_colours(images: np.ndarray) -> np.ndarray:
+    """Images of one to four channels, `[..., C]` in [0, 1], as grey `[..., 1]` or colours `[..., 3]`.
+
+    Of two channels the first is red and the second cyan, so that they are grey where they are equal; a fourth
+    is the opacity of the other three, over white. `channels_note` says so.
+    """
+    if images.shape[-1] == 2:
+        return images[..., [0, 1, 1]]
+    if images.shape[-1] == 4:
+        return 1.0 - images[..., 3:] * (1.0 - images[..., :3])
+    return images
+
+
+def channels_note(images: np.ndarray) -> str:
+    """What the title of a picture adds about its images' channels; nothing where they are as expected."""
+    notes = {2: " (channel 1 red, channel 2 cyan)", 4: " (channel 4 is the opacity, over white)"}
+    return notes.get(images.shape[-1], "")
+
+
+def image_width(images: np.ndarray, height: float) -> float:
+    """How wide an image of `[n, H, W, C]` is that is drawn this high."""
+    return height * images.shape[2] / images.shape[1]
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -4,15 +4,17 @@ import csv
 import io
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hvae_jax import records
 from hvae_jax.errors import RunError
+from hvae_jax.evaluation.metrics import Rates, Reached, RunEvaluation
 from hvae_jax.grid import folders
 from hvae_jax.grid.members import Member
+from hvae_jax.groups import Groups
 from hvae_jax.objective_config import ObjectiveConfig
 
 GRID_FILE, TIMING_FILE = "grid.csv", "timing.csv"
@@ -38,25 +40,16 @@ def write(folder: pathlib.Path, members: Sequence[Member], num_dims: int) -> Non
       members: all of its models, with the numbers of their folders.
       num_dims: H · W · C, for targets in bits per dimension.
     """
-    groups, objective = members[0].groups, members[0].objective
-    targets = _target_names(objective, len(groups))
-    columns = ["model", *(f"{name}_nats" for name in targets), *_numbered("beta_{}", len(groups))]
-    columns += ["seed", "status", *(f"{name}_status" for name in targets)]
-    columns += ["train_distortion_nats"] if objective.control == DISTORTION else []
-    columns += _numbered("train_rate_{}_nats", len(groups) if targets else 0)
-    columns += [f"{split}_{name}" for split in SPLITS for name in _metrics(groups.num_layers)]
-    rows = []
-    for member in members:
-        evaluation = folders.read_evaluation(folder, member)
-        if evaluation is not None:
-            rows.append(_row(folder, member, evaluation, num_dims))
-    _write_csv(folder / GRID_FILE, columns, rows)
-    rows = []
+    columns = _columns(members[0].objective, members[0].groups)
+    found = ((member, folders.read_evaluation(folder, member)) for member in members)
+    rows = [_row(folder, member, one, num_dims) for member, one in found if one is not None]
+    _write_csv(folder / GRID_FILE, list(columns), ([cell(row) for cell in columns.values()] for row in rows))
+    times = []
     for member in members:
         seconds = (folders.read_whole(member.folder(folder) / MODEL_TIMING_FILE) or {}).get("wall_s")
         if isinstance(seconds, int | float):  # a damaged one is left out
-            rows.append({"model": member.number, "wall_s": f"{seconds:.3f}"})
-    _write_csv(folder / TIMING_FILE, ["model", "wall_s"], rows)
+            times.append((member.number, f"{seconds:.3f}"))
+    _write_csv(folder / TIMING_FILE, ["model", "wall_s"], times)
 
 
 def write_timing(folder: pathlib.Path, members: Sequence[Member], seconds_per_model: float) -> None:
@@ -151,44 +144,91 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
     }
 
 
-def _row(
-    folder: pathlib.Path, member: Member, evaluation: Mapping[str, Any], num_dims: int
-) -> dict[str, Any]:
-    objective = member.objective
-    names = _target_names(objective, len(member.betas))
-    # `experiments.run` in a model's folder leaves an evaluation without a status.
-    row = {"model": member.number, "seed": member.seed, "status": evaluation.get("status", OK)}
-    try:
-        row.update(_by_layer("beta_{}", evaluation.get("betas", () if names else member.betas)))
-        targets = _resolve(objective, num_dims)
-        row.update({f"{name}_nats": target for name, target in zip(names, targets, strict=True)})
-        status = evaluation.get("target_status", [None] * len(names))
-        row.update({f"{name}_status": word for name, word in zip(names, status, strict=True)})
-        row.update(_by_layer("train_rate_{}_nats", evaluation.get("train_rates_nats", ())))
-        if objective.control == DISTORTION:
-            row["train_distortion_nats"] = evaluation.get("train_distortion_nats")
-        for split in SPLITS:
-            summary = evaluation.get(split)
-            if not summary:
-                continue
-            row[f"{split}_distortion_nats"] = summary["distortion_nats"]
-            row.update(_by_layer(f"{split}_rate_{{}}_nats", summary["rates_nats"]))
-            row[f"{split}_elbo_nats"] = -summary["negative_elbo_nats"]
-            row[f"{split}_bits_per_dim"] = summary["bits_per_dim"]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        file = member.folder(folder) / records.EVALUATION_FILE
-        raise RunError(
-            f"{file} is not the evaluation of a model of this grid ({error!r}); delete it: the same command "
-            "evaluates the model again"
-        ) from error
+class _Row(NamedTuple):
+    """A complete model in grid.csv; what does not come of its evaluation is None, or has no entries."""
+
+    member: Member
+    status: str
+    targets_nats: Sequence[float | None]
+    target_status: Sequence[str]
+    betas: Sequence[float]
+    train: Reached | None
+    splits: Mapping[str, Rates | None]
+
+    @property
+    def train_rates_nats(self) -> Sequence[float]:
+        return self.train.rates_nats.value if self.train else ()
+
+
+def _row(folder: pathlib.Path, member: Member, evaluation: RunEvaluation, num_dims: int) -> _Row:
+    groups, targets, report = member.groups, _resolve(member.objective, num_dims), evaluation.targets
+    splits = {split: getattr(evaluation, split) for split in SPLITS}
+    row = _Row(
+        member,
+        evaluation.status or OK,  # `experiments.run` in a model's folder leaves none
+        targets,
+        report.target_status if report else (),
+        report.betas if report else () if targets else member.betas,
+        report.train if report else None,
+        splits,
+    )
+    per_layer = [of_split.rates_nats.value for of_split in splits.values() if of_split]
+    fits = (
+        all(len(rates) == groups.num_layers for rates in per_layer)
+        and all(len(numbers) in (0, len(groups)) for numbers in (row.betas, row.train_rates_nats))
+        and len(row.target_status) in (0, len(targets))
+    )
+    if not fits:
+        raise folders.not_of_this_grid(folder, member, f"it is not of {groups.num_layers} layers")
     return row
+
+
+def _columns(objective: ObjectiveConfig, groups: Groups) -> dict[str, Callable[[_Row], Any]]:
+    """The columns of grid.csv, and the cell of a row in each."""
+    names, num_betas = _target_names(objective, len(groups)), len(groups)
+    columns: dict[str, Callable[[_Row], Any]] = {"model": lambda row: row.member.number}
+    columns |= _each([f"{name}_nats" for name in names], lambda row: row.targets_nats)
+    columns |= _each(_numbered("beta_{}", num_betas), lambda row: row.betas)
+    columns |= {"seed": lambda row: row.member.seed, "status": lambda row: row.status}
+    columns |= _each([f"{name}_status" for name in names], lambda row: row.target_status)
+    if objective.control == DISTORTION:
+        columns["train_distortion_nats"] = lambda row: row.train and row.train.distortion_nats.value
+    if names:
+        columns |= _each(_numbered("train_rate_{}_nats", num_betas), lambda row: row.train_rates_nats)
+    for split in SPLITS:
+        columns |= _split_columns(split, groups.num_layers)
+    return columns
+
+
+def _split_columns(split: str, num_layers: int) -> dict[str, Callable[[_Row], Any]]:
+    def cell(number: Callable[[Rates], float]) -> Callable[[_Row], float | None]:
+        return lambda row: None if (rates := row.splits[split]) is None else number(rates)
+
+    def rates_nats(row: _Row) -> Sequence[float]:
+        rates = row.splits[split]
+        return rates.rates_nats.value if rates else ()
+
+    return {
+        f"{split}_distortion_nats": cell(lambda rates: rates.distortion_nats.value),
+        **_each(_numbered(f"{split}_rate_{{}}_nats", num_layers), rates_nats),
+        f"{split}_elbo_nats": cell(lambda rates: -rates.negative_elbo_nats.value),
+        f"{split}_bits_per_dim": cell(lambda rates: rates.bits_per_dim),
+    }
+
+
+def _each(names: Sequence[str], values: Callable[[_Row], Sequence[Any]]) -> dict[str, Callable[[_Row], Any]]:
+    """Columns of as many values; their cells are empty where a row has none."""
+    return {
+        name: lambda row, place=place: values(row)[place] if values(row) else None
+        for place, name in enumerate(names)
+    }
 
 
 def _target_names(objective: ObjectiveConfig, num_layers: int) -> list[str]:
     """What the columns of the targets are called, before `_nats` and `_status`."""
     if objective.control == "constant":
         return []
-    return ["target_distortion"] if objective.control == DISTORTION else _numbered("target_{}", num_layers)
+    return [DISTORTION] if objective.control == DISTORTION else _numbered("target_{}", num_layers)
 
 
 def _resolve(objective: ObjectiveConfig, num_dims: int) -> list[float | None]:
@@ -213,22 +253,14 @@ def _targets(members: Sequence[Member], shape: Sequence[int], written: Sequence[
     return values.reshape(*shape, -1)
 
 
-def _metrics(num_layers: int) -> list[str]:
-    return ["distortion_nats", *_numbered("rate_{}_nats", num_layers), "elbo_nats", "bits_per_dim"]
-
-
-def _by_layer(name: str, values: Sequence[Any]) -> dict[str, Any]:
-    return dict(zip(_numbered(name, len(values)), values, strict=True))
-
-
 def _numbered(name: str, num_layers: int) -> list[str]:
     return [name.format(layer) for layer in range(1, num_layers + 1)]
 
 
-def _write_csv(file: pathlib.Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def _write_csv(file: pathlib.Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
     writer.writerows(rows)
     records.write_text(file, text.getvalue())
 
