@@ -262,7 +262,7 @@ def test_no_damage_gives_another_picture(coded):
         elif kind == 1:
             del damaged[generator.integers(len(data)) :]
         elif kind == 2:
-            damaged += generator.bytes(generator.integers(1, 9))
+            damaged += generator.bytes(int(generator.integers(1, 9)))
         elif attempt % 8 == 3:
             payload = bytearray(data[start:])
             payload[generator.integers(len(payload))] ^= 1 << generator.integers(8)
@@ -287,7 +287,7 @@ def test_no_damage_gives_another_picture(coded):
 
 
 def test_numbers_of_a_report_add_up(coded):
-    terms = LayerwiseTerms(np.full(300, 60.0), np.tile([3.0, 2.0], (300, 1)))
+    terms = LayerwiseTerms(jnp.full(300, 60.0), jnp.tile(jnp.array([3.0, 2.0]), (300, 1)))
     made = report.make_report(coded.bits, terms, SHAPE, others.bits_of_others(coded.images))
     assert len(made["net_bits"]) == len(made["rates_bits"]) == 2
     assert made["total_bits"] * 300 == pytest.approx(8 * len(coded.data))
