@@ -1,6 +1,7 @@
 """Bits on disk: bins and stacks invert exactly, images come back, bits are the rates, damage is named."""
 
 import dataclasses
+import importlib.util
 import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -222,6 +223,10 @@ def test_what_cannot_be_coded(make_config, coded):
         codec.encode(model, params, images[..., 0])
     with pytest.raises(ValueError, match="top_first must be in 0 … 2, got 3"):
         codec.encode(model, params, images, top_first=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(RunError, match=r"need constriction; pip install"):
+            codec.encode(model, params, images)
     broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), params)
     with pytest.raises(RunError, match="not finite"):
         codec.encode(model, broken, images, batch_size=16)

@@ -94,7 +94,12 @@ def to_numpy(gaussian: Gaussian) -> Gaussians:
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _apply(model: HVAE, name: str, fixed: tuple[int, ...], variables: Variables, *arguments: Any) -> Any:
     def method(module: Any, *arguments: Any) -> Any:
-        return getattr(module.networks, name)(*fixed, *arguments)
+        given = (*fixed, *arguments)
+        # Conditioned networks are told the betas that are among the variables, at these two places.
+        if name in ("bottom_up", "start") and getattr(module.networks, "is_conditioned", False):
+            num = given[0] if name == "start" else len(given[0])
+            given = (*given, module._hierarchy(None).told(num))
+        return getattr(module.networks, name)(*given)
 
     return _seal(model.apply(variables, *map(_open, arguments), method=method))
 

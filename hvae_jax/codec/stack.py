@@ -73,7 +73,8 @@ class Stack:
     def is_seed(self, num: int) -> bool:
         """Whether `num` random words are all that is left."""
         try:
-            return np.array_equal(self._coder.get_compressed(unseal=True), seed_words(num))
+            words = self._coder.get_compressed(unseal=True)
+            return len(words) == num and np.array_equal(words, seed_words(num))
         except AssertionError:  # of another number of bits
             return False
 
