@@ -107,16 +107,8 @@ def encode(
       ValueError: images of another shape or type, or none, or no such layer.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from hvae_jax import ModelConfig, make_hvae
-      >>> sizes = (((2, 2, 2), (3,)), 4, 2)
-      >>> config = ModelConfig("generalized_top_down", *sizes, "bernoulli", 1.0, 10, "float32", False)
-      >>> model, key = make_hvae(config, image_shape=(8, 8, 1)), jax.random.key(0)
-      >>> params = jax.jit(model.init)(key, jnp.zeros((1, 8, 8, 1)), key)
-      >>> images = 255 * np.random.default_rng(0).integers(0, 2, (5, 8, 8, 1), np.uint8)
-      >>> data = encode(model, params, images, batch_size=2)
-      >>> np.array_equal(decode(model, params, data), images)
-      True
+      data = codec.encode(model, params, images)
+      assert (codec.decode(model, params, data) == images).all()
     """
     return encode_measured(model, params, images, batch_size=batch_size, top_first=top_first, report=report)[
         0
