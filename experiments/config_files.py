@@ -97,6 +97,7 @@ class Loader(flags.ArgumentParser):
         return "config file"
 
     def _check_overrides(self, config: ConfigDict) -> None:
+        tuples: set[str] = set()
         for argument in sys.argv:
             match = re.match(rf"--?(no)?{self._name}\.([^=]*)(=|$)", argument, re.DOTALL)
             if not match:
@@ -109,6 +110,9 @@ class Loader(flags.ArgumentParser):
                 if field not in group:
                     raise RunError(f"{argument}: {place}.{field} is not a field; {place} has {sorted(group)}")
                 group, place = group[field], f"{place}.{field}"
+            if isinstance(group, tuple) and place in tuples:  # ml_collections would join the two
+                raise RunError(f"{argument}: --{place} is given more than once; give it one tuple")
+            tuples.add(place)
 
 
 def find(what: str, path: str) -> pathlib.Path:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import json
-import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from experiments import program
 from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation import classifier, parts, results, settings
+from hvae_jax.evaluation import classifier, measuring, parts, results, settings
 from hvae_jax.evaluation.applications import NO_LABELS, ModelEvaluator
 from hvae_jax.evaluation.results import Evaluated, Runs
 from hvae_jax.evaluation.settings import Settings
@@ -126,7 +125,7 @@ class Evaluators:
         self._sizes.check_memory(
             num_images=sum(len(part.images) for part in found.values()),
             num_dims=built.num_dims,
-            num_latents=sum(map(math.prod, built.model.config.latent_shapes)),
+            num_latents=measuring.num_read_latents(built.model),
             num_features=0,  # the classifier's come on top
         )
         self._checked = folder
@@ -138,7 +137,7 @@ class Evaluators:
         if self._current is None or shared != self._shared:
             self._current, self._shared = self._make(folder, config), shared
         built, evaluator, with_these = self._current
-        step = results.latest_step(folder)
+        step = checkpoints.latest_step(folder)
         assert step is not None
         checksum = checkpoints.checksum(folder / records.CHECKPOINTS_FOLDER, step)
         return built, evaluator, with_these(settings.config_hash(config), step, checksum)
@@ -171,7 +170,15 @@ class Evaluators:
             self._report(f"no classifier is trained: {NO_LABELS}")
         likelihood = config["model"]["likelihood"]
         is_discrete = likelihood == "logistic_mixture" or (likelihood == "bernoulli" and binarize != "none")
-        evaluator = ModelEvaluator(built.model, dataset, built.preprocess_fn, judge, self._sizes, is_discrete)
+        evaluator = ModelEvaluator(
+            built.model,
+            dataset,
+            built.preprocess_fn,
+            judge,
+            self._sizes,
+            is_discrete,
+            built.named_groups,
+        )
         common = functools.partial(
             Settings,
             settings.package_version(),
@@ -192,7 +199,8 @@ def evaluate_runs(runs: Runs, evaluators: Evaluators, report: Callable[[str], No
             if (folder / results.METRICS_FILE).exists():
                 report(f"{folder} is evaluated again: {why}")
             state = experiment.restore(built, folder)
-            results.save(folder, evaluator.evaluate(state.eval_params, seed=0), wanted)
+            params = built.at(state.eval_params, results.read_config(folder)["objective"]["betas"])
+            results.save(folder, evaluator.evaluate(params, seed=0), wanted)
         models.append(results.load(folder, runs.is_grid))
     for name, reason in models[0].metrics.left_out.items():
         report(f"left out: {name}: {reason}")

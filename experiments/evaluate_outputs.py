@@ -12,6 +12,7 @@ from hvae_jax.evaluation.plain import to_plain
 from hvae_jax.evaluation.results import Evaluated
 from hvae_jax.figures import applications as figures
 from hvae_jax.figures import report
+from hvae_jax.figures.style import describe_betas, group_label
 
 GUIDANCE_FILE, GUIDANCE_TEXT, BOUNDS_FILE = "guidance.json", "guidance.md", "bounds.json"
 # What DIR gets; none of it may be a folder.
@@ -68,11 +69,14 @@ def draw(folder: pathlib.Path, models: Sequence[Evaluated], content: Guidance) -
         best = {"": ("model", models[0].name)}
     for words, (ending, name) in best.items():
         model = next(model for model in models if model.name == name)
-        betas = ", ".join(f"{beta:.3g}" for beta in model.betas)
+        groups = model.metrics.rates.test.groups
         rates = ", ".join(f"{rate:.2f}" for rate in model.rates_nats)
-        title = f"{words if len(models) > 1 else ''}: betas ({betas}), rates ({rates}) nats".removeprefix(
-            ": "
-        )
+        rates = f"rates ({rates})"
+        if groups is not None:
+            parts = [f"{group.rate_nats.value:.2f} ({group_label(group.name)})" for group in groups]
+            rates = "rates " + ", ".join(parts)
+        title = f"{words if len(models) > 1 else ''}: {describe_betas(model.betas)}, {rates} nats"
+        title = title.removeprefix(": ")
         figures.pictures(model, title, folder / f"pictures_{ending}")
         figures.latents(model, title, folder / f"latents_{ending}")
 

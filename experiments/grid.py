@@ -10,6 +10,11 @@ their own, in processes of this machine or in Slurm:
     python -m experiments.grid --config=experiments/digits_grid.py --launcher=local --tasks=8
     python -m experiments.grid --config=experiments/cifar_grid.py --launcher=slurm --tasks=21 \
         --partition=gpu --gpus_per_task=1 --cpus_per_task=8 --time=4:00:00
+
+Of a conditioned model, which was trained for all betas at once, nothing is left to train: its grid takes the
+betas, or the rates, of the config's grid and all else from the run (or runs, one per seed):
+
+    python -m experiments.grid --config=experiments/digits_grid.py --from_model=runs/digits_conditioned
 """
 
 import math
@@ -18,7 +23,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import grid_here, grid_launch, grid_results, program
+from experiments import grid_from_model, grid_here, grid_launch, grid_results, program
 from hvae_jax import experiment
 from hvae_jax.errors import RunError
 from hvae_jax.grid import folders, packed, slurm
@@ -37,9 +42,20 @@ def main(arguments: list[str]) -> None:
     given = {flag for flag in grid_launch.LAUNCHERS["slurm"] if flags.FLAGS[flag].present}
     grid_launch.check_flags(flags.FLAGS.launcher, given)
     workdir = program.folder_flag(
-        "workdir", f"runs/{name}" if flags.FLAGS.workdir is None else flags.FLAGS.workdir
+        "workdir",
+        f"runs/{name}{'_from_model' * bool(flags.FLAGS.from_model)}"
+        if flags.FLAGS.workdir is None
+        else flags.FLAGS.workdir,
     )
+    if flags.FLAGS.from_model:
+        runs = [program.folder_flag("from_model", folder) for folder in flags.FLAGS.from_model]
+        baseline_folder = find_baseline()
+        baseline = None if baseline_folder is None else grid_results.load_baseline(baseline_folder)
+        grid_from_model.make(workdir, config, runs, baseline)
+        print(grid_results.describe(workdir))
+        return
     grid_config, members = grid_members.read_config(config)
+    grid_from_model.refuse_training(members)
     folders.check(workdir, config, members)
     options = task_options()
     baseline = None if options.baseline is None else grid_results.load_baseline(options.baseline)
@@ -110,6 +126,9 @@ def define_flags() -> None:
     """Not at import, where they would meet the flags of another program in the same process."""
     config_flags.DEFINE_config_file("config", None, "One of experiments/*_grid.py.", lock_config=True)
     flags.DEFINE_string("workdir", None, "The grid's folder; runs/NAME_OF_CONFIG by default.")
+    flags.DEFINE_list(
+        "from_model", [], "Folders of conditioned runs, one per seed: their grid, without training."
+    )
     flags.DEFINE_boolean("dry_run", False, "Say how many models, chunks, how much memory and time.")
     flags.DEFINE_integer(
         "cpu_devices", None, "Devices to split a CPU into; one per core by default.",

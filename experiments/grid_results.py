@@ -8,8 +8,6 @@ import numpy as np
 from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.experiment import Experiment
-from hvae_jax.figures import grids as figures
-from hvae_jax.figures import targets as target_figures
 from hvae_jax.grid import table as grid_table
 from hvae_jax.grid.members import GridConfig, Member
 
@@ -93,15 +91,31 @@ def _draw(
     baseline: dict[str, np.ndarray] | None,
     target: pathlib.Path,
 ) -> None:
-    model, num_layers = built.model.config.inference.replace("_", " "), built.model.num_layers
-    title = f"{built.dataset.title}, {model}, test split, {table['seed'].size} models"
+    # Here: of all of a grid's tasks one draws, and Matplotlib is a fifth of what they import.
+    from hvae_jax.figures import grids as figures
+    from hvae_jax.figures import targets as target_figures
+    from hvae_jax.figures.style import MANY_LAYERS
+
+    model = built.model.config.inference.replace("_", " ")
+    what = f"{table['seed'].size} models"
+    if built.model.config.is_conditioned:
+        num_seeds = len(config.seeds)
+        of_seeds = f", {num_seeds} seeds" if num_seeds > 1 else ""
+        what = f"one model at {table['seed'].size // num_seeds} betas{of_seeds}"
+    title = f"{built.dataset.title}, {model}, test split, {what}"
+    groups, names = built.named_groups
+    shown = {**table, "rates_nats": groups.sum(table["rates_nats"])}  # of 43 layers a map each is no figure
+    rate_names = None if groups.are_layers else names
+    beta_names = rate_names if built.objective.beta_groups else None
     figures.rate_distortion(table, baseline, title, target / "rate_distortion.png")
     if "start_betas" not in table:
-        if num_layers > 1:
-            figures.rate_space(table, title, target / "rate_space.png")
+        if 1 < len(groups) <= MANY_LAYERS:
+            figures.rate_space(shown, title, target / "rate_space.png", rate_names)
         if sum(len(values) > 1 for values in config.betas) > 1:
-            figures.rate_maps(table, title, target / "rate_maps.png")
+            figures.rate_maps(shown, title, target / "rate_maps.png", rate_names, beta_names)
     elif "targets_nats" in table:
-        has_target = np.isfinite(table["targets_nats"]).reshape(-1, num_layers).any(axis=0)
-        if has_target.sum() > 1:
-            target_figures.target_map(table, title.replace(", test split", ""), target / "target_map.png")
+        num_targets = table["targets_nats"].shape[-1]
+        has_target = np.isfinite(table["targets_nats"]).reshape(-1, num_targets).any(axis=0)
+        if 1 < has_target.sum() <= MANY_LAYERS:
+            title = title.replace(", test split", "")
+            target_figures.target_map(table, title, target / "target_map.png", beta_names)

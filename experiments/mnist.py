@@ -7,6 +7,7 @@ Command: python -m experiments.run --config=experiments/mnist.py
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference
 
 
 def get_config() -> ConfigDict:
@@ -34,6 +35,12 @@ def get_config() -> ConfigDict:
                 "compute_dtype": "float32",
                 "remat": False,
                 "blocks_by_side": (),  # of inference="deep"
+                "latent_kinds": (),  # all Gaussian; or one for each layer, the last may be "categorical"
+                "gumbel_hard": False,  # of training with a categorical layer, as the next
+                "gumbel_schedule": (0.007, 0.4),  # temperature max(exp(-0.007 epoch), 0.4)
+                "top_prior": "standard",
+                "num_prior_components": 10,  # of top_prior="mixture"
+                "conditioning": "none",  # or one network for all betas: "scale_shift", "gates"
             },
             "objective": {
                 "betas": (1.0, 1.0),
@@ -46,6 +53,10 @@ def get_config() -> ConfigDict:
                 "target_shares": (),
                 "beta_bounds": (1e-3, 1e3),
                 "pi_gains": (0.01, 1e-4),  # of control="pi"
+                "beta_groups": FieldReference("", field_type=object),  # "sides", or ranges of layers
+                "free_nats": (),
+                "beta_range": (),  # of a conditioned model
+                "marked_betas": (),
             },
             "training": {
                 "seed": 0,

@@ -11,7 +11,7 @@ and seed.
 import collections
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -42,16 +42,29 @@ def main(folders: list[str]) -> None:
     figures.rates_against_beta(panels, out)
     if results:
         program.make_parent(results)
-        records.write_json(results, {"rows": rows})
+        records.write_json(results, {"rows": [row._asdict() for row in rows]})
 
 
-def read_rows(folders: Sequence[str]) -> list[dict[str, Any]]:
+class Row(NamedTuple):
+    """A run, as the results name it: `test` is what its evaluation.json says of the test split."""
+
+    betas: list[float]
+    seed: int
+    test: dict[str, Any]
+
+    @property
+    def rates_nats(self) -> list[float]:
+        """R_1 … R_L."""
+        return self.test["rates_nats"]
+
+
+def read_rows(folders: Sequence[str]) -> list[Row]:
     """Betas, seed and test rates of every folder, each choice of betas and seed once, in order.
 
     Raises:
       RunError: no finished run, or runs that differ in more than betas and seed.
     """
-    distinct: dict[tuple[float, ...], dict[str, Any]] = {}
+    distinct: dict[tuple[float, ...], Row] = {}
     first: tuple[str, dict[str, Any]] | None = None
     for folder in folders:
         config, row = read_row(program.folder_flag("RUN_FOLDER", folder))
@@ -62,11 +75,11 @@ def read_rows(folders: Sequence[str]) -> list[dict[str, Any]]:
                 f"{folder} and {first[0]} differ in config.{names[0]}, not in betas and seeds alone; draw "
                 "each of them with its like"
             )
-        distinct[(*row["betas"], row["seed"])] = row
+        distinct[(*row.betas, row.seed)] = row
     return [distinct[key] for key in sorted(distinct)]
 
 
-def read_row(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_row(folder: pathlib.Path) -> tuple[dict[str, Any], Row]:
     """A run's config, and what its folder says of its betas and of the test split.
 
     Raises:
@@ -80,6 +93,11 @@ def read_row(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise RunError(f"{folder / records.CONFIG_FILE} is not the config of a run") from error
     if control != "constant":
         raise RunError(f"{folder} solves for its betas (config.objective.control={control!r}); leave it out")
+    if groups := config["objective"].get("beta_groups"):
+        raise RunError(
+            f"{folder} has a beta per group of layers (config.objective.beta_groups={groups!r}); leave it "
+            "out: experiments.grid draws such betas"
+        )
     file = folder / records.EVALUATION_FILE
     if not file.exists():
         raise RunError(f"{file} does not exist: the run is not finished; the command that began it goes on")
@@ -90,7 +108,7 @@ def read_row(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise RunError(f"{file} has no rates of the test split; delete it and run again") from error
     if rates.shape != (len(betas),):
         raise RunError(f"{file} has {rates.size} test rates, but the run has {len(betas)} layers; restore it")
-    return config, {"betas": betas, "seed": seed, "test": test}
+    return config, Row(betas, seed, test)
 
 
 def _differences(config: dict[str, Any], other: dict[str, Any]) -> list[str]:
@@ -109,7 +127,7 @@ def _differences(config: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return names
 
 
-def make_panels(rows: Sequence[dict[str, Any]]) -> dict[int, dict[float, np.ndarray]]:
+def make_panels(rows: Sequence[Row]) -> dict[int, dict[float, np.ndarray]]:
     """Layer → its beta → the test rates `[S, L]` of the runs with it, one for each seed.
 
     Raises:
@@ -120,7 +138,7 @@ def make_panels(rows: Sequence[dict[str, Any]]) -> dict[int, dict[float, np.ndar
     )
     even: list[list[float]] = []
     for row in rows:
-        betas, rates = row["betas"], row["test"]["rates_nats"]
+        betas, rates = row.betas, row.rates_nats
         layers = [layer for layer, beta in enumerate(betas, start=1) if beta != 1.0]
         if len(layers) > 1:
             raise RunError(f"the run with betas {betas}: at most one may differ from 1")

@@ -14,35 +14,32 @@ import functools
 import json
 import math
 import pathlib
+import textwrap
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from experiments import program
-from hvae_jax import data, experiment, going_on, records, training
+from experiments import pictures, program
+from hvae_jax import experiment, going_on, records, training
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.evaluation.metrics import ImportanceBound, Rates, RunEvaluation, TargetReport
 from hvae_jax.evaluation.plain import Estimate, to_plain
+from hvae_jax.evaluation.rates import NamedGroups
 from hvae_jax.experiment import Experiment
 from hvae_jax.figures import runs as figures
 from hvae_jax.figures import targets as target_figures
+from hvae_jax.figures.style import describe_betas
 from hvae_jax.files import claims
 from hvae_jax.going_on import Start
 from hvae_jax.keys import make_key
-from hvae_jax.training import Params, TrainState, processes
+from hvae_jax.training import Params, TrainState, checkpoints, processes
 from hvae_jax.training.split_evaluator import SplitEvaluator
 from hvae_jax.training.stopping import STOP_SECONDS, StopSignals
-
-TEMPERATURES = (0.4, 0.7, 1.0)
-# Likelihoods whose pixels are drawn from a few values; the other samples are their means.
-DISCRETE = ("bernoulli", "logistic_mixture")
-NUM_PICTURES = 12
 
 
 def main(arguments: list[str]) -> None:
@@ -91,32 +88,37 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
     validate = None
     if len(built.dataset.valid.images):
         valid = SplitEvaluator(built.dataset.valid.images, built.preprocess_fn)
-        validate = functools.partial(valid.map_images, built.terms_fn, key=make_key(built.training.seed))
+        validate = functools.partial(
+            valid.map_images, built.valid_terms_fn(), key=make_key(built.training.seed)
+        )
 
     def stop_requested() -> bool:
         signals.seconds = STOP_SECONDS
         return signals.requested()
 
     with (
-        Progress(built.num_steps, is_shown=is_main) as progress,
+        Progress(built.num_steps, built.named_groups, is_shown=is_main) as progress,
         contextlib.closing(built.make_batches()) as batches,
     ):
         state = training.train(
             workdir,
             init_state(built, start),
-            built.terms_fn,
+            built.train_terms_fn,
             batches,
             preprocess_fn=built.preprocess_fn,
             control=built.make_control(),
             config=built.training,
+            beta_range=built.beta_range,
             validate=validate,
             reports=[progress.report, *([tensorboard.report] if tensorboard else [])],
             stop_requested=stop_requested,
+            monte_carlo_rates=built.model.config.monte_carlo_rates,
         )
     if signals.requested():  # too late for the loop, which has saved its last step
         program.stop_now()
     signals.seconds = 0.0
-    summary = evaluate(built, state.eval_params, test)
+    params = built.at(state.eval_params)
+    summary = evaluate(built, params, test)
     lines, report = [_describe(summary)], None
     if built.objective.control != "constant":
         report = evaluate_targets(built, state, summary)
@@ -125,7 +127,7 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
     if not is_main:
         return
     records.write_json(workdir / records.EVALUATION_FILE, to_plain(evaluation))
-    draw(built, state.eval_params, workdir, summary, report)
+    draw(built, params, workdir, summary, report)
     print(*lines, f"Everything is in {workdir}", sep="\n")
 
 
@@ -164,9 +166,10 @@ def open_folder(
     records.open_run(workdir, config, described, **asked)
     if start is not None:
         records.write_json(workdir / records.INIT_FILE, start._asdict())
-    if not going_on.has_begun(workdir):
+    done = checkpoints.latest_step(workdir)
+    if not done:
         return start
-    if going_on.newest_step(workdir) < built.num_steps:  # what is there is of a shorter run
+    if done < built.num_steps:  # what is there is of a shorter run
         (workdir / records.EVALUATION_FILE).unlink(missing_ok=True)
     return None
 
@@ -192,7 +195,9 @@ def evaluate(built: Experiment, params: Params, test: SplitEvaluator) -> Rates:
         negative_importance_weighted_bound_nats=Estimate(-value, error),
         num_importance_samples=num_importance,
     )
-    return dataclasses.replace(rates.summarize(terms, built.num_dims), bound=estimated)
+    monte_carlo = built.model.config.monte_carlo_rates
+    summary = rates.summarize(terms, built.num_dims, built.named_groups, monte_carlo_rates=monte_carlo)
+    return dataclasses.replace(summary, bound=estimated)
 
 
 def evaluate_targets(built: Experiment, state: TrainState, test: Rates) -> TargetReport:
@@ -204,8 +209,8 @@ def evaluate_targets(built: Experiment, state: TrainState, test: Rates) -> Targe
         if len(images):
             evaluator = SplitEvaluator(images, built.preprocess_fn)
             terms = targets.fresh_terms(evaluator, built.terms_fn, state.eval_params, seed, num_passes)
-            summaries[split] = rates.summarize(terms, built.num_dims)
-    betas = np.asarray(state.beta_state.betas).tolist()
+            summaries[split] = rates.summarize(terms, built.num_dims, built.named_groups)
+    betas = built.beta_groups.collapse(np.asarray(state.beta_state.betas)).tolist()
     return targets.report_targets(
         built.objective, built.num_dims, betas, summaries["train"], summaries.get("valid"), test
     )
@@ -215,53 +220,43 @@ def draw(
     built: Experiment, params: Params, folder: pathlib.Path, test: Rates, report: TargetReport | None
 ) -> None:
     """The run's figures."""
-    model, num_layers = built.model, built.model.num_layers
     target = folder / records.FIGURES_FOLDER
     target.mkdir(exist_ok=True)
-    control = built.objective.control
-    betas = ", ".join(f"{beta:.3g}" for beta in (report.betas if report else built.objective.betas))
-    betas = f"betas ({betas})" if control == "constant" else f"{control.replace('_', ' ')}: betas ({betas})"
-    title = f"{built.dataset.title}, {model.config.inference.replace('_', ' ')}, {betas}"
+    title = (
+        f"{built.dataset.title}, {built.model.config.inference.replace('_', ' ')}, "
+        f"{_describe_betas(built, report)}"
+    )
 
     train_log = records.load(folder)
     valid_log = records.load(folder, "valid") if len(built.dataset.valid.images) else None
-    figures.training_curves(train_log, valid_log, title, target / "training.png")
+    figures.training_curves(train_log, valid_log, title, target / "training.png", built.named_groups)
     figures.rate_distortion(train_log, test, title, target / "rate_distortion.png")
     if report and report.targets_nats is not None:
-        target_figures.way_to_targets(train_log, report.targets_nats, title, target / "targets.png")
+        grouped = built.named_groups if built.objective.beta_groups else None
+        target_figures.way_to_targets(train_log, report.targets_nats, title, target / "targets.png", grouped)
 
-    key = make_key(built.training.seed)
-    stored = built.dataset.test.images[data.spread(built.dataset.test.labels, NUM_PICTURES)]
-    x = built.preprocess_fn(jax.random.split(key, len(stored)), jnp.asarray(stored))
-    rows = {"test image": np.asarray(x)}
-    for layer, _ in model.config.groups:
-        kept = (
-            "all layers"
-            if layer == 1
-            else f"$z_{{{layer}}}$ only"
-            if layer == num_layers
-            else f"$z_{{{layer}}}$ and up"
-        )
-        reconstruct = jax.jit(functools.partial(model.apply, from_layer=layer, method="reconstruct"))
-        rows[f"from {kept}"] = np.asarray(reconstruct(params, x))
-    figures.image_rows(rows, f"Reconstructions: {title}", target / "reconstructions.png")
+    pictures.draw(built, params, title, target)
 
-    sample = jax.jit(functools.partial(model.apply, num=NUM_PICTURES, method="sample"))
-    samples = {
-        f"temperature {temperature:g}, means": np.asarray(sample(params, key, temperature=temperature))
-        for temperature in TEMPERATURES
-    }
-    if model.config.likelihood in DISCRETE:  # as the images are that it learns from
-        drawn = jax.jit(functools.partial(model.apply, num=NUM_PICTURES, method="draw"))
-        samples["temperature 1, pixels drawn"] = np.asarray(drawn(params, key))
-    figures.image_rows(samples, f"Samples: {title}", target / "samples.png")
+
+def _describe_betas(built: Experiment, report: TargetReport | None) -> str:
+    """For titles: the betas, or what found them and which they are."""
+    objective, in_groups = built.objective, bool(built.objective.beta_groups)
+    betas = report.betas if report else objective.betas
+    text = describe_betas(betas, built.named_groups.names if in_groups else None)
+    if objective.free_nats:
+        free = ", ".join(f"{nats:g}" for nats in dict.fromkeys(objective.free_nats))
+        text += f", free nats {free}"
+    return text if objective.control == "constant" else f"{objective.control.replace('_', ' ')}: {text}"
 
 
 class Progress:
-    """A bar with the distortion and every layer's rate; off a terminal, a line per validation pass."""
+    """A bar with the distortion and every layer's rate; off a terminal, a line per validation pass.
 
-    def __init__(self, num_steps: int, is_shown: bool = True) -> None:
-        is_off = None if is_shown else True
+    Where `grouped` puts layers together, the rates are those of the groups.
+    """
+
+    def __init__(self, num_steps: int, grouped: NamedGroups, is_shown: bool = True) -> None:
+        is_off, self._grouped = None if is_shown else True, grouped
         self._bar = tqdm(total=num_steps, unit="step", disable=is_off, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":
@@ -273,7 +268,7 @@ class Progress:
     def report(self, row: dict[str, Any]) -> None:
         """Shows one row of the rate log."""
         terms = {"D": row["distortion_nats"]}
-        terms.update({f"R_{layer}": rate for layer, rate in enumerate(row["rates_nats"], start=1)})
+        terms.update(self._rates(row["rates_nats"]))
         if row["split"] == "train":
             self._bar.n = row["step"]
             self._bar.set_postfix({name: f"{value:.2f}" for name, value in terms.items()})
@@ -281,12 +276,30 @@ class Progress:
             text = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
             print(f"step {row['step']}/{self._bar.total}  {row['split']}  {text} nats", flush=True)
 
+    def _rates(self, of_layers: list[float]) -> dict[str, float]:
+        groups, names = self._grouped
+        if groups.are_layers:
+            return {f"R_{layer}": rate for layer, rate in enumerate(of_layers, start=1)}
+        sums = groups.sum(np.asarray(of_layers)).tolist()
+        return {f"R of {name}": rate for name, rate in zip(names, sums, strict=True)}
+
 
 def _describe(summary: Rates) -> str:
     rows = [("−ELBO", summary.negative_elbo_nats), ("distortion D", summary.distortion_nats)]
-    for layer, rate in enumerate(zip(*summary.rates_nats, strict=True), start=1):
-        rows.append((f"rate R_{layer}", Estimate(*rate)))
+    if summary.groups is None:
+        for layer, rate in enumerate(zip(*summary.rates_nats, strict=True), start=1):
+            how = " (MC)" if layer in (summary.monte_carlo_rates or ()) else ""
+            rows.append((f"rate R_{layer}{how}", Estimate(*rate)))
     lines = [f"  {name:<14}{value:10.4f} ± {error:.4f}" for name, (value, error) in rows]
+    for group in summary.groups or ():
+        value, error = group.rate_nats
+        low, high = group.lowest_layer, group.highest_layer
+        layers = ", ".join(f"{rate:.3f}" for rate in summary.rates_nats.value[low - 1 : high])
+        lines.append(f"  {f'rate of {group.name}':<14}{value:10.4f} ± {error:.4f}")
+        if high > low:
+            lines += textwrap.wrap(
+                f"R_{low} … R_{high}: {layers}", 100, initial_indent=" " * 16, subsequent_indent=" " * 16
+            )
     if bound := summary.bound:
         value = -bound.negative_importance_weighted_bound_nats.value
         lines.append(f"  log p(x) ≥ {value:.4f} ({bound.num_importance_samples} importance samples)")
@@ -294,6 +307,10 @@ def _describe(summary: Rates) -> str:
         [
             f"Test split, {summary.num_images} images, β = 1, nats per image:",
             *lines,
+            *(
+                ["  (MC: Monte Carlo rate, log q(z) − log p(z) at the draws)"]
+                * bool(summary.monte_carlo_rates)
+            ),
             f"  {summary.bits_per_dim:.4f} bits per dimension",
         ]
     )

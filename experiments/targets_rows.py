@@ -1,27 +1,26 @@
 """The rows that experiments.targets_table writes: read back, checked, and asked what made them."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import settings, targets
+from hvae_jax.evaluation.plain import Estimates, from_plain, to_plain
 from hvae_jax.figures import targets as figures
 
 # Controls that train anew with betas that were found.
 REFITS = ("found_betas", "found_betas_same_seed")
 # How near the rates of a model have to be, by its control; on the test split two standard errors more.
 WITHIN = {"target_rates": targets.TOLERANCE, "pi": targets.TOLERANCE, **dict.fromkeys(REFITS, 0.03)}
-# Every row is a model; what describes it is what it is looked up by.
-_NUMBERS = ("train_rates_nats", "test_rates_nats", "test_rates_nats_standard_error", "targets_nats")
-_FIELDS = ("inference", "num_layers", "control", "seed", "betas", "settled_at_step", *_NUMBERS)
 # What the table sets itself, and what decides no number.
 _SET = {
     "model": ("inference", "latent_shapes"),
@@ -31,7 +30,52 @@ _SET = {
 }
 
 
-def read(file: pathlib.Path) -> list[dict[str, Any]]:
+class Setting(NamedTuple):
+    """What the models that train side by side have in common."""
+
+    inference: str
+    num_layers: int
+    control: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A model: what was asked for, in nats, and what came of it; `plain` says how it is written.
+
+    Attributes:
+      settled_at_step: see `targets_table.settled_at`.
+      pi_gains: of the control "pi".
+      made_by: see `made_by`; 0.1.0 did not write it.
+    """
+
+    inference: str
+    num_layers: int
+    control: str
+    seed: int
+    targets_nats: tuple[float, ...]
+    betas: tuple[float, ...]
+    test_rates_nats: Estimates
+    test_distortion_nats: float
+    train_rates_nats: Estimates
+    train_distortion_nats: float
+    target_status: tuple[str, ...] | None = None
+    settled_at_step: int | None
+    num_steps: int
+    pi_gains: tuple[float, ...] | None = None
+    made_by: dict[str, str] | None = None
+
+    @property
+    def setting(self) -> Setting:
+        """It was trained in."""
+        return Setting(self.inference, self.num_layers, self.control)
+
+    def is_per_layer(self) -> bool:
+        """Whether it has a number of every layer."""
+        rates = (*self.test_rates_nats, *self.train_rates_nats)
+        return all(len(numbers) == self.num_layers for numbers in (*rates, self.targets_nats, self.betas))
+
+
+def read(file: pathlib.Path) -> list[Row]:
     """The rows in a file; none where there is no file.
 
     Raises:
@@ -39,19 +83,13 @@ def read(file: pathlib.Path) -> list[dict[str, Any]]:
     """
     if not file.exists():
         return []
-    rows = records.read_json(file)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    content = records.read_json(file)
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
         raise RunError(f"--out={file} holds other JSON than the rows of this program; give another file")
-    for number, row in enumerate(rows, start=1):
-        absent = [field for field in _FIELDS if field not in row]
-        if absent:
-            raise RunError(
-                f"--out={file}: row {number} has no {absent[0]!r}, so this program did not write it; give "
-                "another file"
-            )
-        lists = [row[name] for name in (*_NUMBERS, "betas")]
-        is_per_layer = all(isinstance(entry, list) and len(entry) == row["num_layers"] for entry in lists)
-        if not is_per_layer or row["control"] not in WITHIN:
+    rows = []
+    for number, plain in enumerate(content, start=1):
+        rows.append(row := from_plain(Row, plain, f"--out={file}: row {number}"))
+        if not row.is_per_layer() or row.control not in WITHIN:
             raise RunError(
                 f"--out={file}: row {number} has not one number per layer, or an unknown control; restore "
                 "the file"
@@ -59,9 +97,17 @@ def read(file: pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write(file: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def betas_found(
+    rows: Sequence[Row], setting: Setting, wanted: tuple[float, ...], seed: int
+) -> tuple[float, ...] | None:
+    """Those that `target_rates` found where the same was asked for; None where it did not."""
+    asked = setting._replace(control="target_rates"), wanted, seed
+    return next((row.betas for row in rows if (row.setting, row.targets_nats, row.seed) == asked), None)
+
+
+def write(file: pathlib.Path, rows: Sequence[Row]) -> None:
     """JSON with one row per line; the whole file or nothing."""
-    records.write_text(file, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    records.write_text(file, "[\n" + ",\n".join(json.dumps(to_plain(row)) for row in rows) + "\n]\n")
 
 
 def made_by(config: Mapping[str, Mapping[str, Any]], described: Mapping[str, Any]) -> dict[str, str]:
@@ -89,7 +135,7 @@ def made_by(config: Mapping[str, Mapping[str, Any]], described: Mapping[str, Any
 
 def check_made_by(
     file: pathlib.Path,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     config: Mapping[str, Mapping[str, Any]],
     described: Mapping[str, Any],
     controls: Sequence[str],
@@ -108,8 +154,8 @@ def check_made_by(
     advice = "give another --out, or --only_print to print what is there"
     wanted = made_by(config, described)
     for number, row in enumerate(rows, start=1):
-        made = row.get("made_by")
-        if not isinstance(made, dict):
+        made = row.made_by
+        if made is None:
             raise RunError(
                 f"--out={file}: row {number} does not say what config made it (0.1.0 did not write that), so "
                 f"it cannot be continued; {advice}"
@@ -125,11 +171,11 @@ def check_made_by(
                 f"--out={file}: row {number} was made by {what[name]} ({made.get(name)} there, "
                 f"{wanted[name]} here); {advice}"
             )
-        gains = list(config["objective"]["pi_gains"])
-        if row["control"] == "pi" and "pi" in controls and row.get("pi_gains") != gains:
+        gains = tuple(config["objective"]["pi_gains"])
+        if row.control == "pi" and "pi" in controls and row.pi_gains != gains:
             raise RunError(
-                f"--out={file}: row {number} was made with config.objective.pi_gains={row.get('pi_gains')}, "
-                f"not {gains}; {advice}"
+                f"--out={file}: row {number} was made with config.objective.pi_gains={row.pi_gains}, not "
+                f"{gains}; {advice}"
             )
 
 
@@ -137,24 +183,23 @@ def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def describe(rows: list[dict[str, Any]]) -> str:
+def describe(rows: Sequence[Row]) -> str:
     """One line per setting: how many runs have every layer near its target, errors, time to settle."""
     header = ("inference", "L", "control", "runs", "within", "train", "test", "worst", "median", "settled")
     lines = ["{:<21} {}  {:<21} {:>4}  {:>6}  {:>5}  {:>4}  {:>7}  {:>7}  {}".format(*header)]
-    settings = dict.fromkeys((r["inference"], r["num_layers"], r["control"]) for r in rows)
-    for inference, num_layers, control in settings:
-        setting = {"inference": inference, "num_layers": num_layers, "control": control}
-        own = [row for row in rows if setting.items() <= row.items()]
-        within = WITHIN[control]
-        reference = np.asarray([r["targets_nats"] for r in own])
-        train = np.abs(np.asarray([r["train_rates_nats"] for r in own]) / reference - 1.0)
-        test = np.abs(np.asarray([r["test_rates_nats"] for r in own]) / reference - 1.0)
-        slack = 2.0 * np.asarray([r["test_rates_nats_standard_error"] for r in own]) / reference
-        steps = [r["settled_at_step"] for r in own if r["settled_at_step"] is not None]
+    for setting in dict.fromkeys(row.setting for row in rows):
+        own = [row for row in rows if row.setting == setting]
+        within = WITHIN[setting.control]
+        reference = np.asarray([row.targets_nats for row in own])
+        train = np.abs(np.asarray([row.train_rates_nats.value for row in own]) / reference - 1.0)
+        test = np.abs(np.asarray([row.test_rates_nats.value for row in own]) / reference - 1.0)
+        slack = 2.0 * np.asarray([row.test_rates_nats.standard_error for row in own]) / reference
+        steps = [row.settled_at_step for row in own if row.settled_at_step is not None]
         settled = f"{len(steps)}/{len(own)}" + (f", median step {np.median(steps):.0f}" if steps else "")
-        at_bound = sum(any("bound" in status for status in r.get("target_status", ())) for r in own)
+        at_bound = sum(any("bound" in status for status in row.target_status or ()) for row in own)
         lines.append(
-            f"{inference:<21} {num_layers}  {control:<21} {len(own):>4}  {100 * within:4.0f} %"
+            f"{setting.inference:<21} {setting.num_layers}  {setting.control:<21} {len(own):>4}"
+            f"  {100 * within:4.0f} %"
             f"  {(train < within).all(1).sum():>5}  {(test < within + slack).all(1).sum():>4}"
             f"  {100 * train.max():5.2f} %  {100 * np.median(train):5.2f} %  {settled}"
             + (f"; {at_bound} with a beta at its bound" if at_bound else "")
@@ -162,7 +207,7 @@ def describe(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def draw_frontier(rows: list[dict[str, Any]], total: float, file: pathlib.Path) -> None:
+def draw_frontier(rows: Sequence[Row], total: float, file: pathlib.Path) -> None:
     """The distortion along the line of constant total rate, mean and spread over seeds.
 
     Args:
@@ -177,18 +222,19 @@ def draw_frontier(rows: list[dict[str, Any]], total: float, file: pathlib.Path) 
     rows = [
         r
         for r in rows
-        if r["control"] == "target_rates"
-        and r["num_layers"] == 2
-        and math.isclose(sum(r["targets_nats"]), total, rel_tol=1e-6)
+        if r.control == "target_rates"
+        and r.num_layers == 2
+        and math.isclose(sum(r.targets_nats), total, rel_tol=1e-6)
     ]
     if not rows:
         raise RunError(f"no row of target_rates has two layers and a total of {total:g} nats to draw")
-    for inference in dict.fromkeys(row["inference"] for row in rows):
-        own = [r for r in rows if r["inference"] == inference]
-        vectors = sorted({tuple(r["targets_nats"]) for r in own}, key=lambda vector: vector[-1])
-        groups = [[r for r in own if tuple(r["targets_nats"]) == vector] for vector in vectors]
-        shares = [np.mean([r["test_rates_nats"][-1] / sum(r["test_rates_nats"]) for r in g]) for g in groups]
-        distortions = [[r["test_distortion_nats"] for r in group] for group in groups]
+    for inference in dict.fromkeys(row.inference for row in rows):
+        own = [r for r in rows if r.inference == inference]
+        vectors = sorted({r.targets_nats for r in own}, key=lambda vector: vector[-1])
+        groups = [[r for r in own if r.targets_nats == vector] for vector in vectors]
+        rates = [[r.test_rates_nats.value for r in group] for group in groups]
+        shares = [np.mean([of_layers[-1] / sum(of_layers) for of_layers in group]) for group in rates]
+        distortions = [[r.test_distortion_nats for r in group] for group in groups]
         lines[inference.replace("_", " ")] = (
             np.asarray(shares),
             np.asarray([np.mean(d) for d in distortions]),

@@ -11,6 +11,7 @@ share one compiled step: that is what targets in the state are for. Rows already
 computed again; rows of another config or version are refused. `--only_print --out=FILE` prints any.
 """
 
+import dataclasses
 import itertools
 import math
 import pathlib
@@ -23,7 +24,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import program, targets_rows
-from experiments.targets_rows import REFITS, WITHIN, describe
+from experiments.targets_rows import REFITS, WITHIN, Row, Setting, betas_found, describe
 from hvae_jax import data, experiment
 from hvae_jax.data import DataConfig
 from hvae_jax.errors import RunError
@@ -65,7 +66,7 @@ def main(arguments: list[str]) -> None:
         targets_rows.draw_frontier(rows, scale * FRONTIER_TOTAL, file.with_suffix(".png"))
 
 
-def train_missing(file: pathlib.Path, rows: list[dict[str, Any]], scale: float) -> None:
+def train_missing(file: pathlib.Path, rows: list[Row], scale: float) -> None:
     """Trains what the flags ask for and `rows` do not have, and adds it to them and to the file.
 
     Raises:
@@ -86,30 +87,33 @@ def train_missing(file: pathlib.Path, rows: list[dict[str, Any]], scale: float) 
         number: [tuple(scale * rate for rate in v) for v in sweep[number][: flags.FLAGS.first or None]]
         for number in layers
     }
-    asked = list(itertools.product(inferences, layers, controls))
-    todo: dict[tuple[str, int, str], list[list[tuple[tuple[float, ...], int]]]] = {}
-    known = {_key(row) for row in rows}
-    for inference, num_layers, control in asked:
-        models = [[(t, seed) for t in wanted[num_layers]] for seed in seeds]
-        keys = [[(inference, num_layers, control, *model) for model in of_seed] for of_seed in models]
-        for found in itertools.chain(*keys) if control in REFITS else ():
-            if found not in known and (*found[:2], "target_rates", *found[3:]) not in known:
-                raise RunError(f"--controls={control} needs the rows of target_rates; name it first")
-        todo[inference, num_layers, control] = [
+    asked = [Setting(*one) for one in itertools.product(inferences, layers, controls)]
+    todo: dict[Setting, list[list[tuple[tuple[float, ...], int]]]] = {}
+    known = {(row.setting, row.targets_nats, row.seed) for row in rows}
+    for setting in asked:
+        models = [[(t, seed) for t in wanted[setting.num_layers]] for seed in seeds]
+        keys = [[(setting, *model) for model in of_seed] for of_seed in models]
+        for found in itertools.chain(*keys) if setting.control in REFITS else ():
+            if found not in known and (setting._replace(control="target_rates"), *found[1:]) not in known:
+                raise RunError(f"--controls={setting.control} needs the rows of target_rates; name it first")
+        todo[setting] = [
             [model for model, key in zip(*pair, strict=True) if key not in known]
             for pair in zip(models, keys, strict=True)
         ]
         known.update(itertools.chain(*keys))
     program.make_parent(file)
     program.split_cpu(program.num_cores())
-    for (inference, num_layers, control), missing in todo.items():
-        setting = {"inference": inference, "num_layers": num_layers, "control": control}
+    for setting, missing in todo.items():
         if not any(missing):
             continue
-        chunks = [[make_model(config, setting, *model, rows) for model in of_seed] for of_seed in missing]
-        for new in train_setting(setting, [chunk for chunk in chunks if chunk], len(wanted[num_layers])):
-            gains = {"pi_gains": list(config["objective"]["pi_gains"])} if control == "pi" else {}
-            rows += [{**row, **gains, "made_by": made_by} for row in new]
+        chunks = [
+            [make_model(config, setting, *one, betas_found(rows, setting, *one)) for one in of_seed]
+            for of_seed in missing
+            if of_seed
+        ]
+        for new in train_setting(setting, chunks, len(wanted[setting.num_layers])):
+            gains = config["objective"]["pi_gains"] if setting.control == "pi" else None
+            rows += [dataclasses.replace(row, pi_gains=gains, made_by=made_by) for row in new]
             targets_rows.write(file, rows)
 
 
@@ -155,18 +159,15 @@ def check_config(
             f"config.model.latent_shapes={shapes!r} must name the shapes of two layers or more; the table "
             "takes the first and the last for its models"
         )
-    for inference, num_layers, control in itertools.product(inferences, layers, controls):
-        setting = {"inference": inference, "num_layers": num_layers, "control": control}
-        ones = (1.0,) * num_layers
-        found = {**setting, "control": "target_rates", "seed": 0, "targets_nats": list(ones), "betas": ones}
-        member = make_model(config, setting, ones, 0, [found]).member
-        member.objective.check_layers(num_layers)
+    for name, empty in (("beta_groups", ""), ("free_nats", ())):
+        if given := config["objective"].get(name, empty):
+            raise RunError(f"config.objective.{name}={given!r} is not for the table; set it to {empty!r}")
+    for setting in itertools.starmap(Setting, itertools.product(inferences, layers, controls)):
+        ones = (1.0,) * setting.num_layers
+        member = make_model(config, setting, ones, 0, ones).member
+        member.objective.check_layers(setting.num_layers)
         for group, cls in (("model", ModelConfig), ("training", TrainingConfig), ("data", DataConfig)):
             experiment.build_group(group, cls, member.config)
-
-
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["inference"], row["num_layers"], row["control"], tuple(row["targets_nats"]), row["seed"]
 
 
 def _integers(flag: str, values: Sequence[str]) -> list[int]:
@@ -196,52 +197,48 @@ class Model(NamedTuple):
 
 def make_model(
     config: dict[str, Any],
-    setting: dict[str, Any],
+    setting: Setting,
     wanted: tuple[float, ...],
     seed: int,
-    found: list[dict[str, Any]],
+    found: tuple[float, ...] | None,
 ) -> Model:
     """The model that a setting asks for.
 
     Args:
       config: of any of the models; targets, seed and layers are set here.
-      setting: inference, number of layers, control.
+      setting: what it shares with others.
       wanted: targets, nats.
       seed: of its row; a model of the control "found_betas" has another.
-      found: rows of `target_rates`, whose betas the controls REFITS take.
+      found: the betas that the controls REFITS take.
 
     Raises:
       RunError: it takes betas that are not there.
     """
-    num_layers, control = setting["num_layers"], setting["control"]
+    inference, num_layers, control = setting
     first, *_, top = config["model"]["latent_shapes"]
     shapes = (first, *((2 * top[0],),) * (num_layers - 2), top)
     objective = {**config["objective"], "betas": (1.0,) * num_layers, "targets_nats": wanted}
     own_seed = seed
     if control in REFITS:
-        asked = {**setting, "control": "target_rates", "seed": seed, "targets_nats": list(wanted)}
-        rows = [row for row in found if asked.items() <= row.items()]
-        if not rows:
+        if found is None:
             raise RunError(f"--controls={control} needs the rows of target_rates; name it first")
-        objective.update(betas=tuple(rows[0]["betas"]), control="constant", targets_nats=())
+        objective.update(betas=found, control="constant", targets_nats=())
         own_seed += REFIT_SEED if control == "found_betas" else 0
     else:
         objective["control"] = control
     groups = {
-        "model": {**config["model"], "inference": setting["inference"], "latent_shapes": shapes},
+        "model": {**config["model"], "inference": inference, "latent_shapes": shapes},
         "objective": objective,
         "training": {**config["training"], "seed": own_seed, "order_seed": own_seed},
     }
     return Model(wanted, seed, Member(0, {**config, **groups}, {}))
 
 
-def train_setting(
-    setting: dict[str, Any], chunks: list[list[Model]], capacity: int
-) -> Iterator[list[dict[str, Any]]]:
+def train_setting(setting: Setting, chunks: list[list[Model]], capacity: int) -> Iterator[list[Row]]:
     """Trains the models of one setting, a chunk at a time: one row for each.
 
     Args:
-      setting: inference, number of layers, control.
+      setting: what all of them share.
       chunks: models that are trained side by side, from `make_model`.
       capacity: the size of the largest chunk that may come, so that all calls share one program.
 
@@ -266,25 +263,33 @@ def train_setting(
         terms = fresh_terms(stack, seeds)
         rows = []
         for index, model in enumerate(chunk):
-            row = {**setting, "seed": model.seed, "targets_nats": list(model.wanted)}
-            row["betas"] = stack.states.beta_state.betas[index].tolist()
+            betas = tuple(stack.states.beta_state.betas[index].tolist())
             summaries = {
                 split: rates.summarize(of_split, built.num_dims)
                 for split, of_split in stacks.entry(terms, index).items()
             }
-            for split, summary in summaries.items():
-                rates_nats, error = summary.rates_nats
-                row[f"{split}_rates_nats"], row[f"{split}_rates_nats_standard_error"] = rates_nats, error
-                row[f"{split}_distortion_nats"] = summary.distortion_nats.value
-            if model.member.objective.control != "constant":
-                row["target_status"] = targets.report_targets(
-                    model.member.objective, built.num_dims, row["betas"], **summaries
-                ).target_status
+            status, objective = None, model.member.objective
+            if objective.control != "constant":
+                report = targets.report_targets(objective, built.num_dims, betas, **summaries)
+                status = report.target_status
             log = [entry for entry in logs[index] if entry["split"] == "train"]
             steps, measured = (np.asarray([entry[name] for entry in log]) for name in ("step", "rates_nats"))
-            row["settled_at_step"] = settled_at(steps, measured, model.wanted)
-            row["num_steps"] = built.num_steps
-            rows.append(row)
+            test, train = summaries["test"], summaries["train"]
+            rows.append(
+                Row(
+                    **setting._asdict(),
+                    seed=model.seed,
+                    targets_nats=model.wanted,
+                    betas=betas,
+                    test_rates_nats=test.rates_nats,
+                    test_distortion_nats=test.distortion_nats.value,
+                    train_rates_nats=train.rates_nats,
+                    train_distortion_nats=train.distortion_nats.value,
+                    target_status=status,
+                    settled_at_step=settled_at(steps, measured, model.wanted),
+                    num_steps=built.num_steps,
+                )
+            )
         yield rows
 
 

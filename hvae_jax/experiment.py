@@ -11,15 +11,20 @@ import jax
 import jax.numpy as jnp
 
 from hvae_jax import data, records, training
+from hvae_jax.beta_range import BetaRange
 from hvae_jax.betas import BetaControl
+from hvae_jax.categorical import anneal
 from hvae_jax.data import DataConfig, Dataset
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation.rates import LogWeightFn
+from hvae_jax.evaluation.rates import LogWeightFn, NamedGroups
+from hvae_jax.groups import Groups
 from hvae_jax.keys import make_key
+from hvae_jax.models import conditioning
+from hvae_jax.models.config import CATEGORICAL
 from hvae_jax.models.hvae import HVAE, ModelConfig, make_hvae
 from hvae_jax.objective_config import ObjectiveConfig
 from hvae_jax.run_config import GROUPS, EvaluationConfig, build_group, with_tuples
-from hvae_jax.training import Params, PreprocessFn, TermsFn, TrainingConfig, TrainState, memory
+from hvae_jax.training import Params, PreprocessFn, TermsFn, TermsOfStep, TrainingConfig, TrainState, memory
 from hvae_jax.training.batches import Batches
 from hvae_jax.training.checkpoints import Checkpoints
 from hvae_jax.training.streaming import make_batches
@@ -69,6 +74,11 @@ class Source:
             self.num_images = described["splits"]["train"]["num_images"]
 
     @property
+    def title(self) -> str:
+        """The data set's name as figures say it; nothing is read for it."""
+        return data.title_of(self._config.name)
+
+    @property
     def dataset(self) -> Dataset:
         """All splits.
 
@@ -103,6 +113,36 @@ class Experiment(NamedTuple):
         return self.model.apply
 
     @property
+    def beta_range(self) -> BetaRange | None:
+        """What a conditioned model is trained for; None of another."""
+        return self.objective.read_range(self.model.num_layers)
+
+    def at(self, params: Params, betas: Any = None) -> Params:
+        """Parameters of a conditioned model at betas `[L]`, by default the config's; else as they are."""
+        if not self.model.config.is_conditioned:
+            return params
+        return conditioning.at(params, self.objective.betas if betas is None else betas)
+
+    def valid_terms_fn(self) -> TermsFn:
+        """What a validation pass asks: `terms_fn`, or of a conditioned model `BetaRange.make_terms` of it."""
+        found = self.beta_range
+        return found.make_terms(self.terms_fn) if found else self.terms_fn
+
+    @property
+    def train_terms_fn(self) -> TermsFn | TermsOfStep:
+        """`terms_fn`, or where a layer is categorical that under the relaxation of each step."""
+        config, training = self.model.config, self.training
+        if CATEGORICAL not in config.kinds:
+            return self.terms_fn
+        epochs_per_step = training.batch_size / self.source.num_images
+
+        def at(step: jax.Array) -> TermsFn:
+            temperature = anneal(step * epochs_per_step, *config.gumbel_schedule)
+            return functools.partial(self.model.apply, gumbel_temperature=temperature)
+
+        return TermsOfStep(at)
+
+    @property
     def log_weight_fn(self) -> LogWeightFn:
         """(params, x, keys) → log importance weights."""
         apply: Any = self.model.apply
@@ -118,10 +158,23 @@ class Experiment(NamedTuple):
         """Numbers in one image, H · W · C."""
         return math.prod(self.source.image_shape)
 
+    @property
+    def beta_groups(self) -> Groups:
+        """The layers of each beta."""
+        config = self.model.config
+        return self.objective.groups(len(config.latent_shapes), config.groups)
+
+    @property
+    def named_groups(self) -> NamedGroups:
+        """The layers that reports put together: those of a beta, else of a side of a deep network."""
+        config = self.model.config
+        groups = self.beta_groups if self.objective.beta_groups else Groups(config.groups)
+        return NamedGroups(groups, groups.names(config.groups, config.latent_shapes))
+
     def make_control(self) -> BetaControl:
         """How the betas move over the run."""
         return self.objective.make_control(
-            self.num_steps, self.num_dims, self.training.learning_rate_decay_fraction
+            self.num_steps, self.num_dims, self.training.learning_rate_decay_fraction, self.beta_groups
         )
 
     def make_batches(self) -> Batches:
@@ -130,13 +183,18 @@ class Experiment(NamedTuple):
 
     def init_params(self, seed: int) -> Params:
         """Fresh parameters of the model."""
-        x = jnp.zeros((1, *self.source.image_shape))
-        return jax.jit(lambda key: self.model.init(key, x, key))(make_key(seed))
+        return _init_params(self.model, tuple(self.source.image_shape), make_key(seed))
 
     def init_state(self) -> TrainState:
         """The training state before the first step."""
         params = self.init_params(self.training.seed)
         return training.init_state(params, self.objective.betas, self.make_control(), self.training)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init_params(model: HVAE, image_shape: tuple[int, ...], key: jax.Array) -> Params:
+    """Traced once for all equal models: their shapes are asked for again and again."""
+    return model.init(key, jnp.zeros((1, *image_shape)), key)
 
 
 def from_config(config: Mapping[str, Any], num_devices: int | None = None) -> Experiment:
@@ -194,7 +252,8 @@ def _build(
     objective = build_group("objective", ObjectiveConfig, config)
     training_config = build_group("training", TrainingConfig, config)
     evaluation = build_group("evaluation", EvaluationConfig, config)
-    objective.check_layers(len(model_config.latent_shapes))
+    objective.check_layers(len(model_config.latent_shapes), model_config.groups)
+    objective.read_range(len(model_config.latent_shapes), model_config.conditioning)
     training_config.check_devices(num_devices)
 
     source = Source(data_config, described, check)

@@ -1,4 +1,4 @@
-"""Diagonal Gaussians: the only posterior and prior family of the models here."""
+"""Diagonal Gaussians: the posteriors and priors of all layers that nothing else is asked of."""
 
 import math
 from typing import NamedTuple

@@ -37,17 +37,17 @@ def check_epochs(folder: str | os.PathLike[str], built: Experiment, config: Mapp
       RunError: it has done more, or its steps so far would have been others.
     """
     folder = pathlib.Path(folder)
-    steps = checkpoints.steps_of(folder / records.CHECKPOINTS_FOLDER)
-    if not steps or not (folder / records.CONFIG_FILE).exists():
+    done = checkpoints.latest_step(folder)
+    if done is None or not (folder / records.CONFIG_FILE).exists():
         return
     old = records.config_of(folder)
     was, now = old["training"]["num_epochs"], config["training"]["num_epochs"]
     if was == now:
         return
-    if steps[-1] > built.num_steps:
+    if done > built.num_steps:
         raise RunError(
             f"config.training.num_epochs={now} is {built.num_steps} steps, and the run in {folder} has done "
-            f"{steps[-1]}; give more epochs, or another --workdir"
+            f"{done}; give more epochs, or another --workdir"
         )
     paces = {
         "config.training.learning_rate_decay_fraction": built.training.learning_rate_decay_fraction,
@@ -64,12 +64,7 @@ def check_epochs(folder: str | os.PathLike[str], built: Experiment, config: Mapp
 
 def has_begun(folder: str | os.PathLike[str]) -> bool:
     """Whether the run in a folder has a checkpoint; without one it starts from its first step."""
-    return newest_step(folder) > 0
-
-
-def newest_step(folder: str | os.PathLike[str]) -> int:
-    """Of the checkpoints of the run in a folder; 0 where there are none."""
-    return max(checkpoints.steps_of(pathlib.Path(folder) / records.CHECKPOINTS_FOLDER), default=0)
+    return bool(checkpoints.latest_step(folder))
 
 
 def find_start(folder: str | os.PathLike[str], init_from: str | os.PathLike[str] | None) -> Start | None:
@@ -99,11 +94,11 @@ def find_start(folder: str | os.PathLike[str], init_from: str | os.PathLike[str]
             f"--init_from={init_from}: the run in {folder} started {other}; give another --workdir, or leave "
             "the flag out to resume it"
         )
-    step = checkpoints.steps_of(source / records.CHECKPOINTS_FOLDER)[-1:]
-    if not step:
+    step = checkpoints.latest_step(source)
+    if step is None:
         raise RunError(f"--init_from={init_from} must be the folder of a run with a checkpoint")
-    _, state = _restore(str(source), step[0])
-    return Start(str(source), step[0], _checksum(str(source), step[0], state))
+    _, state = _restore(str(source), step)
+    return Start(str(source), step, _checksum(str(source), step, state))
 
 
 def init_state(built: Experiment, start: Start) -> TrainState:

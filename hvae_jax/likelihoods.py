@@ -15,6 +15,8 @@ from hvae_jax import discretised_logistic
 from hvae_jax.gaussian import LOG_2PI, check_shapes, sum_events
 from hvae_jax.keys import per_image_keys
 
+# Of images: see `discretised_logistic.expectation_of_chain`.
+MAX_CHANNELS = 4
 LIKELIHOODS = ("bernoulli", "gaussian_fixed_std", "gaussian_learned_std", "logistic_mixture")
 
 
@@ -122,7 +124,7 @@ def soft_floor(log_std: jax.Array, floor: float = -6.0) -> jax.Array:
 class LogisticMixture:
     """Discretised mixture of logistics over 256 values; colour channels are coupled linearly.
 
-    Each channel's mean depends on the pixel's earlier channels, x_1 and x_2, with coefficients
+    Each channel's mean depends on the pixel's earlier channels, x_1, x_2, …, with coefficients
     that each component has of its own. Source: Salimans et al., PixelCNN++, 2017, eq. 2-3.
     Outputs per pixel, for C channels and K components: K mixture logits, then per channel K means,
     K log scales, and K coefficients for each earlier channel. x must lie on the grid n/255.
@@ -140,7 +142,7 @@ class LogisticMixture:
     num_components: int
 
     def num_outputs(self, channels: int) -> int:
-        """K (1 + 2 C + C (C − 1) / 2): 10 K for colour, 3 K for grey."""
+        """K (1 + 2 C + C (C − 1) / 2): 3 K, 6 K, 10 K, 15 K for one to four channels."""
         return self.num_components * (1 + 2 * channels + channels * (channels - 1) // 2)
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
@@ -215,10 +217,13 @@ class LogisticMixture:
         return 0.5 + 0.5 * jnp.stack(drawn, axis=-1)
 
     def _channels(self, outputs: jax.Array) -> int:
-        for channels in (1, 3):
+        for channels in range(1, MAX_CHANNELS + 1):
             if outputs.shape[-1] == self.num_outputs(channels):
                 return channels
-        raise ValueError(f"outputs have {outputs.shape[-1]} per pixel, which fits neither 1 nor 3 channels")
+        raise ValueError(
+            f"outputs have {outputs.shape[-1]} per pixel, which fits no number of channels from 1 to "
+            f"{MAX_CHANNELS}"
+        )
 
     def _split(
         self, outputs: jax.Array, channels: int

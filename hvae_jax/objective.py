@@ -40,7 +40,7 @@ def layerwise_elbo(terms: LayerwiseTerms, betas: ArrayLike | Sequence[float] | N
 
     Args:
       terms: distortion `[B]` and rates `[B, L]`, nats.
-      betas: `[L]`, one multiplier per layer, z_1 first. None is all ones.
+      betas: `[L]`, one multiplier per layer, z_1 first; or `[B, L]`, those of each image. None is all ones.
 
     Returns:
       `[B]`, nats, in float32 or wider whatever the terms and betas are in.
@@ -64,12 +64,13 @@ def layerwise_elbo(terms: LayerwiseTerms, betas: ArrayLike | Sequence[float] | N
     if betas is None:
         return -(distortion + rates.sum(axis=1))
     betas = jnp.asarray(betas, dtype)
-    if betas.shape != rates.shape[1:]:
+    if betas.shape not in (rates.shape[1:], rates.shape):
         raise ValueError(
-            f"betas must have shape [L] = {rates.shape[1:]} to match rates {rates.shape}, got {betas.shape}"
+            f"betas must have shape [L] = {rates.shape[1:]}, or [B, L], to match rates {rates.shape}, got "
+            f"{betas.shape}"
         )
     # No matrix product: accelerators make those of bfloat16 parts unless they are told otherwise.
-    return -(distortion + (rates * betas[None, :]).sum(axis=1))
+    return -(distortion + (rates * (betas if betas.ndim == 2 else betas[None, :])).sum(axis=1))
 
 
 def bits_per_dim(nats: ArrayLike, num_dims: int) -> jax.Array:

@@ -3,13 +3,24 @@
 import dataclasses
 import math
 
-from hvae_jax import controls
-from hvae_jax.betas import BetaControl, constant, constant_scale, cubic_decay, linear_warmup
+from hvae_jax import beta_range, controls
+from hvae_jax.beta_range import BetaRange
+from hvae_jax.betas import (
+    BetaControl,
+    constant,
+    constant_scale,
+    cubic_decay,
+    free_rates,
+    linear_warmup,
+    share_betas,
+)
 from hvae_jax.errors import RunError
-from hvae_jax.values import are_numbers, is_number, shorten
+from hvae_jax.groups import Groups, Ranges
+from hvae_jax.values import are_numbers, is_integer, is_number, shorten
 
 CONTROLS = ("constant", "target_rates", "pi", "target_distortion")
 TARGET_KINDS = ("equal", "at_most", "free")
+SIDES = "sides"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +28,8 @@ class ObjectiveConfig:
     """What a config's `objective` group says.
 
     Targets are given in one of three units. One number per layer, or one number for all: the total rate
-    that `target_shares` splits, or the distortion.
+    that `target_shares` splits, or the distortion. Where layers are grouped by `beta_groups`, whatever is
+    said here per layer is per group, and a group's rate is the sum of its layers' rates.
 
     Attributes:
       betas: one multiplier per layer, z_1 first, finite and not negative. Where a control solves for
@@ -33,6 +45,17 @@ class ObjectiveConfig:
       target_shares: per layer, sum 1: how a total rate is split. Empty: targets are per layer.
       beta_bounds: (smallest, largest) beta that a control may choose.
       pi_gains: (K_p, K_i) of the control "pi"; others do not look at them.
+      beta_groups: layers that share a beta. "": none do; "sides": those of a side of a deep network's maps;
+        or (lowest, highest) layer of each group, z_1's first, all of 1 … L, as ((1, 4), (5, 7)).
+      free_nats: rates up to which a layer costs nothing (free bits, see `betas.free_rates`): one number per
+        layer, or one for all; with control="constant". Empty: none is free.
+      beta_range: of a conditioned model (`config.model.conditioning`), between which each image draws the
+        betas that it trains at, uniform in log β: (smallest, largest), or one such pair per layer. () of
+        others. `betas` are then those that the model is evaluated at, and a warm-up opens the range of the
+        layers above z_1 from its low end up.
+      marked_betas: vectors at which the log has a conditioned model's distortion and rates as often as those
+        of the validation split. Empty: all layers at an end of the range or in its middle, and each layer
+        alone at its ends.
     """
 
     betas: tuple[float, ...]
@@ -45,9 +68,27 @@ class ObjectiveConfig:
     target_shares: tuple[float, ...]
     beta_bounds: tuple[float, float]
     pi_gains: tuple[float, float]
+    beta_groups: str | Ranges = ""
+    free_nats: tuple[float, ...] = ()
+    beta_range: tuple[float, float] | tuple[tuple[float, float], ...] | tuple[()] = ()
+    marked_betas: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         self._check_betas()
+        if not (self.beta_groups in ("", SIDES) if isinstance(self.beta_groups, str) else self._has_ranges()):
+            self._refuse(
+                "beta_groups",
+                "must be '' (a beta per layer), 'sides' (a beta per side of a deep network's maps) or the "
+                "lowest and the highest layer of each group, from 1 on without a gap, as ((1, 4), (5, 7))",
+            )
+        if not are_numbers(self.free_nats) or any(nats < 0 for nats in self.free_nats):
+            self._refuse("free_nats", "must be a tuple of numbers, finite and not negative; () for none")
+        if self.free_nats and self.control != "constant":
+            self._refuse(
+                "free_nats",
+                f"cannot be with control={self.control!r}, which moves the betas by rates that free nats "
+                "hide; set control='constant', or free_nats=()",
+            )
         if not is_number(self.warmup_fraction) or not 0.0 <= self.warmup_fraction <= 1.0:
             self._refuse("warmup_fraction", "must lie in [0, 1]")
         if self.control not in CONTROLS:
@@ -72,21 +113,76 @@ class ObjectiveConfig:
             )
         self._check_targets(given[0])
 
-    def check_layers(self, num_layers: int) -> None:
-        """Raises RunError unless there is one beta, and where they are given one target, per layer."""
+    def groups(self, num_layers: int, sides: Ranges = ()) -> Groups:
+        """The layers of each beta.
+
+        Args:
+          num_layers: of the model.
+          sides: the layers of each side of its maps, see `ModelConfig.groups`; () is every layer alone.
+
+        Raises:
+          RunError: `beta_groups` ends below or above the top layer.
+        """
+        alone = Groups.of_layers(num_layers)
+        if isinstance(self.beta_groups, str):
+            return Groups(sides) if self.beta_groups and sides else alone
+        groups = Groups(self.beta_groups)
+        if groups.num_layers != num_layers:
+            raise RunError(
+                f"config.objective.beta_groups={shorten(self.beta_groups)} ends at layer {groups.num_layers} "
+                f"but the model has {num_layers} layers (config.model.latent_shapes); let the last group end "
+                f"at {num_layers}"
+            )
+        return groups
+
+    def check_layers(self, num_layers: int, sides: Ranges = ()) -> None:
+        """Raises RunError unless there is one beta, and where they are given one target, per layer or group.
+
+        Args:
+          num_layers, sides: as in `groups`.
+        """
+        groups = self.groups(num_layers, sides)
         has_one_target = self.control == "target_distortion" or bool(self.target_shares)
         per_layer = {"betas": "beta", "target_kinds": "kind", "target_shares": "share"}
         if not has_one_target:
             per_layer.update(dict.fromkeys(self._target_fields(), "target"))
+        if len(self.free_nats) > 1:
+            per_layer["free_nats"] = "number"
+        why, each = f"the model has {num_layers} layers (config.model.latent_shapes)", "per layer, z_1 first"
+        if not groups.are_layers:
+            why = f"config.objective.beta_groups={shorten(self.beta_groups)} has {len(groups)} groups"
+            each = "per group, z_1's first"
         for name, entry in per_layer.items():
             values = getattr(self, name)
-            if len(values) != num_layers and (values or name == "betas"):
+            if len(values) != len(groups) and (values or name == "betas"):
                 advice = " or the total with config.objective.target_shares" if entry == "target" else ""
+                advice = " or one for all" if name == "free_nats" else advice
                 raise RunError(
-                    f"config.objective.{name}={shorten(values)} has {len(values)} entries but the model has "
-                    f"{num_layers} layers (config.model.latent_shapes); give one {entry} per layer, z_1 "
-                    f"first{advice}"
+                    f"config.objective.{name}={shorten(values)} has {len(values)} entries but {why}; give "
+                    f"one {entry} {each}{advice}"
                 )
+        self.read_range(num_layers)
+
+    def read_range(self, num_layers: int, conditioning: str | None = None) -> BetaRange | None:
+        """What a conditioned model of so many layers is trained for; None of another.
+
+        Raises:
+          RunError: see `beta_range.read`; or, where `conditioning` is given (`config.model.conditioning`),
+            there is a range and the model is not told the betas, or the other way round.
+        """
+        found = beta_range.read(vars(self), num_layers)
+        if conditioning == "none" and found:
+            self._refuse(
+                "beta_range",
+                "has no effect with config.model.conditioning='none'; set 'scale_shift', or this to ()",
+            )
+        if conditioning not in (None, "none") and not found:
+            self._refuse(
+                "beta_range",
+                f"must be two numbers, as (0.08, 12.6), with config.model.conditioning={conditioning!r}: "
+                "each image draws its betas between them",
+            )
+        return found
 
     def resolve_targets(self, num_dims: int) -> tuple[float, ...]:
         """The targets in nats: per layer, or the distortion alone; empty where there are none.
@@ -116,21 +212,33 @@ class ObjectiveConfig:
             upper.append(beta if kind == "free" else largest)
         return tuple(lower), tuple(upper)
 
-    def make_control(self, num_steps: int, num_dims: int, learning_rate_decay_fraction: float) -> BetaControl:
-        """The control of a run.
+    def make_control(
+        self,
+        num_steps: int,
+        num_dims: int,
+        learning_rate_decay_fraction: float,
+        groups: Groups | None = None,
+    ) -> BetaControl:
+        """The control of a run; its `init` takes `betas`.
 
         Args:
           num_steps: training steps of the run.
           num_dims: H · W · C, of targets in bits per dimension.
           learning_rate_decay_fraction: share of the steps, at the end, over which the learning rate
             falls to 0, and with it the gains of `target_rates`.
+          groups: the layers of each beta; None is one each.
         """
         decay = constant_scale
         if learning_rate_decay_fraction:
             decay = cubic_decay(round((1.0 - learning_rate_decay_fraction) * num_steps), num_steps)
         warmup = round(self.warmup_fraction * num_steps)
+        groups = groups or Groups.of_layers(len(self.betas))
         if self.control == "constant":
-            return linear_warmup(warmup, constant(decay))
+            control = linear_warmup(warmup, constant(decay))
+            if self.free_nats:
+                all_free = self.free_nats * (len(self.betas) if len(self.free_nats) == 1 else 1)
+                control = free_rates(all_free, control)
+            return share_betas(groups, control)
         targets, bounds = self.resolve_targets(num_dims), self.bounds()
         if self.control == "target_distortion":
             control = controls.target_distortion(targets[0], *bounds, decay)
@@ -138,7 +246,19 @@ class ObjectiveConfig:
             control = controls.pi_rates(targets, *bounds, decay, self.pi_gains)
         else:
             control = controls.target_rates(targets, *bounds, decay)
-        return linear_warmup(warmup, control)
+        return share_betas(groups, linear_warmup(warmup, control))
+
+    def _has_ranges(self) -> bool:
+        """Whether `beta_groups` are ranges from layer 1 on, one after the other."""
+        next_layer, ranges = 1, self.beta_groups
+        if not isinstance(ranges, tuple) or not ranges:
+            return False
+        for pair in ranges:
+            is_pair = isinstance(pair, tuple) and len(pair) == 2 and all(map(is_integer, pair))
+            if not is_pair or not next_layer == pair[0] <= pair[1]:
+                return False
+            next_layer = pair[1] + 1
+        return True
 
     def _check_betas(self) -> None:
         betas = self.betas

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import signal
 from collections.abc import Callable, Iterator
 
 import jax
@@ -12,6 +13,9 @@ import tiny
 
 from hvae_jax.models.config import DEEP, ModelConfig
 
+# A shell that runs the tests in the background has Ctrl-C ignored; so had all that they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Read when the first program is compiled.
 os.environ["XLA_FLAGS"] = " ".join(filter(None, (started.QUICK, os.environ.get("XLA_FLAGS"))))
 
@@ -135,6 +139,12 @@ def make_config() -> Callable[..., ModelConfig]:
             "compute_dtype": "float32",
             "remat": False,
             "blocks_by_side": (),
+            "latent_kinds": (),
+            "gumbel_hard": False,
+            "gumbel_schedule": (0.007, 0.4),
+            "top_prior": "standard",
+            "num_prior_components": 3,
+            "conditioning": "none",
         }
         if changes.get("inference") == DEEP:
             fields |= {"latent_shapes": ((4, 4, 2), (1, 1, 3)), "blocks_by_side": ((4, 2), (1, 1))}

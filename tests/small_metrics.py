@@ -34,6 +34,18 @@ def there(found: T | None) -> T:
     return found
 
 
+def make_rates(distortion: float, rates: list[float], bits_per_dim: float = 0.5) -> Rates:
+    """Of nine images, all with standard errors of 0.1."""
+    return Rates(
+        num_images=9,
+        negative_elbo_nats=Estimate(distortion + sum(rates), 0.1),
+        distortion_nats=Estimate(distortion, 0.1),
+        total_rate_nats=Estimate(sum(rates), 0.1),
+        rates_nats=Estimates(tuple(rates), (0.1,) * len(rates)),
+        bits_per_dim=bits_per_dim,
+    )
+
+
 def make_population(label_information: float, top_rate: float, num_images: int = 200) -> Population:
     """Of four classes with as many images each."""
     histogram = (50, 50, 50, 50)

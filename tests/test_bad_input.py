@@ -122,6 +122,11 @@ ROWS = [
     ("run", [DIGITS, "--config.training.batch_size=2.5"], ["--config.training.batch_size=2.5"]),
     ("run", [DIGITS, "--config.training.num_epochs=many"], ["--config.training.num_epochs=many"]),
     ("run", [DIGITS, "--config.objective.betas=(1.0,"], ["--config.objective.betas=(1.0,", "tuple"]),
+    (
+        "run",
+        [DIGITS, "--config.objective.betas=(3.0,1.0)", "--config.objective.betas=(2.0,1.0)"],
+        ["--config.objective.betas=(2.0,1.0): --config.objective.betas is given more than once"],
+    ),
     ("run", [DIGITS, "--config.training=3"], ["--config.training=3", "ConfigDict"]),
     ("run", ["--config.training.seed=1", DIGITS], ["--config.training.seed=1", "before"]),
     ("run", [DIGITS, "--config.training.seed"], ["--config.training.seed"]),
@@ -339,8 +344,10 @@ def world(tmp_path_factory) -> pathlib.Path:
 
     row = {"inference": "ladder", "num_layers": 2, "control": "target_rates", "seed": 0, "betas": [1.0, 1.0]}
     row.update(settled_at_step=None, targets_nats=[1.0, 1.0])
-    row.update(train_rates_nats=[1.0, 1.0], test_rates_nats=[1.0, 1.0])
-    row.update(test_rates_nats_standard_error=[0.1, 0.1])
+    for split in ("train", "test"):
+        row.update({f"{split}_rates_nats": [1.0, 1.0], f"{split}_rates_nats_standard_error": [0.1, 0.1]})
+        row[f"{split}_distortion_nats"] = 20.0
+    row["num_steps"] = 9
     (folder / "old.json").write_text(json.dumps([row]))
     changed = digits_targets.get_config().to_dict()
     changed["training"]["num_epochs"] = 7.0
@@ -359,10 +366,7 @@ def start(programs: started.Server, world: pathlib.Path) -> Callable[..., Answer
 
     def run(program: str, *arguments: str, **options: Any) -> Answer:
         before = snapshot(world)
-        # Flags that the program knows: it need not ask XLA about them.
-        plain = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-        environment = {**plain, **options.pop("environment", {})}
-        ended = programs.run(program, *arguments, folder=world, environment=environment, **options)
+        ended = programs.run(program, *arguments, folder=world, **options)
         after = snapshot(world)
         return Answer(ended, sorted(n for n in {*before, *after} if before.get(n) != after.get(n)))
 
@@ -394,7 +398,7 @@ def test_help_is_given_without_the_flags_that_are_needed(start, program, words):
 
 def test_a_closed_pipe_ends_a_program_quietly(start):
     plot = ("--out=new_folder/new.png", "--results=new_folder/new.json", "beta_3")
-    plotted = start("plot_betas", *plot)
+    plotted = start("plot_betas", *plot, draws=True)
     assert (plotted.ended.status, plotted.ended.err) == (0, "")
     # And an output goes into a folder that was not there.
     assert plotted.changed == ["new_folder", "new_folder/new.json", "new_folder/new.png"]

@@ -165,10 +165,10 @@ def test_conv_transpose_is_scipys():
 @pytest.mark.parametrize("side", [7, 8], ids=lambda side: f"from {side}")
 def test_conv_transpose_is_the_adjoint_of_conv(side: int):
     """⟨conv(x), y⟩ = ⟨x, conv_transpose(y)⟩ for the stages of the models, and the sides meet."""
-    (stage,) = make_stages(side, 1)
+    (stage,) = make_stages((side, side), 1)
     how = {"stride": stage.stride, "padding": stage.padding}
     x, kernel = normal(6, (2, side, side, 3)), normal(7, (KERNEL_SIZE, KERNEL_SIZE, 3, 8))
-    y = normal(8, (2, stage.side_out, stage.side_out, 8))
+    y = normal(8, (2, *stage.size_out, 8))
     down = np.asarray(conv(x, kernel, **how), np.float64)
     up = np.asarray(conv_transpose(y, kernel.swapaxes(2, 3), **how), np.float64)
     assert down.shape == y.shape
@@ -180,10 +180,10 @@ def test_conv_transpose_is_the_adjoint_of_conv(side: int):
 
 def test_stages_are_the_published_ones():
     for side, sides in ((32, [16, 8, 4]), (28, [14, 7, 4]), (64, [32, 16, 8])):
-        stages = make_stages(side, 3)
-        assert [stage.side_out for stage in stages] == sides
+        stages = make_stages((side, side), 3)
+        assert [stage.size_out for stage in stages] == [(side, side) for side in sides]
         for stage in stages:
-            assert (stage.stride, stage.padding) == ((2, 1) if stage.side_in % 2 == 0 else (1, 0))
+            assert (stage.stride, stage.padding) == ((2, 1) if stage.size_in[0] % 2 == 0 else (1, 0))
 
 
 @pytest.mark.parametrize("convolve", [convolution.conv, convolution.conv_transpose])

@@ -252,7 +252,7 @@ def test_numbers_are_found_again_without_their_list(trained, tmp_path):
     members = folders.open_grid(tmp_path, small, grid_members.read_config(small)[1])
     for member in members:
         records.open_run(member.folder(tmp_path), member.config)
-        records.write_json(member.folder(tmp_path) / "evaluation.json", {"status": "diverged"})
+        records.write_json(member.folder(tmp_path) / "evaluation.json", {"step": 1, "status": "diverged"})
     grown = folders.open_grid(tmp_path, large, grid_members.read_config(large)[1])
     assert [member.number for member in grown] == [2, 3, 4, 0, 5, 6, 7, 1]
     for member in grown[1:3]:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from drawn import dots, keep_figures, line
+from small_metrics import make_rates
 
 from experiments import (
     cifar_grid,
@@ -22,6 +23,8 @@ from experiments import (
 )
 from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
+from hvae_jax.evaluation.metrics import Reached, RunEvaluation, TargetReport
+from hvae_jax.evaluation.plain import to_plain
 from hvae_jax.figures import grids as figures
 from hvae_jax.figures import targets as target_figures
 from hvae_jax.grid import members as grid_members
@@ -258,16 +261,11 @@ def fake_grid(folder, **fields):
         one = member.folder(folder)
         one.mkdir(parents=True)
         rates = [1.0 / (1.0 + beta) + 0.01 * member.seed for beta in member.betas]
-        summary = {
-            "distortion_nats": sum(member.betas),
-            "rates_nats": rates,
-            "negative_elbo_nats": sum(member.betas) + sum(rates),
-            "bits_per_dim": 0.5,
-        }
-        content = {"step": 1, "status": "ok", "valid": summary, "test": summary}
+        summary = make_rates(sum(member.betas), rates)
+        evaluation = RunEvaluation(step=1, status="ok", valid=summary, test=summary)
         if member is members[-1]:
-            content = {"step": 0, "status": "diverged"}
-        records.write_json(one / records.EVALUATION_FILE, content)
+            evaluation = RunEvaluation(step=0, status="diverged")
+        records.write_json(one / records.EVALUATION_FILE, to_plain(evaluation))
     grid_table.write_timing(folder, members[0:3:2], 1.5)
     grid_table.write_timing(folder, members[1:3], 2.5)
     grid_table.write(folder, members, 64)
@@ -402,19 +400,16 @@ def test_a_table_of_targets_has_what_was_asked_for_found_and_reached(tmp_path, m
     for member in members[:-1]:
         one = member.folder(tmp_path)
         one.mkdir(parents=True)
-        summary = {
-            "distortion_nats": 5.0,
-            "rates_nats": [1.1 * target for target in member.targets],
-            "negative_elbo_nats": 9.0,
-            "bits_per_dim": 0.5,
-        }
-        found = {
-            "betas": [0.5 + member.seed] * num_layers,
-            "target_status": ["reached"] * num_layers,
-            "train_rates_nats": [1.01 * target for target in member.targets],
-        }
-        content = {"step": 1, "status": "ok", "valid": summary, "test": summary, **found}
-        records.write_json(one / records.EVALUATION_FILE, content)
+        summary = make_rates(5.0, [1.1 * target for target in member.targets])
+        train = make_rates(5.0, [1.01 * target for target in member.targets])
+        report = TargetReport(
+            target_status=("reached",) * num_layers,
+            betas=(0.5 + member.seed,) * num_layers,
+            beta_bounds=((0.1, 10.0),) * num_layers,
+            train=Reached(rates_nats=train.rates_nats, distortion_nats=train.distortion_nats),
+        )
+        evaluation = RunEvaluation(step=1, status="ok", valid=summary, test=summary, targets=report)
+        records.write_json(one / records.EVALUATION_FILE, to_plain(evaluation))
     grid_table.write(tmp_path, members, 64)
     assert "target_1_status" in (tmp_path / "grid.csv").read_text()
     table = grid_table.load(tmp_path)
@@ -455,7 +450,9 @@ def test_plans_go_on_with_chunks_that_were_begun(tmp_path):
     assert sorted(entry.name for entry in (tmp_path / "chunks").iterdir()) == ["0002"]
     # A finished grid has none, not even where they were.
     for number in (1, 2, 3, 5):
-        records.write_json(members[number].folder(tmp_path) / "evaluation.json", {"status": "diverged"})
+        records.write_json(
+            members[number].folder(tmp_path) / "evaluation.json", {"step": 1, "status": "diverged"}
+        )
     grid_run.clear_chunks(tmp_path, members)
     assert not (tmp_path / "chunks").exists()
     grid_run.clear_chunks(tmp_path, members)

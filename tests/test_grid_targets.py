@@ -11,13 +11,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_metrics import make_rates, there
 
 from experiments import digits_targets_grid, grid_results
 from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import targets
-from hvae_jax.evaluation.metrics import Rates, RunEvaluation
-from hvae_jax.evaluation.plain import Estimate, Estimates, to_plain
+from hvae_jax.evaluation.metrics import RunEvaluation
+from hvae_jax.evaluation.plain import Estimate, to_plain
 from hvae_jax.figures import grids as figures
 from hvae_jax.grid import members as grid_members
 from hvae_jax.grid import packed
@@ -88,14 +89,7 @@ def fake(folder, objective, grid, num_left=1):
     for member in members[: len(members) - num_left]:
         found = [0.1 + member.number] * len(member.betas)
         rates = [4.0 + member.number, 2.0]
-        summary = Rates(
-            num_images=9,
-            negative_elbo_nats=Estimate(15.0 + sum(rates), 0.1),
-            distortion_nats=Estimate(15.0, 0.1),
-            total_rate_nats=Estimate(sum(rates), 0.1),
-            rates_nats=Estimates(tuple(rates), (0.1, 0.1)),
-            bits_per_dim=(15.0 + sum(rates)) / NUM_DIMS / math.log(2.0),
-        )
+        summary = make_rates(15.0, rates)
         train = dataclasses.replace(summary, distortion_nats=Estimate(14.5, 0.1))
         report = targets.report_targets(member.objective, NUM_DIMS, found, train, summary, summary)
         content = to_plain(RunEvaluation(step=1, status="ok", valid=summary, test=summary, targets=report))
@@ -192,8 +186,9 @@ def test_models_of_a_stack_aim_at_and_are_evaluated_by_their_own_shares_of_a_tot
     monkeypatch.setattr(packed, "make_fresh_terms", lambda *_: lambda *_: {"train": terms, "valid": terms})
     trainer: Any = types.SimpleNamespace(layout=Packed(2))
     found = packed.make_evaluate(built, trainer)(stack, members)
-    assert [evaluation["targets_nats"] for evaluation in found] == asked
-    assert [evaluation["betas"] for evaluation in found] == [list(member.betas) for member in members]
-    assert found[0]["target_status"] == ["reached", "reached"]
-    assert "reached" not in found[1]["target_status"]
-    assert [evaluation["train_rates_nats"] for evaluation in found] == [[3.0, 9.0]] * 2
+    reports = [there(evaluation.targets) for evaluation in found]
+    assert [list(there(report.targets_nats)) for report in reports] == asked
+    assert [report.betas for report in reports] == [member.betas for member in members]
+    assert reports[0].target_status == ("reached", "reached")
+    assert "reached" not in reports[1].target_status
+    assert [report.train.rates_nats.value for report in reports] == [(3.0, 9.0)] * 2

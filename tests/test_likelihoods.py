@@ -371,11 +371,11 @@ def quick_mean(likelihood: LogisticMixture, out: jax.Array) -> jax.Array:
     return likelihood.mean(out.reshape(1, 1, 1, -1))
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("size", [0.15, 1.0], ids=["inside", "clipped at both ends"])
 def test_mixture_mean_is_the_mean_of_samples(channels: int, size: float):
     num, logits = 20_000, [0.5, 0.0, -0.5]
-    means, coefficients = random(22, (3, 3), size), random(23, (3, 3), 2 * size)
+    means, coefficients = random(22, (4, 3), size), random(23, (6, 3), 2 * size)
     means, coefficients = means[:channels], coefficients[: channels * (channels - 1) // 2]
     log_scales = np.full((channels, 3), -4.0 if size < 1.0 else -1.0)
     outputs = mixture_outputs(num, logits, means, log_scales, coefficients)
@@ -419,8 +419,7 @@ def test_integers_are_no_pixels(name: str, dtype: type):
 
 def test_num_outputs():
     for k in (1, 5, 10):
-        assert LogisticMixture(k).num_outputs(3) == 10 * k
-        assert LogisticMixture(k).num_outputs(1) == 3 * k
+        assert [LogisticMixture(k).num_outputs(c) for c in (1, 2, 3, 4)] == [3 * k, 6 * k, 10 * k, 15 * k]
     for likelihood in (Bernoulli(), GaussianPixels(1.0)):
         assert [likelihood.num_outputs(channels) for channels in (1, 3)] == [1, 3]
 

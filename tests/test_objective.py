@@ -39,6 +39,12 @@ def test_no_betas_are_ones(terms: LayerwiseTerms):
     np.testing.assert_allclose(elbo, layerwise_elbo(terms, np.ones(3, int)), rtol=1e-6)
 
 
+def test_every_image_may_have_betas_of_its_own(terms: LayerwiseTerms):
+    betas = np.random.default_rng(1).uniform(0.1, 3.0, (5, 3)).astype(np.float32)
+    alone = [layerwise_elbo(jax.tree.map(lambda a, i=i: a[i : i + 1], terms), betas[i])[0] for i in range(5)]
+    np.testing.assert_allclose(layerwise_elbo(terms, betas), np.stack(alone), rtol=1e-6)
+
+
 def test_the_docstring_example():
     terms = LayerwiseTerms(distortion=jnp.array([90.0]), rates=jnp.array([[5.0, 10.0]]))
     assert layerwise_elbo(terms).item() == -105.0

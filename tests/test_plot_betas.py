@@ -36,13 +36,13 @@ def test_rows_hold_each_choice_of_betas_and_seed_once_in_order(tmp_path):
         )
     ]
     rows = plot_betas.read_rows(runs)
-    assert [(row["betas"], row["seed"]) for row in rows] == [
+    assert [(row.betas, row.seed) for row in rows] == [
         ([1.0, 0.3], 3),
         ([1.0, 1.0], 3),
         ([3.0, 1.0], 1),
         ([3.0, 1.0], 3),
     ]
-    assert rows[3] == {"betas": [3.0, 1.0], "seed": 3, "test": {"rates_nats": [0.5, 3.0]}}
+    assert rows[3] == plot_betas.Row([3.0, 1.0], 3, {"rates_nats": [0.5, 3.0]})
     panels = plot_betas.make_panels(rows)
     assert {layer: list(points) for layer, points in panels.items()} == {1: [1.0, 3.0], 2: [0.3, 1.0]}
     np.testing.assert_array_equal(panels[1][3.0], [[0.7, 4.0], [0.5, 3.0]])

@@ -120,7 +120,7 @@ class NetworkWorker:
         self._built, self._config, self._num_images = built, config, len(images)
         self._batches = built.make_batches()
         step_fn = training.make_train_step(
-            built.terms_fn, built.preprocess_fn, built.make_control(), config, devices.DEVICE_AXIS
+            built.train_terms_fn, built.preprocess_fn, built.make_control(), config, devices.DEVICE_AXIS
         )
         self._interval = loop.compile_interval(step_fn, self._batches.pick)
         self._layout, stack = DataParallel(), stacks.new_stack([built.init_state()])

@@ -21,8 +21,8 @@ What your arrays may be; what is not listed is refused, and `Dataset.notices` sa
 
 | Images | Become |
 | --- | --- |
-| `[N, H, W]`, or `[N, H, W, C]` with C 1 or 3 | `[N, H, W, C]` |
-| `[N, C, H, W]` with C 1 or 3, where W is neither | `[N, H, W, C]`, with a notice |
+| `[N, H, W]`, or `[N, H, W, C]` with C 1 to 4 | `[N, H, W, C]` |
+| `[N, C, H, W]` with C 1 to 4, where W is not | `[N, H, W, C]`, with a notice |
 | uint8, or other integers, all from 0 to 255 | themselves |
 | float, all splits in [0, 1] | times 255, rounded, with a notice |
 | float, whole numbers from 0 to 255 | themselves, with a notice |
@@ -47,6 +47,7 @@ from hvae_jax.data.sources import DataConfig as DataConfig
 from hvae_jax.data.sources import Dataset as Dataset
 from hvae_jax.data.sources import load as load
 from hvae_jax.data.sources import make_preprocess as make_preprocess
+from hvae_jax.data.sources import title_of as title_of
 from hvae_jax.data.stored import Split as Split
 from hvae_jax.data.subsets import spread as spread
 from hvae_jax.data.subsets import subset as subset

@@ -13,7 +13,7 @@ from hvae_jax.data.labels import Named, listed, to_numbers
 from hvae_jax.data.stored import Split
 from hvae_jax.errors import data_error
 
-CHANNELS = (1, 3)
+CHANNELS = (1, 2, 3, 4)
 # Images at a time where a whole split is looked through or converted.
 CHUNK = 4096
 
@@ -64,7 +64,7 @@ def _with_channels(name: str, images: Mapping[str, Named], notices: list[str]) -
             shape = array.shape
             moved.append(key)
         if len(shape) != 4 or shape[-1] not in CHANNELS or 0 in shape:
-            wanted = "[N, H, W] or [N, H, W, C] with C 1 or 3, and not empty"
+            wanted = "[N, H, W] or [N, H, W, C] with C 1 to 4, and not empty"
             hint = "; reshape flat images to [N, H, W]" if len(shape) == 2 else ""
             raise data_error(name, f"{key} has shape {list(array.shape)}, must be {wanted}{hint}")
         found[split] = Named(key, array.reshape(shape))

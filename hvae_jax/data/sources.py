@@ -51,16 +51,14 @@ class Dataset(NamedTuple):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-        _, height, width, channels = self.train.images.shape
-        return height, width, channels
+        """(H, W, C); of data of one's own, whatever one example has."""
+        image_shape: Any = tuple(self.train.images.shape[1:])
+        return image_shape
 
     @property
     def title(self) -> str:
-        """The name as figures say it: of a folder or file its own name alone, without the way there."""
-        kind, _, rest = self.name.partition(":")
-        own = {"idx": Path(rest).name, "npz": Path(rest).stem}.get(kind, rest)
-        return own or kind
+        """The name as figures say it, see `title_of`."""
+        return title_of(self.name)
 
     @property
     def num_classes(self) -> int:
@@ -195,6 +193,13 @@ def make_preprocess(binarize: str) -> Callable[[jax.Array, jax.Array], jax.Array
         "round": lambda _, images: jnp.asarray(images > 127, jnp.float32),
         "sample": _sample,
     }[binarize]
+
+
+def title_of(name: str) -> str:
+    """A data set's name as figures say it: of a folder or file its own name alone, without the way there."""
+    kind, _, rest = name.partition(":")
+    own = {"idx": Path(rest).name, "npz": Path(rest).stem}.get(kind, rest)
+    return own or kind
 
 
 def _sample(keys: jax.Array, images: jax.Array) -> jax.Array:

@@ -38,6 +38,7 @@ from hvae_jax.evaluation.metrics import (
     Score,
     Split,
 )
+from hvae_jax.evaluation.rates import NamedGroups
 from hvae_jax.evaluation.sizes import NUM_PICTURES, Sizes
 from hvae_jax.keys import make_key
 from hvae_jax.models.hvae import HVAE
@@ -77,6 +78,7 @@ class ModelEvaluator:
         classifier: Classifier | None,
         sizes: Sizes,
         is_discrete: bool,
+        grouped: NamedGroups | None = None,
     ) -> None:
         """Puts the images on the devices, unless they are streamed.
 
@@ -89,19 +91,21 @@ class ModelEvaluator:
           is_discrete: whether the likelihood is a probability of discrete pixels. Then samples are drawn
             from p(x|z), since E[x|z] is no image of that kind, and the images at hand, as a population of
             their own, have an entropy that bounds D + R from below. Else samples are E[x|z].
+          grouped: layers whose rates are also summed, see `rates.summarize`.
 
         Raises:
           RunError: sizes that do not fit into memory.
         """
         self._model, self._classifier, self._sizes = model, classifier, sizes
-        self._is_discrete = is_discrete
+        self._is_discrete, self._grouped = is_discrete, grouped
+        self._from_layers, self._top_layers = measuring.read_layers(model)
         self._classes = parts.find_classes(dataset)
         self._parts = parts.make_parts(dataset, self._classes, sizes)
         self._splits: list[Split] = [split for split in SPLITS if split in self._parts]
         sizes.check_memory(
             num_images=sum(len(part.images) for part in self._parts.values()),
             num_dims=math.prod(dataset.image_shape),
-            num_latents=sum(map(math.prod, model.config.latent_shapes)),
+            num_latents=measuring.num_read_latents(model),
             num_features=0 if classifier is None else classifier.num_features,
         )
         # One array for all, so that there is one program; the test split comes last, since the draws of an
@@ -125,7 +129,10 @@ class ModelEvaluator:
         measured = self.measure(params, jax.random.fold_in(key, 0))
         num_dims, has_classes = math.prod(self._model.image_shape), self._classes.can_be_told_apart
         left_out, reason = self._left_out(), self._why_no_probes()
-        read, coordinates = representation.represent(measured, self._parts, has_probes=reason is None)
+        monte_carlo_rates = self._model.config.monte_carlo_rates
+        read, coordinates = representation.represent(
+            measured, self._parts, has_probes=reason is None, top_layers=self._top_layers
+        )
         _name_lacking_probes(read, reason, left_out)
         samples: dict[Split, np.ndarray] = {}
 
@@ -135,17 +142,25 @@ class ModelEvaluator:
             _name_lacking_scores(scores, f"generation.{split}.{self.pixels}", split, left_out)
             return scores
 
+        is_every_layer = len(self._from_layers) == self._model.num_layers
+        from_layers = None if is_every_layer else self._from_layers
         reconstructed = {
-            split: reconstruction.score(measured[split], self._parts[split], self._is_discrete)
+            split: reconstruction.score(measured[split], self._parts[split], self._is_discrete, from_layers)
             for split in self._splits
         }
         generated = {split: generate(split) for split in self._splits}
         metrics = Metrics(
-            rates=self._per_split(lambda split: rates.summarize(measured[split].terms, num_dims)),
+            rates=self._per_split(
+                lambda split: rates.summarize(
+                    measured[split].terms, num_dims, self._grouped, monte_carlo_rates=monte_carlo_rates
+                )
+            ),
             reconstruction=self._per_split(reconstructed.__getitem__),
             representation=read,
             information=self._per_split(
-                lambda split: information.inform(measured[split], self._parts[split], has_classes)
+                lambda split: information.inform(
+                    measured[split], self._parts[split], has_classes, bool(monte_carlo_rates)
+                )
             ),
             generation=self._per_split(lambda split: Generation(**{self.pixels: generated[split]})),
             applications=self._per_split(

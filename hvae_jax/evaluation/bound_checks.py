@@ -18,6 +18,7 @@ the others, and tells how near they came.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -170,6 +171,7 @@ def _check_information(info: Information, num_errors: float) -> list[Check]:
         if population.label is None:
             continue
         (label, error), rate = population.label.label_information_nats, population.top_rate_nats
+        error = math.hypot(error, population.top_rate_nats_standard_error or 0.0)
         sentence = f"I_q(y; z_L) = {label:.4f} ± {error:.4f} nats is above R_L = {rate:.4f}"
         excess = label - rate - num_errors * error - ROUNDING_NATS
         # Whatever z is, I(y; z) ≤ H[p(y)].
@@ -185,7 +187,7 @@ def _check_accuracies(info: LabelInformation, layers: Sequence[Layer], num_error
     found = []
     for layer in layers:
         number = layer.layer
-        is_top = number == len(layers)
+        is_top = layer is layers[-1]
         by_rates = info.max_accuracy_by_rates[number - 1]
         limit, bare = (by_information, info.max_accuracy_by_information) if is_top else (by_rates, by_rates)
         source = "f⁻¹(I_q(y; z_L))" if is_top else f"f⁻¹(R_{number} + … + R_L)"

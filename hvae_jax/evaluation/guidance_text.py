@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 
 from hvae_jax.evaluation.choices import Candidate, Entry, Explained, Guidance, Rival
+from hvae_jax.groups import layers_name, runs
 
 # Fewer standard errors than this are called no clear difference.
 CLEAR = 2.0
+# Betas and rates of more layers are said in short.
+MANY_LAYERS = 6
 
 
 def to_markdown(guidance: Guidance) -> str:
@@ -103,13 +106,20 @@ def _explain(explained: Mapping[str, Explained]) -> str:
 def _row(label: str, entry: Candidate | None, ahead: str, unit: str) -> str:
     if entry is None:
         return f"| {label} | absent | | | | | |"
-    betas = ", ".join(f"{beta:.3g}" for beta in entry.betas)
-    rates = ", ".join(f"{rate:.2f}" for rate in entry.rates_nats)
+    betas, rates = _betas(entry), ", ".join(f"{rate:.2f}" for rate in entry.rates_nats)
+    if len(entry.rates_nats) > MANY_LAYERS:
+        rates = f"{sum(entry.rates_nats):.2f} in all, {entry.rates_nats[-1]:.2f} at the top"
     test = f"{_number(entry.test, unit)} ± {_number(entry.test_standard_error, unit)}"
     return (
         f"| {label} | {betas} | {rates} | {len(entry.seeds)} | {_number(entry.valid, unit)} | {test} "
         f"| {ahead} |"
     )
+
+
+def _betas(entry: Candidate) -> str:
+    if len(entry.betas) <= MANY_LAYERS:
+        return ", ".join(f"{beta:.3g}" for beta in entry.betas)
+    return ", ".join(f"{beta:.3g} ({layers_name(*layers)})" for beta, *layers in runs(entry.betas))
 
 
 def _number(value: float, unit: str) -> str:

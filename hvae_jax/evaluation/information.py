@@ -10,6 +10,9 @@ hold exactly, and so does the accuracy bound of `bounds.max_accuracy` for a clas
 other images. As an estimate for *new* images both are too high, the more so the fewer images there are
 and the more dimensions z has: with N narrow posteriors that do not overlap, I_q(x; z) = log N and
 I_q(y; z) = H[p(y)], whatever the labels mean.
+
+A single categorical variable takes few values: the information is then a sum over them, without draws.
+Several are drawn, as Gaussians are.
 """
 
 import math
@@ -19,12 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special
 
 from hvae_jax import bounds
 from hvae_jax.evaluation.measuring import Measured
 from hvae_jax.evaluation.metrics import Information, LabelInformation, Population
 from hvae_jax.evaluation.parts import Part
 from hvae_jax.evaluation.plain import Estimate
+from hvae_jax.evaluation.rates import standard_error
 
 # Rows of the N × N table of log-densities at a time: with 10,000 images, 4 MB that stay in cache.
 TILE_NUMBERS = 1_000_000
@@ -62,9 +67,7 @@ def estimate(mean: ArrayLike, std: ArrayLike, samples: ArrayLike, labels: ArrayL
     Raises:
       ValueError: shapes that do not fit, labels that are no integers, or a std that is not positive.
     """
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels must be [N] integers, got {labels.dtype}{list(labels.shape)}")
+    labels = _check_labels(labels)
     mean, std = (np.asarray(a, np.float32).reshape(len(labels), -1) for a in (mean, std))
     samples = np.asarray(samples, np.float32)
     samples = samples.reshape(*samples.shape[:2], -1)
@@ -82,20 +85,82 @@ def estimate(mean: ArrayLike, std: ArrayLike, samples: ArrayLike, labels: ArrayL
     return LatentInformation(values[0].item(), errors[0].item(), values[1].item(), errors[1].item())
 
 
-def inform(found: Measured, part: Part, has_classes: bool) -> Information:
+def estimate_categorical(probs: ArrayLike, samples: ArrayLike, labels: ArrayLike) -> LatentInformation:
+    """The same of categorical variables, in float64; that of a single one is exact, its errors 0.
+
+    Args:
+      probs: of q(z|x_i), `[N, K]` of one variable, `[N, V, K]` of several.
+      samples: S one-hot draws from each, `[S, N, ...]`; of a single variable they are not looked at.
+      labels: `[N]` integers.
+
+    Raises:
+      ValueError: shapes that do not fit, labels that are no integers, or numbers that are no probabilities.
+    """
+    labels, samples = _check_labels(labels), np.asarray(samples)
+    probs = np.asarray(probs, np.float64)
+    if probs.ndim not in (2, 3) or len(probs) != len(labels) or samples.shape[1:] != probs.shape:
+        raise ValueError(
+            f"probs must be [N, K] or [N, V, K] and samples [S, ...] of them, got {probs.shape}, "
+            f"{samples.shape}"
+        )
+    if not (probs >= 0.0).all() or not np.allclose(probs.sum(axis=-1), 1.0, atol=1e-4):
+        raise ValueError("probs must not be negative, and sum to 1 over the last axis")
+    probs = np.asarray(probs / probs.sum(axis=-1, keepdims=True))
+    labels = np.unique(labels, return_inverse=True)[1]
+    if probs.ndim == 2:
+        return _count(probs, labels)
+    num, log_probs = len(labels), np.log(np.maximum(probs, np.finfo(float).tiny)).reshape(len(labels), -1)
+    rows, ratios = max(1, TILE_NUMBERS // num), []
+    for z in samples.reshape(len(samples), num, -1):
+        for start in range(0, num, rows):
+            tile = np.arange(start, min(start + rows, num))
+            log_density = z[tile] @ log_probs.T  # of each image's z under the posterior of every image
+            same = labels[tile, None] == labels
+            in_class = special.logsumexp(np.where(same, log_density, -np.inf), axis=1)
+            pair = np.stack([in_class - np.log(same.sum(axis=1)), log_density[np.arange(len(tile)), tile]])
+            ratios.append(pair - (special.logsumexp(log_density, axis=1) - math.log(num)))
+    draws = np.concatenate(ratios, axis=1)
+    values, errors = draws.mean(axis=1), draws.std(axis=1) / math.sqrt(draws.shape[1])
+    return LatentInformation(values[0].item(), errors[0].item(), values[1].item(), errors[1].item())
+
+
+def _count(probs: np.ndarray, labels: np.ndarray) -> LatentInformation:
+    """Of one variable, from the joint tables of image and value and of label and value."""
+    of_label = (labels == np.arange(labels.max() + 1)[:, None]) @ probs / len(labels)
+    found = []
+    for joint in (of_label, probs / len(labels)):
+        apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+        found.append(float(special.rel_entr(joint, apart).sum()))
+    return LatentInformation(found[0], 0.0, found[1], 0.0)
+
+
+def inform(found: Measured, part: Part, has_classes: bool, is_rate_drawn: bool = False) -> Information:
     """The section of one split, and of the images that probes are scored on.
 
     Each is a population of its own, with its own mixtures and labels: accuracies belong to the second.
+
+    Args:
+      found: of the split's images.
+      part: the split.
+      has_classes: whether there is a label to tell of.
+      is_rate_drawn: whether R_L is a Monte Carlo estimate, with an error of its own.
     """
-    whole = _inform_about(found, part.labels, np.arange(len(part.labels)), has_classes)
-    is_whole = len(part.scored) == len(part.labels)
-    scored = whole if is_whole else _inform_about(found, part.labels, part.scored, has_classes)
+    every = np.arange(len(part.labels))
+    whole = _inform_about(found, part.labels, every, has_classes, is_rate_drawn)
+    scored = whole
+    if len(part.scored) != len(part.labels):
+        scored = _inform_about(found, part.labels, part.scored, has_classes, is_rate_drawn)
     return Information(whole=whole, scored=scored)
 
 
-def _inform_about(found: Measured, labels: np.ndarray, places: np.ndarray, has_classes: bool) -> Population:
-    labels = labels[places]
-    estimated = estimate(found.means[-1][places], found.top_std[places], found.samples[-1][:, places], labels)
+def _inform_about(
+    found: Measured, labels: np.ndarray, places: np.ndarray, has_classes: bool, is_rate_drawn: bool
+) -> Population:
+    labels, means, samples = labels[places], found.means[-1][places], found.samples[-1][:, places]
+    if found.top_std is None:
+        estimated = estimate_categorical(means, samples, labels)
+    else:
+        estimated = estimate(means, found.top_std[places], samples, labels)
     layer_rates = found.terms.rates[places].mean(axis=0, dtype=np.float64)
     of_label = None
     if has_classes:
@@ -113,8 +178,19 @@ def _inform_about(found: Measured, labels: np.ndarray, places: np.ndarray, has_c
         num_images=len(labels),
         image_information_nats=Estimate(estimated.image, estimated.image_standard_error),
         top_rate_nats=float(layer_rates[-1]),
+        # Over images, which are the whole population: rather too large than too small.
+        top_rate_nats_standard_error=float(standard_error(np.asarray(found.terms.rates)[places, -1]))
+        if is_rate_drawn
+        else None,
         label=of_label,
     )
+
+
+def _check_labels(labels: ArrayLike) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels must be [N] integers, got {labels.dtype}{list(labels.shape)}")
+    return labels
 
 
 @jax.jit(static_argnames="rows")

@@ -54,8 +54,23 @@ class ImportanceBound:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupRate:
+    """The rate of neighbouring layers together: the sum of theirs."""
+
+    name: str
+    lowest_layer: int
+    highest_layer: int
+    rate_nats: Estimate
+    rate_bits: Estimate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Means over a split at β = 1; rates of the layers z_1 → z_L."""
+    """Means over a split at β = 1; rates of the layers z_1 → z_L, and of groups where there are any.
+
+    Attributes:
+      monte_carlo_rates: layers whose rate has no closed form: log q(z) − log p(z) at the draws.
+    """
 
     num_images: int
     negative_elbo_nats: Estimate
@@ -63,6 +78,8 @@ class Rates:
     total_rate_nats: Estimate
     rates_nats: Estimates
     bits_per_dim: float
+    groups: tuple[GroupRate, ...] | None = None
+    monte_carlo_rates: tuple[int, ...] | None = None
     bound: Annotated[ImportanceBound | None, Inline()] = None
 
 
@@ -79,10 +96,13 @@ class TargetReport:
     """What became of the rates, or of the distortion, that a run was asked for; see `targets`.
 
     Attributes:
+      target_groups: names of the groups, where layers share betas; "layer" then is "group" in all of this,
+        and rates are sums over the layers of a group.
       targets_nats: of each layer, None for one without a target.
       betas: where they ended, between the `beta_bounds` of each layer.
     """
 
+    target_groups: tuple[str, ...] | None = None
     target_distortion_nats: float | None = None
     targets_nats: tuple[float | None, ...] | None = None
     target_status: tuple[str, ...]
@@ -131,9 +151,15 @@ class DataEntropy:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """How well images come back from all layers, from z_2 and up, …, from z_L."""
+    """How well images come back from all layers, from z_2 and up, …, from z_L.
+
+    Attributes:
+      layers: the lowest of each entry of `from_layer`, where it is not every layer: of a deep network, the
+        lowest of each side of its maps.
+    """
 
     from_layer: tuple[ReconstructionScores, ...]
+    layers: tuple[int, ...] | None = None
     num_images_ssim: int | None = None
     entropy: Annotated[DataEntropy | None, Inline()] = None
 
@@ -181,7 +207,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Representation:
-    """Classifiers that read z_1 → z_L."""
+    """Classifiers that read z_1 → z_L; of a deep network the top layer of each side of its maps."""
 
     layers: tuple[Layer, ...]
 
@@ -199,11 +225,16 @@ class LabelInformation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Population:
-    """What z_L tells of images that are taken for the whole population, I_q(x; z_L), beside R_L."""
+    """What z_L tells of images that are taken for the whole population, I_q(x; z_L), beside R_L.
+
+    Attributes:
+      top_rate_nats_standard_error: where R_L is a Monte Carlo estimate; None where it is analytic.
+    """
 
     num_images: int
     image_information_nats: Estimate
     top_rate_nats: float
+    top_rate_nats_standard_error: float | None = None
     label: Annotated[LabelInformation | None, Inline()] = None
 
 

@@ -1,21 +1,29 @@
 """Distortion, rates and the bounds on log p(x), over a whole split."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hvae_jax.evaluation.metrics import Rates
+from hvae_jax.evaluation.metrics import GroupRate, Rates
 from hvae_jax.evaluation.plain import Estimate, Estimates
+from hvae_jax.groups import Groups
 from hvae_jax.keys import fold_in
 from hvae_jax.objective import LayerwiseTerms, bits_per_dim
 from hvae_jax.training import Params, TermsFn
 
 # (params, x [B, ...], keys [B]) -> log p(x, z) - log q(z|x) at one draw, [B]
 LogWeightFn = Callable[[Params, jax.Array, jax.Array], jax.Array | Any]
+
+
+class NamedGroups(NamedTuple):
+    """Layers that a summary puts together, and what it calls them."""
+
+    groups: Groups
+    names: tuple[str, ...]
 
 
 def make_repeated_terms(terms_fn: TermsFn, num_samples: int) -> TermsFn:
@@ -40,12 +48,20 @@ def make_importance_bound(log_weight_fn: LogWeightFn, num_samples: int) -> LogWe
     return fn
 
 
-def summarize(terms: LayerwiseTerms, num_dims: int) -> Rates:
+def summarize(
+    terms: LayerwiseTerms,
+    num_dims: int,
+    grouped: NamedGroups | None = None,
+    *,
+    monte_carlo_rates: Sequence[int] = (),
+) -> Rates:
     """Means over a split at β = 1, each with its standard error over the images.
 
     Args:
       terms: `[N]` and `[N, L]`, nats.
       num_dims: H · W · C.
+      grouped: of the layers, for the rates of groups; None, or every layer alone, is without.
+      monte_carlo_rates: layers whose rate has no closed form, to be named.
     """
     distortion = np.asarray(terms.distortion, np.float64)
     rates = np.asarray(terms.rates, np.float64)
@@ -58,7 +74,19 @@ def summarize(terms: LayerwiseTerms, num_dims: int) -> Rates:
         total_rate_nats=mean(total),
         rates_nats=Estimates(tuple(rates.mean(axis=0).tolist()), tuple(standard_error(rates).tolist())),
         bits_per_dim=float(bits_per_dim(negative_elbo.value, num_dims)),
+        groups=_group_rates(rates, grouped) if grouped and not grouped.groups.are_layers else None,
+        monte_carlo_rates=tuple(monte_carlo_rates) or None,
     )
+
+
+def _group_rates(rates: np.ndarray, grouped: NamedGroups) -> tuple[GroupRate, ...]:
+    found = []
+    sums = grouped.groups.sum(rates).T
+    for name, (lowest, highest), nats in zip(grouped.names, grouped.groups.ranges, sums, strict=True):
+        layers = {"lowest_layer": lowest, "highest_layer": highest}
+        bits = mean(nats / math.log(2.0))
+        found.append(GroupRate(name=name, **layers, rate_nats=mean(nats), rate_bits=bits))
+    return tuple(found)
 
 
 def mean(values: np.ndarray) -> Estimate:

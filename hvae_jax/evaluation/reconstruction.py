@@ -1,5 +1,7 @@
 """How well images come back: PSNR and SSIM, on values clipped to [0, 1]."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from hvae_jax import bounds
@@ -61,13 +63,16 @@ def ssim(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
     )
 
 
-def score(found: Measured, part: Part, is_discrete: bool) -> Reconstruction:
+def score(
+    found: Measured, part: Part, is_discrete: bool, from_layers: Sequence[int] | None = None
+) -> Reconstruction:
     """The section of one split.
 
     Args:
       found: of its images.
       part: the split.
       is_discrete: whether the images, as a population of their own, have an entropy.
+      from_layers: that reconstructions are from; None is each layer.
     """
     x, layers = np.asarray(found.x), []
     for index, picture in enumerate(found.reconstructions):
@@ -82,7 +87,8 @@ def score(found: Measured, part: Part, is_discrete: bool) -> Reconstruction:
         scores = ReconstructionScores(psnr_db=mean(psnr(x, picture)), ssim=mean(similarity), judged=judged)
         layers.append(scores)
     entropy = _entropy(x, np.asarray(found.terms.rates)) if is_discrete else None
-    return Reconstruction(from_layer=tuple(layers), num_images_ssim=len(part.scored), entropy=entropy)
+    num_images, below = len(part.scored), None if from_layers is None else tuple(from_layers)
+    return Reconstruction(from_layer=tuple(layers), layers=below, num_images_ssim=num_images, entropy=entropy)
 
 
 def _entropy(x: np.ndarray, rates: np.ndarray) -> DataEntropy:

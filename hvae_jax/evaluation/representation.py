@@ -145,7 +145,10 @@ def probe(train: Seen, valid: Seen, test: Seen) -> Probes:
 
 
 def represent(
-    measured: Mapping[str, Measured], parts: Mapping[str, Part], has_probes: bool
+    measured: Mapping[str, Measured],
+    parts: Mapping[str, Part],
+    has_probes: bool,
+    top_layers: Sequence[int],
 ) -> tuple[Representation, list[np.ndarray]]:
     """The section, and each layer's means of the test split's `points` along two directions, `[N, 2]`.
 
@@ -153,6 +156,7 @@ def represent(
       measured: by part.
       parts: "train", which probes are fitted on, "valid", which chooses them, "test".
       has_probes: whether the data allow for them.
+      top_layers: whose latents were measured.
     """
 
     def seen(name: str, what: Callable[[Measured], np.ndarray]) -> Seen:
@@ -171,7 +175,7 @@ def represent(
         coordinates.append(place)
         layers.append(
             Layer(
-                layer=index + 1,
+                layer=top_layers[index],
                 samples=of_samples,
                 means=of_means,
                 principal_component_shares=tuple(share.tolist()),

@@ -19,6 +19,11 @@ from hvae_jax.evaluation.choices import Scored
 from hvae_jax.evaluation.metrics import Metrics, RunEvaluation
 from hvae_jax.evaluation.plain import from_plain, to_plain
 from hvae_jax.evaluation.settings import Settings
+from hvae_jax.groups import Groups
+from hvae_jax.models.config import ModelConfig
+from hvae_jax.objective_config import ObjectiveConfig
+from hvae_jax.run_config import build_group, with_tuples
+from hvae_jax.training.checkpoints import latest_step
 
 METRICS_FILE, PICTURES_FILE = "metrics.json", "pictures.npz"
 GRID_FILE, MODELS_FOLDER = "grid.csv", "models"
@@ -30,7 +35,7 @@ class Evaluated(NamedTuple):
     Attributes:
       name: of its folder in a grid, "run" for a run of its own.
       folder: its run folder; only a name for a model that was read from a table.
-      betas: β_1 … β_L.
+      betas: β_1 … β_L; layers of a group have the same.
       seed: of its training.
       metrics: content of metrics.json.
     """
@@ -132,13 +137,6 @@ def num_layers(config: Mapping[str, Any]) -> int:
     return len(config["model"]["latent_shapes"])
 
 
-def latest_step(folder: pathlib.Path) -> int | None:
-    """The newest step that a run saved, by the names of its checkpoints; None where there is none."""
-    checkpoints = folder / records.CHECKPOINTS_FOLDER
-    names = [entry.name for entry in checkpoints.iterdir()] if checkpoints.is_dir() else []
-    return max((int(name) for name in names if name.isdigit()), default=None)
-
-
 def load(folder: pathlib.Path, is_grid: bool) -> Evaluated:
     """An evaluated run.
 
@@ -152,7 +150,7 @@ def load(folder: pathlib.Path, is_grid: bool) -> Evaluated:
 
 
 def betas_of(folder: pathlib.Path, config: Mapping[str, Any]) -> tuple[float, ...]:
-    """Those of a run's objective, or where rates were asked for those that were found.
+    """Those of a run's objective, or where rates were asked for those that were found; one per layer.
 
     Raises:
       RunError: evaluation.json is damaged.
@@ -162,9 +160,25 @@ def betas_of(folder: pathlib.Path, config: Mapping[str, Any]) -> tuple[float, ..
     if file.exists():
         evaluation = from_plain(RunEvaluation, records.read_json(file), file)
         betas = evaluation.targets.betas if evaluation.targets else betas
-    if len(betas) != num_layers(config):
-        raise RunError(f"{file} has {len(betas)} betas for {num_layers(config)} layers; delete it")
-    return betas
+    groups = beta_groups_of(config)
+    if len(betas) != len(groups):
+        of_what = "layers" if groups.are_layers else "groups of layers"
+        raise RunError(f"{file} has {len(betas)} betas for {len(groups)} {of_what}; delete it")
+    return tuple(groups.expand(np.asarray(betas)).tolist())
+
+
+def beta_groups_of(config: Mapping[str, Any]) -> Groups:
+    """The layers of each beta, by a run's config.
+
+    Raises:
+      RunError: of a model or an objective that cannot be.
+    """
+    config = with_tuples(dict(config))
+    if not config["objective"].get("beta_groups"):
+        return Groups.of_layers(num_layers(config))
+    model = build_group("model", ModelConfig, config)
+    objective = build_group("objective", ObjectiveConfig, config)
+    return objective.groups(num_layers(config), model.groups)
 
 
 def why_stale(folder: pathlib.Path, wanted: Settings) -> str | None:

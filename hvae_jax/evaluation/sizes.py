@@ -57,7 +57,7 @@ class Sizes:
         Args:
           num_images: that are measured: of the fits, the validation and the test split.
           num_dims: numbers in an image.
-          num_latents: numbers in the latents of all layers.
+          num_latents: numbers in the latents that are read of an image.
           num_features: of the classifier.
           available: bytes; those of this machine by default.
 

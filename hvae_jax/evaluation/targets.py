@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from hvae_jax.evaluation.metrics import Rates, Reached, TargetReport
+from hvae_jax.evaluation.plain import Estimates
 from hvae_jax.keys import make_key
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.objective_config import ObjectiveConfig
@@ -52,11 +53,13 @@ def report_targets(
     Args:
       objective: with a control that has targets.
       num_dims: H · W · C.
-      betas: `[L]`, where they ended.
-      train, valid, test: of `rates.summarize`.
+      betas: `[L]`, where they ended; those of the groups where its layers share betas.
+      train, valid, test: of `rates.summarize`, with these groups.
     """
     targets, kinds = objective.resolve_targets(num_dims), objective.kinds()
     lower, upper = objective.bounds()
+    in_groups = bool(objective.beta_groups) and train.groups is not None
+    reached = _reached(train, in_groups)
     is_distortion = objective.control == "target_distortion"
     if is_distortion:
         # Less distortion takes a smaller beta, as a larger rate does; at a bound, all betas must be.
@@ -67,19 +70,20 @@ def report_targets(
         status = [
             target_status(kind, target, rate, _is_near(beta, low), _is_near(beta, high))
             for kind, target, rate, beta, low, high in zip(
-                kinds, targets, train.rates_nats.value, betas, lower, upper, strict=True
+                kinds, targets, reached.rates_nats.value, betas, lower, upper, strict=True
             )
         ]
     asked = [None if kind == "free" else target for kind, target in zip(kinds, targets, strict=False)]
     return TargetReport(
+        target_groups=tuple(group.name for group in train.groups or ()) if in_groups else None,
         target_distortion_nats=targets[0] if is_distortion else None,
         targets_nats=None if is_distortion else tuple(asked),
         target_status=tuple(status),
         betas=tuple(betas),
         beta_bounds=tuple(zip(lower, upper, strict=True)),
-        train=_reached(train),
-        valid=valid and _reached(valid),
-        test=test and _reached(test),
+        train=reached,
+        valid=valid and _reached(valid, in_groups),
+        test=test and _reached(test, in_groups),
     )
 
 
@@ -124,12 +128,19 @@ def describe_targets(report: TargetReport) -> str:
         asked = "free" if target is None else f"asked {target:.4f}"
         found = ", ".join(f"{split.rates_nats.value[index]:.4f} {name}" for name, split in reached.items())
         beta, status = report.betas[index], report.target_status[index].replace("_", " ")
-        lines.append(f"  R_{index + 1}: {asked}, {found}; beta_{index + 1} = {beta:.4g}: {status}")
+        rate, name = f"R_{index + 1}", f"beta_{index + 1}"
+        if report.target_groups is not None:
+            rate, name = f"R of {report.target_groups[index]}", "its beta"
+        lines.append(f"  {rate}: {asked}, {found}; {name} = {beta:.4g}: {status}")
     return "\n".join(lines)
 
 
-def _reached(rates: Rates) -> Reached:
-    return Reached(rates_nats=rates.rates_nats, distortion_nats=rates.distortion_nats)
+def _reached(rates: Rates, in_groups: bool) -> Reached:
+    found = rates.rates_nats
+    if in_groups:
+        values, errors = zip(*(group.rate_nats for group in rates.groups or ()), strict=True)
+        found = Estimates(values, errors)
+    return Reached(rates_nats=found, distortion_nats=rates.distortion_nats)
 
 
 def _is_near(beta: float, bound: float) -> bool:

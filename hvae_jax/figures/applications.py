@@ -21,9 +21,12 @@ from hvae_jax.figures.style import (
     DPI,
     GUIDE_COLOR,
     LAYER_COLORS,
+    channels_note,
+    image_width,
     layer_label,
     new_figure,
     tile,
+    wrap,
 )
 
 DIAGONAL_COLOR = LAYER_COLORS[1]
@@ -241,9 +244,12 @@ def pictures(model: Evaluated, title: str, file: pathlib.Path) -> None:
     """What a model does: test images, their reconstructions from each layer down, samples, neighbours."""
     arrays = model.pictures()
     rows = {"test images": arrays["images"]}
-    for layer, images in enumerate(arrays["reconstructions"], start=1):
+    from_layers = model.metrics.reconstruction.test.layers or range(1, model.num_layers + 1)
+    for layer, images in zip(from_layers, arrays["reconstructions"], strict=True):
         which = (
-            "all layers" if layer == 1 else f"$z_{layer}$" + ("" if layer == model.num_layers else " and up")
+            "all layers"
+            if layer == 1
+            else f"$z_{{{layer}}}$" + ("" if layer == model.num_layers else " and up")
         )
         rows[f"reconstructed from {which}"] = images
     samples = f"samples ({model.metrics.generation.test.pixels or 'means'})"
@@ -251,13 +257,14 @@ def pictures(model: Evaluated, title: str, file: pathlib.Path) -> None:
     rows["nearest training images"] = arrays["neighbors"]
     size, left, top, gap = 0.62, 2.35, 0.55, 0.16
     num_columns = max(map(len, rows.values()))  # there may be fewer test images than samples
-    width = left + size * num_columns + 0.1
+    across = image_width(arrays["images"], size)
+    width = left + across * num_columns + 0.1
     height = top + size * len(rows) + gap + 0.1
     figure = Figure(figsize=(width, height))
     below = height - top
     for label, images in rows.items():
         below -= size + (gap if label == samples else 0.0)
-        place = (left / width, below / height, size * len(images) / width, 0.94 * size / height)
+        place = (left / width, below / height, across * len(images) / width, 0.94 * size / height)
         axes = figure.add_axes(place)
         axes.imshow(
             tile(images / 255), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="auto"
@@ -265,18 +272,19 @@ def pictures(model: Evaluated, title: str, file: pathlib.Path) -> None:
         axes.set_axis_off()
         middle = (below + 0.47 * size) / height
         figure.text((left - 0.12) / width, middle, label, ha="right", va="center", fontsize=9)
+    title = wrap(title + channels_note(arrays["images"]), width)
     figure.text(0.5, 1 - 0.3 / height, title, ha="center", va="center", fontsize=11)
     _save(figure, file)
 
 
 def latents(model: Evaluated, title: str, file: pathlib.Path) -> None:
     """Each layer's posterior means along their two main directions; colour and number are the class."""
-    arrays, num_layers = model.pictures(), model.num_layers
-    figure = new_figure(4.3 * num_layers, 4.2)
-    row = figure.subplots(1, num_layers, squeeze=False)[0]
+    arrays, layers = model.pictures(), model.metrics.representation.layers
+    figure = new_figure(4.3 * len(layers), 4.2)
+    row = figure.subplots(1, len(layers), squeeze=False)[0]
     labels = arrays["latent_labels"]
-    for layer, axes in enumerate(row, start=1):
-        points = arrays[f"latent_coordinates_{layer}"]
+    for place, (layer, axes) in enumerate(zip(layers, row, strict=True), start=1):
+        points = arrays[f"latent_coordinates_{place}"]
         points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
         for number, label in enumerate(np.unique(labels)):
             own = points[labels == label]
@@ -286,13 +294,13 @@ def latents(model: Evaluated, title: str, file: pathlib.Path) -> None:
             centre = np.median(points[labels == label], axis=0)
             box = {"boxstyle": "circle,pad=0.15", "fc": "white", "ec": GUIDE_COLOR, "lw": 0.8, "alpha": 0.9}
             axes.annotate(str(label), centre, ha="center", va="center", fontsize=9, bbox=box)
-        shares = model.metrics.representation.layers[layer - 1].principal_component_shares
-        name = layer_label(layer, num_layers).removeprefix(f"rate $R_{layer}$ of ")
+        shares = layer.principal_component_shares
+        name = layer_label(layer.layer, model.num_layers).partition(" of ")[2]
         axes.set_title(f"means of {name}", fontsize=11)
         axes.set_xlabel(f"first principal component ({shares[0]:.0%})")
         if len(shares) > 1:
             axes.set_ylabel(f"second ({shares[1]:.0%})")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(wrap(title, 4.3 * len(layers)), fontsize=11)
     _save(figure, file)
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +14,9 @@ from hvae_jax.figures.style import (
     LAYER_COLORS,
     PathLike,
     elbo_lines,
+    group_label,
     new_figure,
+    rate_name,
 )
 
 Table = Mapping[str, np.ndarray]
@@ -22,15 +24,16 @@ Table = Mapping[str, np.ndarray]
 SAME_BETA = 1e-6
 
 
-def rate_space(table: Table, title: str, file: PathLike) -> None:
+def rate_space(table: Table, title: str, file: PathLike, names: Sequence[str] | None = None) -> None:
     """R_l against R_k, one dot a model: all that a choice of betas reaches. One panel per pair of layers.
 
     Coloured by the ELBO. The model at β = 1 and those with all betas equal, means over seeds, are marked.
 
     Args:
-      table: of L ≥ 2 layers.
+      table: of L ≥ 2 layers, or with rates of as many groups.
       title: said above.
       file: PNG to write.
+      names: of the groups; None where rates are those of layers.
     """
     num_layers = table["rates_nats"].shape[-1]
     pairs = list(itertools.combinations(range(num_layers), 2))
@@ -59,8 +62,8 @@ def rate_space(table: Table, title: str, file: PathLike) -> None:
         at_one = np.isclose(even_betas, 1.0)
         style = {"color": LAYER_COLORS[1], "mec": "black", "ms": 15, "label": "all betas 1 (the ELBO)"}
         axes.plot(even_rates[at_one, low], even_rates[at_one, high], "*", **style)
-        axes.set_xlabel(f"rate $R_{low + 1}$ of $z_{low + 1}$ (nats per image)")
-        axes.set_ylabel(f"rate $R_{high + 1}$ of $z_{high + 1}$ (nats per image)")
+        axes.set_xlabel(f"{rate_name(low, names)} (nats per image)")
+        axes.set_ylabel(f"{rate_name(high, names)} (nats per image)")
         axes.legend(frameon=False)
     if dots is not None:
         figure.colorbar(dots, ax=panels, label="−ELBO (nats per image)", shrink=0.9)
@@ -68,7 +71,13 @@ def rate_space(table: Table, title: str, file: PathLike) -> None:
     figure.savefig(os.fspath(file), dpi=DPI)
 
 
-def rate_maps(table: Table, title: str, file: PathLike) -> None:
+def rate_maps(
+    table: Table,
+    title: str,
+    file: PathLike,
+    names: Sequence[str] | None = None,
+    beta_names: Sequence[str] | None = None,
+) -> None:
     """Heat maps of every layer's rate over the betas, means over seeds.
 
     One row per pair of betas that both vary, one column per layer; other betas are those nearest 1.
@@ -77,30 +86,35 @@ def rate_maps(table: Table, title: str, file: PathLike) -> None:
       table: of a grid with at least two betas that vary, not of a list of points.
       title: said above.
       file: PNG to write.
+      names: of the groups whose rates they are; None where they are those of layers.
+      beta_names: of the groups that share betas; None where there is one per layer.
     """
     betas, rates = table["betas"][..., 0, :], _seed_mean(table["rates_nats"])
-    num_layers = rates.shape[-1]
+    num_layers, num_betas = rates.shape[-1], betas.shape[-1]
     sizes = betas.shape[:-1]
-    values = [np.moveaxis(betas[..., i], i, 0).reshape(sizes[i], -1)[:, 0] for i in range(num_layers)]
+    values = [np.moveaxis(betas[..., i], i, 0).reshape(sizes[i], -1)[:, 0] for i in range(num_betas)]
     pairs = [
-        pair for pair in itertools.combinations(range(num_layers), 2) if all(len(values[i]) > 1 for i in pair)
+        pair for pair in itertools.combinations(range(num_betas), 2) if all(len(values[i]) > 1 for i in pair)
     ]
     figure = new_figure(4.4 * num_layers, 3.8 * len(pairs))
     panels = figure.subplots(len(pairs), num_layers, squeeze=False)
     for row, (low, high) in zip(panels, pairs, strict=True):
         nearest = [int(np.argmin(np.abs(np.log(np.maximum(v, 1e-12))))) for v in values]
-        cut = tuple(slice(None) if i in (low, high) else nearest[i] for i in range(num_layers))
+        cut = tuple(slice(None) if i in (low, high) else nearest[i] for i in range(num_betas))
         for layer, axes in enumerate(row):
             image = axes.imshow(rates[(*cut, layer)].T, origin="lower", cmap="magma", aspect="auto", vmin=0.0)
-            figure.colorbar(image, ax=axes, label=f"$R_{layer + 1}$ (nats per image)")
+            short = rate_name(layer, names).partition(" of ")[0] if names else f"$R_{{{layer + 1}}}$"
+            figure.colorbar(image, ax=axes, label=f"{short} (nats per image)")
             for set_ticks, set_label, axis in (
                 (axes.set_xticks, axes.set_xlabel, low),
                 (axes.set_yticks, axes.set_ylabel, high),
             ):
                 shown = range(0, len(values[axis]), max(1, (len(values[axis]) - 1) // 4))
                 set_ticks(list(shown), [f"{values[axis][i]:.2g}" for i in shown])
-                set_label(f"$\\beta_{axis + 1}$")
-            axes.set_title(f"rate of $z_{layer + 1}$", fontsize=11)
+                shared = f"$\\beta$ of {group_label(beta_names[axis])}" if beta_names else None
+                set_label(shared or f"$\\beta_{{{axis + 1}}}$")
+            name = group_label(names[layer]) if names else f"$z_{{{layer + 1}}}$"
+            axes.set_title(f"rate of {name}", fontsize=11)
     figure.suptitle(title)
     figure.savefig(os.fspath(file), dpi=DPI)
 
@@ -151,13 +165,13 @@ def _even(table: Table) -> dict[str, np.ndarray]:
 
     Where the betas were solved for they are those found, each seed's own; no seed without betas counts.
     """
-    num_layers = table["betas"].shape[-1]
-    betas = _seed_mean(table["betas"]).reshape(-1, num_layers)
+    num_betas, num_rates = table["betas"].shape[-1], table["rates_nats"].shape[-1]
+    betas = _seed_mean(table["betas"]).reshape(-1, num_betas)
     spread, largest = np.ptp(table["betas"], axis=-1), table["betas"].max(axis=-1)
     is_even = ((spread <= SAME_BETA * largest) | np.isnan(spread)).all(axis=-1).ravel()
     means = {
         "betas": betas,
-        "rates_nats": _seed_mean(table["rates_nats"]).reshape(-1, num_layers),
+        "rates_nats": _seed_mean(table["rates_nats"]).reshape(-1, num_rates),
         "distortion_nats": _seed_mean(table["distortion_nats"], axis=-1).reshape(-1),
     }
     found = np.flatnonzero(is_even & np.isfinite(betas).all(axis=1))

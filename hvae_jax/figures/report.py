@@ -81,11 +81,19 @@ def columns(model: Evaluated) -> dict[str, float | int | str]:
     label, generation = metrics.information.test.whole.label, metrics.generation.test
     scores, pixels = generation.scores, generation.pixels or "samples"
     judged, both = (scores.judged, scores.precision_recall) if scores else (None, None)
+    betas = {f"β_{layer}": beta for layer, beta in enumerate(model.betas, start=1)}
+    of_layers = {f"R_{layer}": rate for layer, rate in enumerate(rates.rates_nats.value, start=1)}
+    if rates.groups is not None:
+        of_layers = {f"R of {group.name}": group.rate_nats.value for group in rates.groups}
+        of_groups = [set(model.betas[group.lowest_layer - 1 : group.highest_layer]) for group in rates.groups]
+        if all(len(values) == 1 for values in of_groups):
+            names = (group.name for group in rates.groups)
+            betas = {f"β of {name}": min(values) for name, values in zip(names, of_groups, strict=True)}
     found = {
         "model": model.name,
-        **{f"β_{layer}": beta for layer, beta in enumerate(model.betas, start=1)},
+        **betas,
         "seed": model.seed,
-        **{f"R_{layer}": rate for layer, rate in enumerate(rates.rates_nats.value, start=1)},
+        **of_layers,
         "D": rates.distortion_nats.value,
         "−ELBO": rates.negative_elbo_nats.value,
         "PSNR": whole.psnr_db.value,
@@ -192,9 +200,8 @@ def _strip(model: Evaluated) -> dict[str, str]:
     stacked = np.concatenate([part for line in lines for part in (line, between)][:-1])
     file = io.BytesIO()
     Image.fromarray(np.round(stacked * 255).astype(np.uint8)).save(file, "PNG", optimize=True)
-    below = [
-        f"from z_{layer} up" if layer > 1 else "from all layers" for layer in range(1, model.num_layers + 1)
-    ]
+    from_layers = model.metrics.reconstruction.test.layers or range(1, model.num_layers + 1)
+    below = [f"from z_{layer} up" if layer > 1 else "from all layers" for layer in from_layers]
     values = "".join(
         f"<dt>{html.escape(name)}</dt><dd>{_text(value)}</dd>" for name, value in columns(model).items()
     )

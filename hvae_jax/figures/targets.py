@@ -6,35 +6,51 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from hvae_jax.evaluation.rates import NamedGroups
 from hvae_jax.figures.style import (
     DPI,
     GUIDE_COLOR,
     LAYER_COLORS,
+    MANY_LAYERS,
     PathLike,
+    group_label,
     layer_color,
     layer_label,
     new_figure,
+    rate_name,
+    wrap,
 )
 
 
 def way_to_targets(
-    train: Mapping[str, np.ndarray], targets: Sequence[float | None], title: str, file: PathLike
+    train: Mapping[str, np.ndarray],
+    targets: Sequence[float | None],
+    title: str,
+    file: PathLike,
+    grouped: NamedGroups | None = None,
 ) -> None:
     """Every layer's rate above, its beta below, over training steps; dashed lines are the targets.
 
     Args:
       train: as `records.load` returns it.
-      targets: `[L]` rates, nats; None for a layer without one.
+      targets: `[L]` rates, nats; None for a layer without one. `[G]` where layers are grouped.
       title: said above the panels.
       file: PNG to write.
+      grouped: the layers that share a beta and a target; None is every layer alone.
     """
     figure = new_figure(6.4, 5.6)
     top, bottom = figure.subplots(2, 1, sharex=True)
     num_layers = train["rates_nats"].shape[1]
-    for layer, target in enumerate(targets, start=1):
-        color, label = layer_color(layer), layer_label(layer, num_layers)
-        top.plot(train["step"], train["rates_nats"][:, layer - 1], color=color, label=label)
-        bottom.plot(train["step"], train["betas"][:, layer - 1], color=color, label=f"$\\beta_{layer}$")
+    rates, betas = train["rates_nats"], train["betas"]
+    labels = [(layer_label(layer, num_layers), f"$\\beta_{{{layer}}}$") for layer in range(1, num_layers + 1)]
+    if grouped is not None:
+        rates, betas = grouped.groups.sum(rates), grouped.groups.collapse(betas)
+        names = map(group_label, grouped.names)
+        labels = [(f"rate of {name}", f"$\\beta$ of {name}") for name in names]
+    for number, (target, (label, beta_label)) in enumerate(zip(targets, labels, strict=True), start=1):
+        color = layer_color(number)
+        top.plot(train["step"], rates[:, number - 1], color=color, label=label)
+        bottom.plot(train["step"], betas[:, number - 1], color=color, label=beta_label)
         if target is not None:
             top.axhline(target, color=color, lw=1.0, ls="--")
     top.plot([], [], color=GUIDE_COLOR, lw=1.0, ls="--", label="target")
@@ -48,21 +64,25 @@ def way_to_targets(
     bottom.set_ylabel("beta (log scale)")
     bottom.set_xlabel("training step")
     for axes in (top, bottom):
-        axes.legend(frameon=False, fontsize=9)
-    figure.suptitle(title)
+        if len(targets) <= MANY_LAYERS:
+            axes.legend(frameon=False, fontsize=9)
+    figure.suptitle(wrap(title, 6.4))
     figure.savefig(os.fspath(file), dpi=DPI)
 
 
-def target_map(table: Mapping[str, np.ndarray], title: str, file: PathLike) -> None:
+def target_map(
+    table: Mapping[str, np.ndarray], title: str, file: PathLike, names: Sequence[str] | None = None
+) -> None:
     """Where a grid of target rates lies in rate space, and where its models came out.
 
     One panel per pair of layers. A cross is a target, a dot a model's rates over the training split,
     coloured by its test distortion; a line joins the two where they differ.
 
     Args:
-      table: as `grid_table.load` returns it for a grid over targets of L ≥ 2 layers.
+      table: as `grid_table.load` returns it for a grid over targets of L ≥ 2 layers, or groups of layers.
       title: said above.
       file: PNG to write.
+      names: of the groups; None where there is a target per layer.
     """
     num_layers = table["betas"].shape[-1]
     targets = table["targets_nats"].reshape(-1, num_layers)
@@ -90,8 +110,8 @@ def target_map(table: Mapping[str, np.ndarray], title: str, file: PathLike) -> N
             zorder=2,
             label="reached, training split",
         )
-        axes.set_xlabel(f"rate $R_{low + 1}$ of $z_{low + 1}$ (nats per image)")
-        axes.set_ylabel(f"rate $R_{high + 1}$ of $z_{high + 1}$ (nats per image)")
+        axes.set_xlabel(f"{rate_name(low, names)} (nats per image)")
+        axes.set_ylabel(f"{rate_name(high, names)} (nats per image)")
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
     legend = panels[0, 0].legend(

@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -29,6 +29,7 @@ def rate_row(
     grad_norm: float | None = None,
     images_per_s: float | None = None,
     num_skipped: int | None = None,
+    monte_carlo_rates: Sequence[int] = (),
 ) -> dict[str, Any]:
     """One line of rates.jsonl: means over an interval of training, or over a whole split.
 
@@ -46,6 +47,8 @@ def rate_row(
       images_per_s: throughput; None where it is not measured.
       num_skipped: steps of the run so far that were left out for their gradient's norm; None leaves out the
         field, where no step may be.
+      monte_carlo_rates: layers whose rate is a Monte Carlo estimate, not an analytic KL; where there are none
+        there is no such field.
 
     Raises:
       ValueError: not one beta for each rate.
@@ -71,7 +74,9 @@ def rate_row(
         "grad_norm": None if grad_norm is None else float(grad_norm),
         "images_per_s": None if images_per_s is None else round(images_per_s, 1),
     }
-    return row if num_skipped is None else {**row, "num_skipped": num_skipped}
+    if num_skipped is not None:
+        row["num_skipped"] = num_skipped
+    return {**row, "monte_carlo_rates": [*monte_carlo_rates]} if monte_carlo_rates else row
 
 
 class RateLog:

@@ -34,7 +34,7 @@ class TensorBoard:
         self._writer: Any = None
 
     def report(self, row: Mapping[str, Any]) -> None:
-        """Writes one row, at once; a list becomes one scalar per layer.
+        """Writes one row, at once; a list becomes one scalar per layer (and, before that, per marked vector).
 
         Raises:
           RunError: no space, or no permission.
@@ -43,13 +43,9 @@ class TensorBoard:
             if self._writer is None:
                 self._writer = self._open(row["step"])
             for name, value in row.items():
-                if name in ("step", "epoch", "split") or value is None:
+                if name in ("step", "epoch", "split", "monte_carlo_rates") or value is None:
                     continue
-                if isinstance(value, list):
-                    for layer, entry in enumerate(value, start=1):
-                        self._add(f"{row['split']}/{name}_{layer}", entry, row["step"])
-                else:
-                    self._add(f"{row['split']}/{name}", value, row["step"])
+                self._add(f"{row['split']}/{name}", value, row["step"])
             self._writer.flush()
         except OSError as error:
             raise self._error(error) from error
@@ -74,7 +70,11 @@ class TensorBoard:
             writer.write_event(self._events.Event(wall_time=time.time(), step=start, **content))
         return writer
 
-    def _add(self, name: str, value: float, step: int) -> None:
+    def _add(self, name: str, value: float | list[Any], step: int) -> None:
+        if isinstance(value, list):
+            for number, entry in enumerate(value, start=1):
+                self._add(f"{name}_{number}", entry, step)
+            return
         summary = self._summary.scalar(name, value)
         self._writer.write_event(self._events.Event(wall_time=time.time(), step=step, summary=summary))
 

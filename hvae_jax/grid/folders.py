@@ -15,6 +15,8 @@ from typing import Any
 
 from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
+from hvae_jax.evaluation.metrics import RunEvaluation
+from hvae_jax.evaluation.plain import from_plain
 from hvae_jax.grid import members as grid_members
 from hvae_jax.grid.members import (
     CHUNKS_FOLDER,
@@ -25,7 +27,6 @@ from hvae_jax.grid.members import (
     GridConfig,
     Member,
 )
-from hvae_jax.training import checkpoints
 from hvae_jax.values import shorten
 
 MODELS_FILE = "models.json"
@@ -135,10 +136,9 @@ def check_models(folder: pathlib.Path, members: Sequence[Member]) -> None:
                 "there, or delete it to train the model anew"
             )
         log = member.folder(folder) / records.RATES_FILE
-        last = _last_step(log) if evaluation.get("status", "ok") == "ok" and "step" in evaluation else None
-        if last is not None and last != evaluation["step"]:
+        if evaluation.status in ("ok", None) and (last := _last_step(log)) != evaluation.step:
             raise RunError(
-                f"{log} is damaged: it ends at step {last} of {evaluation['step']}; restore it, or delete "
+                f"{log} is damaged: it ends at step {last} of {evaluation.step}; restore it, or delete "
                 f"{log.parent} to train the model anew"
             )
 
@@ -189,17 +189,29 @@ def is_complete(folder: pathlib.Path, member: Member) -> bool:
     model_folder = member.folder(folder)
     if not (model_folder.is_dir() and records.EVALUATION_FILE in os.listdir(model_folder)):
         return False
-    return read_evaluation(folder, member) is not None
+    return read_whole(model_folder / records.EVALUATION_FILE) is not None
 
 
-def read_evaluation(folder: pathlib.Path, member: Member) -> dict[str, Any] | None:
-    """Content of a model's evaluation.json; None where it is absent or damaged."""
-    return read_whole(member.folder(folder) / records.EVALUATION_FILE)
+def read_evaluation(folder: pathlib.Path, member: Member) -> RunEvaluation | None:
+    """A model's evaluation.json; None where it is absent or damaged.
+
+    Raises:
+      RunError: it is something else.
+    """
+    content = read_whole(member.folder(folder) / records.EVALUATION_FILE)
+    try:
+        return None if content is None else from_plain(RunEvaluation, content, "it")
+    except RunError as error:
+        raise not_of_this_grid(folder, member, str(error)) from error
 
 
-def latest_step(run_folder: pathlib.Path) -> int | None:
-    """The newest step that a run saved, by the names of its checkpoints; None where there is none."""
-    return max(checkpoints.steps_of(run_folder / records.CHECKPOINTS_FOLDER), default=None)
+def not_of_this_grid(folder: pathlib.Path, member: Member, why: str) -> RunError:
+    """What to say of an evaluation.json that is something else."""
+    file = member.folder(folder) / records.EVALUATION_FILE
+    return RunError(
+        f"{file} is not the evaluation of a model of this grid ({why}); delete it: the same command "
+        "evaluates the model again"
+    )
 
 
 def read_whole(file: pathlib.Path) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from hvae_jax import experiment
 from hvae_jax.errors import RunError
+from hvae_jax.groups import Groups, Ranges
 from hvae_jax.models.hvae import ModelConfig
 from hvae_jax.objective_config import ObjectiveConfig
 from hvae_jax.training import TrainingConfig
@@ -40,8 +41,8 @@ class GridConfig:
     """What a config's `grid` group says; every field is checked before any work starts.
 
     Attributes:
-      betas: one tuple of values per layer, z_1 first; the grid is their cartesian product. One of
-        the first four fields is given, the others are empty.
+      betas: one tuple of values per layer, z_1 first (or per group of `objective.beta_groups`); the grid is
+        their cartesian product. One of the first four fields is given, the others are empty.
       points: instead, the beta vectors themselves.
       targets_nats: instead, values of each layer's target rate, for a config whose objective solves
         for the betas (or of the one target, where it has one: a total rate or a distortion).
@@ -136,12 +137,13 @@ class GridConfig:
         points = tuple(map(len, self.values)) or (len(self.vectors),)
         return (*points, len(self.seeds))
 
-    def check_layers(self, num_entries: int, what: str = "", why: str = "") -> None:
+    def check_layers(self, num_entries: int, what: str = "", why: str = "", in_groups: bool = False) -> None:
         """Raises RunError unless every point has as many entries.
 
         Args:
-          num_entries: one per layer, or 1 where `what` is all that a point gives, since `why`.
-          what, why: for the error; empty where there is an entry per layer.
+          num_entries: one per layer or group, or 1 where `what` is all that a point gives, since `why`.
+          what, why: for the error; empty where there is an entry per layer or group.
+          in_groups: whether layers share betas.
         """
         for number in sorted(set(map(len, self.vectors)) - {num_entries}):
             given = f"config.grid.{self.field}={shorten(getattr(self, self.field))}"
@@ -150,6 +152,11 @@ class GridConfig:
                     f"{given} has {number} entries a point, but {why} takes {what}; give one entry"
                 )
             entries = "targets" if self.has_targets else "betas"
+            if in_groups:
+                raise RunError(
+                    f"{given} is over {number} groups but config.objective.beta_groups makes {num_entries}; "
+                    f"give {entries} for each group, z_1's first"
+                )
             raise RunError(
                 f"{given} is over {number} layers but the model has {num_entries} "
                 f"(config.model.latent_shapes); give {entries} for each layer, z_1 first"
@@ -177,13 +184,18 @@ class Member(NamedTuple):
 
     @property
     def betas(self) -> tuple[float, ...]:
-        """Multipliers, z_1 first; where a control solves for them, those it starts from."""
+        """Multipliers, one per layer or group; where a control solves for them, those it starts from."""
         return self.config["objective"]["betas"]
 
     @property
     def objective(self) -> ObjectiveConfig:
         """Its objective, checked."""
         return experiment.build_group("objective", ObjectiveConfig, self.config)
+
+    @property
+    def groups(self) -> Groups:
+        """The layers of each beta."""
+        return self.objective.groups(*_layers(self.config))
 
     @property
     def targets(self) -> tuple[float, ...]:
@@ -231,14 +243,13 @@ def read_config(config: Mapping[str, Any]) -> tuple[GridConfig, list[Member]]:
     """
     if "grid" not in config:
         raise RunError("config has no group grid; train a single model with experiments.run")
-    for name in ("grid", "model", "objective", "training"):
+    # Networks of one's own have no group `model`, see `own`.
+    for name in ("grid", *(["model"] if "model" in config else []), "objective", "training"):
         if not isinstance(config.get(name), Mapping):
             raise RunError(f"config.{name}={config.get(name)!r} must be a group of fields")
     grid = experiment.build_group("grid", GridConfig, config)
     base = {name: group for name, group in config.items() if name != "grid"}
-    num_layers = len(experiment.build_group("model", ModelConfig, base).latent_shapes)
-    if not grid.has_targets:
-        grid.check_layers(num_layers)
+    layers = _layers(base)
     members = []
     for number, overrides in enumerate(_overrides(grid)):
         of_model = {name: dict(group) for name, group in base.items()}
@@ -247,18 +258,35 @@ def read_config(config: Mapping[str, Any]) -> tuple[GridConfig, list[Member]]:
             of_model[group][name] = value
         members.append(Member(number, of_model, overrides))
     if grid.has_targets:
-        _check_targets(grid, members[0], num_layers)
+        _check_targets(grid, members[0])
+    else:
+        _check_entries(grid, members[0])
     objective = members[0].objective
     for member in members[:: len(grid.seeds)]:
         own = {field.removeprefix("objective."): value for field, value in member.overrides.items()}
         own = {name: value for name, value in own.items() if "." not in name}
-        dataclasses.replace(objective, **own).check_layers(num_layers)
+        dataclasses.replace(objective, **own).check_layers(*layers)
     for member in members[: len(grid.seeds)]:
         experiment.build_group("training", TrainingConfig, member.config)
     return grid, members
 
 
-def _check_targets(grid: GridConfig, member: Member, num_layers: int) -> None:
+def _layers(config: Mapping[str, Any]) -> tuple[int, Ranges]:
+    """How many layers the model has, and those of each side of its maps; see `ObjectiveConfig.groups`."""
+    if "model" in config:
+        model = experiment.build_group("model", ModelConfig, config)
+        return len(model.latent_shapes), model.groups
+    objective = experiment.build_group("objective", ObjectiveConfig, config)
+    is_by_layer = isinstance(objective.beta_groups, str)
+    return len(objective.betas) if is_by_layer else Groups(objective.beta_groups).num_layers, ()
+
+
+def _check_entries(grid: GridConfig, member: Member) -> None:
+    groups = member.groups
+    grid.check_layers(len(groups), in_groups=not groups.are_layers)
+
+
+def _check_targets(grid: GridConfig, member: Member) -> None:
     if member.config["objective"].get("control") == "constant":
         raise RunError(
             f"config.grid.{grid.field} needs a control that solves for the betas, but "
@@ -270,7 +298,7 @@ def _check_targets(grid: GridConfig, member: Member, num_layers: int) -> None:
     elif objective.target_shares:
         grid.check_layers(1, "one total rate", "config.objective.target_shares")
     else:
-        grid.check_layers(num_layers)
+        _check_entries(grid, member)
 
 
 def _overrides(grid: GridConfig) -> Iterable[dict[str, Any]]:

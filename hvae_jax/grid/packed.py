@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +12,6 @@ from hvae_jax import training
 from hvae_jax.data.stored import StoredArray
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.evaluation.metrics import RunEvaluation
-from hvae_jax.evaluation.plain import to_plain
 from hvae_jax.experiment import Experiment
 from hvae_jax.grid import table as grid_table
 from hvae_jax.grid.members import Member
@@ -24,7 +22,7 @@ from hvae_jax.training.split_evaluator import StackEvaluator
 from hvae_jax.training.stacks import Packed, Stack
 from hvae_jax.training.streaming import StreamedBatches, make_batches
 
-Evaluate = Callable[[Stack, Sequence[Member]], list[dict[str, Any]]]
+Evaluate = Callable[[Stack, Sequence[Member]], list[RunEvaluation]]
 
 
 class PackedTrainer:
@@ -34,16 +32,18 @@ class PackedTrainer:
         """A stack has room for `capacity` models, rounded up to a multiple of the devices."""
         self.layout = Packed(capacity)
         self.num_steps = built.num_steps
-        self._terms_fn = built.terms_fn
+        self._valid_terms_fn = built.valid_terms_fn()
         self._batches = make_batches(built.dataset.train.images, built.training, self.layout)
         valid = built.dataset.valid.images
         self._valid = StackEvaluator(valid, built.preprocess_fn, self.layout) if len(valid) else None
         self._trainer = loop.Trainer(
-            built.terms_fn,
+            built.train_terms_fn,
             preprocess_fn=built.preprocess_fn,
             control=built.make_control(),
             config=built.training,
             layout=self.layout,
+            beta_range=built.beta_range,
+            monte_carlo_rates=built.model.config.monte_carlo_rates,
         )
 
     def train(
@@ -61,7 +61,7 @@ class PackedTrainer:
 
         def validate(params: Params) -> LayerwiseTerms:
             assert self._valid is not None
-            return self._valid.map_images(self._terms_fn, params, seeds, len(members))
+            return self._valid.map_images(self._valid_terms_fn, params, seeds, len(members))
 
         with contextlib.closing(self._ordered(members)) as batches:
             return self._trainer.train(
@@ -112,16 +112,17 @@ def make_evaluate(built: Experiment, trainer: PackedTrainer) -> Evaluate:
     has_targets = built.objective.control != "constant"
     fresh_terms = make_fresh_terms(built, trainer, ("train", "valid") if has_targets else ())
 
-    def evaluate(stack: Stack, members: Sequence[Member]) -> list[dict[str, Any]]:
+    def evaluate(stack: Stack, members: Sequence[Member]) -> list[RunEvaluation]:
         seeds, num_models = np.asarray([member.seed for member in members]), len(members)
-        params = trainer.layout.put(stack.states.eval_params)
+        betas = np.asarray([member.betas for member in members], np.float32)
+        params = trainer.layout.put(built.at(stack.states.eval_params, betas))
         terms = {
             split: evaluator.map_images(terms_fn, params, seeds, num_models)
             for split, evaluator in evaluators.items()
         }
         fresh = fresh_terms(stack, seeds)
         return [
-            _evaluation(
+            evaluation_of(
                 built._replace(objective=member.objective),
                 stack,
                 model,
@@ -166,25 +167,34 @@ def _make_evaluators(
     }
 
 
-def _evaluation(
+def evaluation_of(
     built: Experiment,
     stack: Stack,
     model: int,
     terms: dict[str, LayerwiseTerms],
     fresh: dict[str, LayerwiseTerms],
-) -> dict[str, Any]:
+) -> RunEvaluation:
+    """What a model's evaluation.json holds, from the terms of splits `[N, …]` and those about its targets."""
     finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((terms, fresh)))
     if int(stack.failed_at[model]) or not finite:
-        return {"step": int(stack.states.step[model]), "status": grid_table.DIVERGED}
+        return RunEvaluation(step=int(stack.states.step[model]), status=grid_table.DIVERGED)
     of_split, of_fresh = (
-        {split: rates.summarize(found, built.num_dims) for split, found in every.items()}
+        {
+            split: rates.summarize(
+                found,
+                built.num_dims,
+                built.named_groups,
+                monte_carlo_rates=built.model.config.monte_carlo_rates,
+            )
+            for split, found in every.items()
+        }
         for every in (terms, fresh)
     )
     report = None
     if fresh:
-        betas = stack.states.beta_state.betas[model].tolist()
+        betas = built.beta_groups.collapse(stack.states.beta_state.betas[model]).tolist()
         report = targets.report_targets(
             built.objective, built.num_dims, betas, of_fresh["train"], of_fresh.get("valid"), of_split["test"]
         )
     step, status = int(stack.step), grid_table.OK
-    return to_plain(RunEvaluation(step=step, status=status, **of_split, targets=report))
+    return RunEvaluation(step=step, status=status, **of_split, targets=report)

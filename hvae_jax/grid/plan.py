@@ -18,8 +18,9 @@ from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.files import claims
 from hvae_jax.grid import run as grid_run
-from hvae_jax.grid.folders import is_complete, latest_step, read_whole
+from hvae_jax.grid.folders import is_complete, read_whole
 from hvae_jax.grid.members import TASKS_FOLDER, Member, chunk_name, lock_file
+from hvae_jax.training.checkpoints import latest_step
 
 PLAN_FILE, JOBS_FILE, LAUNCH_LOCK, MERGE_LOCK = "plan.json", "jobs.json", "launch.lock", "merge.lock"
 # A task that was stopped so often without a further checkpoint is not started again by itself.

@@ -17,14 +17,15 @@ import numpy as np
 
 from hvae_jax import experiment, records
 from hvae_jax.errors import RunError, Stopped
+from hvae_jax.evaluation.plain import to_plain
 from hvae_jax.experiment import Experiment
 from hvae_jax.files import claims
 from hvae_jax.grid import table as grid_table
-from hvae_jax.grid.folders import is_complete, latest_step
+from hvae_jax.grid.folders import is_complete
 from hvae_jax.grid.members import CHUNKS_FOLDER, Member, chunk_name, lock_file
 from hvae_jax.grid.packed import Evaluate, PackedTrainer, init_stack, make_evaluate
 from hvae_jax.training import TrainState, loop, stacks
-from hvae_jax.training.checkpoints import Checkpoints
+from hvae_jax.training.checkpoints import Checkpoints, latest_step
 from hvae_jax.training.stacks import Stack
 
 CHUNK_FILE = "models.json"
@@ -180,7 +181,7 @@ def _run_chunk(
         for i, (member, evaluation) in enumerate(zip(members, evaluate(stack, members), strict=True)):
             _save_state(member.folder(folder), stacks.entry(stack.states, i))
             # Last: it says that the model is complete.
-            records.write_json(member.folder(folder) / records.EVALUATION_FILE, evaluation)
+            records.write_json(member.folder(folder) / records.EVALUATION_FILE, to_plain(evaluation))
         _remove_chunk(folder / CHUNKS_FOLDER / chunk_name([member.number for member in members]))
 
 

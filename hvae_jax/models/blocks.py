@@ -4,20 +4,23 @@ Parameters are float32. Each part computes in the type of its input, and what le
 mean and standard deviation is float32 again.
 
 Every convolution of the models is one *stage* of the image's way down, or its transpose on the way
-up: kernel 4, stride 2, padding 1 where a side is even, and kernel 4, stride 1, no padding where it is
-odd. 32 → 16 → 8 → 4 and 28 → 14 → 7 → 4 are the published ones. A stage's transpose restores the side
-exactly, so up and down always meet.
+up: kernel 4, stride 2, padding 1 where height and width are even, and kernel 4, stride 1, no padding where
+they are odd. 32 → 16 → 8 → 4 and 28 → 14 → 7 → 4 are the published ones; images need not be square, as long
+as both sides are even at the same stages. A stage's transpose restores the size exactly, so up and down
+always meet.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from hvae_jax.categorical import Categorical
 from hvae_jax.gaussian import Gaussian
+from hvae_jax.mixture import Mixture
 from hvae_jax.models import convolution
 from hvae_jax.models import convolution_products as products
 
@@ -26,30 +29,36 @@ HEAD_KERNEL_SIZE = 3
 # Far below any standard deviation worth its rate; keeps log(std) finite where softplus underflows.
 MIN_STD = 1e-6
 
+# What betas do to hidden maps and vectors, see `conditioning`; None where networks are not told them.
+Condition = Callable[[jax.Array], jax.Array] | None
+
 
 class Stage(NamedTuple):
-    """One convolution of the way down from `side_in` to `side_out` pixels."""
+    """One convolution of the way down from `size_in` to `size_out`, each (height, width) in pixels."""
 
-    side_in: int
-    side_out: int
+    size_in: tuple[int, int]
+    size_out: tuple[int, int]
     stride: int
     padding: int
 
 
-def make_stages(side: int, num_stages: int) -> tuple[Stage, ...]:
-    """The stages that take an image of `side` pixels down.
+def make_stages(size: tuple[int, int], num_stages: int) -> tuple[Stage, ...]:
+    """The stages that take an image of this (height, width) down.
 
     Raises:
-      ValueError: the side runs out before the stages do.
+      ValueError: a side runs out before the stages do, or one is odd where the other is even.
     """
     stages = []
     for number in range(num_stages):
-        stride, padding = (2, 1) if side % 2 == 0 else (1, 0)
-        side_out = (side + 2 * padding - KERNEL_SIZE) // stride + 1
-        if side_out < 1:
-            raise ValueError(f"num_stages={num_stages} is too many: {side} pixels are left after {number}")
-        stages.append(Stage(side, side_out, stride, padding))
-        side = side_out
+        left = f"{size[0]}×{size[1]} pixels are left after {number}"
+        if size[0] % 2 != size[1] % 2:
+            raise ValueError(f"{left}, one side even, the other odd, and no stage takes such a map down")
+        stride, padding = (2, 1) if size[0] % 2 == 0 else (1, 0)
+        height, width = ((side + 2 * padding - KERNEL_SIZE) // stride + 1 for side in size)
+        if min(height, width) < 1:
+            raise ValueError(f"num_stages={num_stages} is too many: {left}")
+        stages.append(Stage(size, (height, width), stride, padding))
+        size = height, width
     return tuple(stages)
 
 
@@ -120,9 +129,9 @@ class Down(nn.Module):
     channels: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, condition: Condition = None) -> jax.Array:
         for stage in self.stages:
-            x = nn.relu(Conv(self.channels, KERNEL_SIZE, stage.stride, stage.padding)(x))
+            x = hidden(Conv(self.channels, KERNEL_SIZE, stage.stride, stage.padding)(x), condition)
         return x
 
 
@@ -133,30 +142,29 @@ class Up(nn.Module):
     channels: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, condition: Condition = None) -> jax.Array:
         for stage in reversed(self.stages):
-            x = nn.relu(ConvTranspose(self.channels, KERNEL_SIZE, stage.stride, stage.padding)(x))
+            x = hidden(ConvTranspose(self.channels, KERNEL_SIZE, stage.stride, stage.padding)(x), condition)
         return x
 
 
 class Lift(nn.Module):
-    """A latent brought to a feature map of `side` pixels, to be joined with what lives there.
+    """A latent brought to a feature map of `size` pixels, to be joined with what lives there.
 
-    A vector starts as a map at the bottom of `stages`; a map of `side` pixels stays as it is.
+    A vector starts as a map at the bottom of `stages`; a map of `size` pixels stays as it is.
     """
 
     stages: tuple[Stage, ...]
     channels: int
-    side: int
+    size: tuple[int, int]
 
     @nn.compact
-    def __call__(self, z: jax.Array) -> jax.Array:
+    def __call__(self, z: jax.Array, condition: Condition = None) -> jax.Array:
         if z.ndim == 2:
-            bottom = self.stages[-1].side_out
-            z = nn.relu(Dense(bottom * bottom * self.channels)(z))
-            z = z.reshape(-1, bottom, bottom, self.channels)
-        between = tuple(s for s in self.stages if s.side_in <= self.side and s.side_out >= z.shape[1])
-        return Up(between, self.channels)(z)
+            bottom = (*self.stages[-1].size_out, self.channels)
+            z = hidden(Dense(math.prod(bottom))(z), condition).reshape(-1, *bottom)
+        between = tuple(s for s in self.stages if s.size_in <= self.size and s.size_out >= z.shape[1:3])
+        return Up(between, self.channels)(z, condition)
 
 
 class Head(nn.Module):
@@ -177,18 +185,54 @@ class Head(nn.Module):
         return first, second
 
 
+class LogitsHead(nn.Module):
+    """A categorical distribution of `shape`, (K,) or (variables, K), from the flattened features."""
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> Categorical:
+        logits = Dense(math.prod(self.shape))(flatten(h)).astype(jnp.float32)
+        return Categorical(logits.reshape(-1, *self.shape))
+
+
+class MixturePrior(nn.Module):
+    """A learned mixture of Gaussians for z_L: equal weights, means from N(0, I), and stds of 1 at first."""
+
+    shape: tuple[int, ...]
+    num_components: int
+
+    @nn.compact
+    def __call__(self, batch_size: int) -> Mixture:
+        num, shape = self.num_components, (self.num_components, *self.shape)
+
+        def draw(key: jax.Array) -> jax.Array:
+            return jax.random.normal(key, (math.prod(shape),)).reshape(shape)  # flat: see gaussian.sample
+
+        logits = self.param("logits", lambda _: jnp.zeros(num))
+        mean = self.param("mean", draw)
+        raw = self.param("raw_std", lambda _: jnp.full(shape, math.log(math.e - 1.0)))  # softplus⁻¹(1)
+        std = nn.softplus(raw) + MIN_STD
+        return Mixture(*(jnp.broadcast_to(a[None], (batch_size, *a.shape)) for a in (logits, mean, std)))
+
+
 class DenseHead(nn.Module):
     """A hidden layer half as wide as the latent, ReLU, and two arrays of `shape` per image."""
 
     shape: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, h: jax.Array, condition: Condition = None) -> tuple[jax.Array, jax.Array]:
         size = math.prod(self.shape)
-        hidden = nn.relu(Dense(max(size // 2, 1))(flatten(h)))
-        both = Dense(2 * size)(hidden)
+        h = hidden(Dense(max(size // 2, 1))(flatten(h)), condition)
+        both = Dense(2 * size)(h)
         first, second = jnp.split(both, 2, axis=-1)
         return first.reshape(-1, *self.shape), second.reshape(-1, *self.shape)
+
+
+def hidden(h: jax.Array, condition: Condition) -> jax.Array:
+    """ReLU of a hidden map or vector, after what the betas do to it."""
+    return nn.relu(h if condition is None else condition(h))
 
 
 @jax.custom_jvp

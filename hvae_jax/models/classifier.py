@@ -1,7 +1,7 @@
 """Classifiers of images, against which samples and reconstructions are judged.
 
-`ConvNet` for grey images, `ResNet18` for colour. Both return the features that lie before the last
-layer beside the logits.
+`ConvNet` for images of one or two channels, `ResNet18` for colour. Both return the features that lie before
+the last layer beside the logits.
 """
 
 import jax
@@ -64,8 +64,8 @@ class ResNet18(nn.Module):
 
 
 def make_classifier(image_shape: tuple[int, int, int], num_classes: int) -> ConvNet | ResNet18:
-    """The classifier for images of this shape: `ResNet18` in colour, else `ConvNet`."""
-    return ResNet18(num_classes) if image_shape[-1] == 3 else ConvNet(num_classes)
+    """The classifier for images of this shape: `ResNet18` from three channels on, else `ConvNet`."""
+    return ResNet18(num_classes) if image_shape[-1] >= 3 else ConvNet(num_classes)
 
 
 class _Residual(nn.Module):

@@ -6,7 +6,8 @@ and `start` (its `bias_xs`). x enters as 2 x − 1. Layers and blocks of one sid
 compile time nor the size of a program grows with depth; the weights of all of them are one array.
 
 Where the largest maps are smaller than the image, an image comes in and goes out as patches: s × s pixels are
-the channels of one.
+the channels of one. Neither images nor maps need be square: a side is then the height, and maps of one height
+have one width.
 """
 
 import itertools
@@ -21,7 +22,8 @@ from hvae_jax.errors import RunError
 from hvae_jax.gaussian import Gaussian
 from hvae_jax.models import blocks, convolution
 from hvae_jax.models import convolution_products as products
-from hvae_jax.models.config import ModelConfig
+from hvae_jax.models.conditioning import Condition, Conditioner, Initial, initial
+from hvae_jax.models.config import ModelConfig, check_image_shape
 
 MIN_SIDE, MAX_SIDE = 8, 256
 # A block's inner channels are the maps' divided by this.
@@ -43,12 +45,38 @@ class Parameter(NamedTuple):
     value: float = 0.0
 
 
+class Running(NamedTuple):
+    """The state of deep networks.
+
+    Attributes:
+      map: float32 `[B, side, side, channels]`.
+      condition: what the betas do to the networks that generate.
+      added: within a layer, what the prior's block adds to the map; None between layers.
+    """
+
+    map: jax.Array
+    condition: Condition | None
+    added: jax.Array | None = None
+
+
+class Features(NamedTuple):
+    """What the posteriors read of an image.
+
+    Attributes:
+      maps: side → `[B, side, side, channels]`.
+      condition: what the betas do to the networks that infer.
+    """
+
+    maps: dict[int, jax.Array]
+    condition: Condition | None
+
+
 class Deep(nn.Module):
     """The networks of VDVAE, as `walk.Networks` and `walk.RepeatedLayers`.
 
-    A state is the running map, float32 `[B, side, side, channels]`. Layer l reads it for its prior, with the
-    features of the image for its posterior, and adds what the prior's block has besides, z_l, and a residual
-    block. x depends on all layers.
+    A state is the running map. Layer l reads it for its prior, with the features of the image for its
+    posterior, and adds what the prior's block has besides, z_l, and a residual block. x depends on all
+    layers. Conditioned, the betas change the three inner maps of every block.
     """
 
     image_shape: tuple[int, int, int]
@@ -69,29 +97,35 @@ class Deep(nn.Module):
         """Makes the weights; those of a side lead with its blocks or layers, in the order of the walk."""
         config = self.config
         width, inner = config.channels, max(config.channels // BOTTLENECK, 1)
-        self.patch = self.image_shape[0] // config.latent_shapes[0][0]
-        num_pixels = self.patch**2
+        self.conditioner = Conditioner(config.conditioning)
+        infers, generates = (initial(config.conditioning, self.num_layers, which) for which in (False, True))
+        self.patch = _ratio(self.image_shape, config.latent_shapes[0])
+        num_pixels = math.prod(self.patch)
         num_blocks = sum(num for _, num in config.blocks_by_side)
         self.input = self._make("input", _conv(self.image_shape[-1] * num_pixels, width, 3))
+        sizes = {shape[0]: shape[:2] for shape in config.latent_shapes}
         self.up = {
-            side: self._make(f"bottom_up_{side}", _block(side, width, inner, width, num, num_blocks**-0.5))
+            side: self._make(
+                f"bottom_up_{side}", _block(sizes[side], width, inner, width, num, num_blocks**-0.5, infers)
+            )
             for side, num in config.blocks_by_side
         }
         down, starts = {}, {}  # filled before Flax sees and freezes them
         for highest, lowest in self.runs:
-            side, _, latent = config.latent_shapes[lowest - 1]
+            side, across, latent = config.latent_shapes[lowest - 1]
+            size = side, across
             num, scale = highest - lowest + 1, self.num_layers**-0.5
             down[side] = self._make(
                 f"top_down_{side}",
                 {
-                    "posterior": _block(side, 2 * width, inner, 2 * latent, num),
-                    "prior": _block(side, width, inner, 2 * latent + width, num, 0.0),
+                    "posterior": _block(size, 2 * width, inner, 2 * latent, num, 1.0, infers),
+                    "prior": _block(size, width, inner, 2 * latent + width, num, 0.0, generates),
                     "project": _conv(latent, width, 1, num, scale),
-                    "residual": _block(side, width, inner, width, num, scale),
+                    "residual": _block(size, width, inner, width, num, scale, generates),
                 },
             )
-            if side <= MAX_START_SIDE:
-                starts[side] = self._make(f"start_{side}", Parameter((side, side, width)))
+            if max(size) <= MAX_START_SIDE:
+                starts[side] = self._make(f"start_{side}", Parameter((*size, width)))
         self.down, self.starts = down, starts
         self.output = self._make(
             "output",
@@ -108,12 +142,19 @@ class Deep(nn.Module):
         weights = self.down[self.config.latent_shapes[lowest - 1][0]]
         return jax.tree.map(lambda leaf: leaf[top - highest : top - lowest + 1], weights)
 
-    def bottom_up(self, x: jax.Array) -> dict[int, jax.Array]:
-        """side → features. The last block of a side is on the way to the next smaller one."""
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether the networks are told the betas."""
+        return self.config.is_conditioned
+
+    def bottom_up(self, x: jax.Array, betas: jax.Array | None = None) -> Features:
+        """Features of every side. The last block of a side is on the way to the next smaller one."""
+        condition = self.conditioner(betas)
         h = _conv_apply(self.input, self._cast(_to_patches(2.0 * x - 1.0, self.patch))).astype(jnp.float32)
-        features, block = {}, self._block()
-        sides = [side for side, _ in self.config.blocks_by_side]
-        for side, smaller in itertools.zip_longest(sides, sides[1:]):
+        features, block = {}, self._block(condition)
+        sizes = [size for size, _ in itertools.groupby(shape[:2] for shape in self.config.latent_shapes)]
+        for size, smaller in itertools.zip_longest(sizes, sizes[1:]):
+            side = size[0]
 
             def step(maps: tuple[jax.Array, jax.Array], weights: Weights) -> Any:
                 return (maps[1], maps[1] + block(weights, maps[1])), None
@@ -121,47 +162,47 @@ class Deep(nn.Module):
             (before, h), _ = jax.lax.scan(step, (h, h), self.up[side])
             features[side] = h if smaller is None else before
             if smaller is not None:
-                h = _pool(h, side // smaller)
-        return features
+                h = _pool(h, _ratio(size, smaller))
+        return Features(features, condition)
 
-    def start(self, batch_size: int) -> jax.Array:
+    def start(self, batch_size: int, betas: jax.Array | None = None) -> Running:
         """The learned start of the smallest maps."""
-        side = self.config.latent_shapes[-1][0]
-        return jnp.broadcast_to(self.starts[side][None], (batch_size, side, side, self.config.channels))
+        start = self.starts[self.config.latent_shapes[-1][0]]
+        running = jnp.broadcast_to(start[None], (batch_size, *start.shape))
+        return Running(running, self.conditioner(betas, generates=True))
 
-    def enter(self, highest: int, state: jax.Array) -> jax.Array:
+    def enter(self, highest: int, state: Running) -> Running:
         """The running map enlarged to the side of this layer, plus what is learned for that side."""
-        side = self.config.latent_shapes[highest - 1][0]
+        shape = self.config.latent_shapes[highest - 1]
+        side = shape[0]
         if highest == self.num_layers:
             return state
-        state = _enlarge(state, side // state.shape[1])
-        return (
-            state + jnp.broadcast_to(self.starts[side][None], state.shape) if side in self.starts else state
-        )
+        running = _enlarge(state.map, _ratio(shape, state.map.shape[1:]))
+        if side in self.starts:
+            running = running + jnp.broadcast_to(self.starts[side][None], running.shape)
+        return state._replace(map=running)
 
-    def prior(self, layer: Weights, state: jax.Array) -> tuple[Gaussian, tuple[jax.Array, jax.Array]]:
-        """Of the running map; the state for the rest of the layer has the map and what is added to it."""
-        h, latent = self._block()(layer["prior"], state), _num_latent(layer)
-        return _gaussian(h[..., : 2 * latent]), (state, h[..., 2 * latent :])
+    def prior(self, layer: Weights, state: Running) -> tuple[Gaussian, Running]:
+        """Of the running map; the state for the rest of the layer has what is added to it as well."""
+        h, latent = self._block(state.condition)(layer["prior"], state.map), _num_latent(layer)
+        return _gaussian(h[..., : 2 * latent]), state._replace(added=h[..., 2 * latent :])
 
-    def posterior(
-        self, layer: Weights, state: tuple[jax.Array, jax.Array], features: dict[int, jax.Array], p: Gaussian
-    ) -> Gaussian:
+    def posterior(self, layer: Weights, state: Running, features: Features, p: Gaussian) -> Gaussian:
         """Of the running map and the features of its side."""
-        running = state[0]
-        read = jnp.concatenate([running, features[running.shape[1]]], axis=-1)
-        return _gaussian(self._block()(layer["posterior"], read))
+        read = jnp.concatenate([state.map, features.maps[state.map.shape[1]]], axis=-1)
+        return _gaussian(self._block(features.condition)(layer["posterior"], read))
 
-    def below(self, layer: Weights, state: tuple[jax.Array, jax.Array], z: jax.Array) -> jax.Array:
+    def below(self, layer: Weights, state: Running, z: jax.Array) -> Running:
         """The running map with z in it."""
         projected = _conv_apply(layer["project"], self._cast(z)).astype(jnp.float32)
-        running = state[0] + state[1] + projected
-        return running + self._block()(layer["residual"], running)
+        running = state.map + state.added + projected
+        running = running + self._block(state.condition)(layer["residual"], running)
+        return Running(running, state.condition)
 
-    def outputs(self, state: jax.Array) -> jax.Array:
+    def outputs(self, state: Running) -> jax.Array:
         """A linear map of the last running map, pixel by pixel."""
-        gain, bias = (jnp.broadcast_to(self.output[name], state.shape) for name in ("gain", "bias"))
-        outputs = _conv_apply(self.output["conv"], self._cast(state * gain + bias))
+        gain, bias = (jnp.broadcast_to(self.output[name], state.map.shape) for name in ("gain", "bias"))
+        outputs = _conv_apply(self.output["conv"], self._cast(state.map * gain + bias))
         return _from_patches(outputs.astype(jnp.float32), self.patch)
 
     def _make(self, name: str, parameters: Any) -> Weights:
@@ -170,40 +211,41 @@ class Deep(nn.Module):
     def _cast(self, a: jax.Array) -> jax.Array:
         return a.astype(self.config.compute_dtype)
 
-    def _block(self) -> Any:
+    def _block(self, condition: Condition | None) -> Any:
         """(weights, map) → the residual bottleneck block's branch, float32; rematerialised if so asked."""
 
-        def block(weights: Weights, x: jax.Array) -> jax.Array:
+        def branch(weights: Weights, x: jax.Array, condition: Condition | None) -> jax.Array:
             x = self._cast(x)
-            for name in ("conv_1", "conv_2", "conv_3", "conv_4"):
+            for number in (1, 2, 3, 4):
+                if condition is not None and number > 1:
+                    x = condition.apply(weights[f"change_{number}"], x)
                 x = blocks.gelu(x.astype(jnp.float32))  # as every function but products
-                x = _conv_apply(weights[name], self._cast(x))
+                x = _conv_apply(weights[f"conv_{number}"], self._cast(x))
             return x.astype(jnp.float32)
 
-        return jax.checkpoint(block) if self.config.remat else block
+        block = jax.checkpoint(branch) if self.config.remat else branch
+        return lambda weights, x: block(weights, x, condition)
 
 
 def check(config: ModelConfig, image_shape: tuple[int, int, int]) -> None:
     """Raises RunError unless the networks that a config describes fit images of this shape."""
-    height, width, channels = image_shape
-    if height != width or not MIN_SIDE <= height <= MAX_SIDE or channels not in (1, 3):
-        raise RunError(
-            f"images of shape {image_shape} are not supported: they must be square, {MIN_SIDE} to {MAX_SIDE} "
-            "pixels a side, with 1 or 3 channels"
-        )
+    check_image_shape(image_shape, MIN_SIDE, MAX_SIDE)
     shapes = [shape for shape, _ in itertools.groupby(config.latent_shapes)]
     for layer, shape in enumerate(config.latent_shapes, start=1):
         if len(shape) != 3:
             raise RunError(
                 f"config.model.latent_shapes: layer {layer} is {shape}, but every layer of a deep network "
-                "is a map (side, side, channels); (1, 1, channels) is a vector"
+                "is a map (height, width, channels); (1, 1, channels) is a vector"
             )
     sides = [shape[0] for shape in shapes]
-    for larger, smaller in itertools.pairwise([height, *sides]):
-        if larger % smaller or (larger == smaller and larger != height):
+    for place, (larger, smaller) in enumerate(itertools.pairwise([image_shape, *shapes])):
+        are_parts = larger[0] % smaller[0] == larger[1] % smaller[1] == 0
+        if not are_parts or (place and larger[0] == smaller[0]):
+            sizes = [f"{shape[0]}×{shape[1]}" for shape in (*shapes, image_shape)]
             raise RunError(
-                f"config.model.latent_shapes: the sides {sides} must divide each other and the image's side "
-                f"{height}, from z_1 to the top layer; layers of a side lie together and have equal channels"
+                f"config.model.latent_shapes: from z_1 to the top layer there are maps of "
+                f"{', '.join(sizes[:-1])}; heights and widths must divide each other and the image's, "
+                f"{sizes[-1]}, and heights must differ; layers of a size lie together and have equal channels"
             )
     if [side for side, _ in config.blocks_by_side] != sides:
         raise RunError(
@@ -223,15 +265,29 @@ def _conv(channels_in: int, channels_out: int, size: int, num: int = 0, scale: f
 
 
 def _block(
-    side: int, channels_in: int, inner: int, channels_out: int, num: int, last_scale: float = 1.0
+    map_size: tuple[int, ...],
+    channels_in: int,
+    inner: int,
+    channels_out: int,
+    num: int,
+    last_scale: float,
+    changes: Initial | None,
 ) -> Any:
-    size = 1 if side <= MAX_POINTWISE_SIDE else 3
-    return {
+    """Weights of `num` blocks; those of the changes that betas make have names of their own."""
+    size = 1 if max(map_size) <= MAX_POINTWISE_SIDE else 3
+    weights = {
         "conv_1": _conv(channels_in, inner, 1, num),
         "conv_2": _conv(inner, inner, size, num),
         "conv_3": _conv(inner, inner, size, num),
         "conv_4": _conv(inner, channels_out, 1, num, last_scale),
     }
+    if changes is not None:
+        of_maps = {
+            "kernel": Parameter((num, changes.num_inputs, changes.num_changes * inner)),
+            "bias": Parameter((num, changes.num_changes * inner), value=changes.bias),
+        }
+        weights |= {f"change_{number}": of_maps for number in (2, 3, 4)}
+    return weights
 
 
 def _init(key: jax.Array, parameters: Any) -> Weights:
@@ -268,32 +324,41 @@ def _num_latent(layer: Weights) -> int:
     return layer["project"]["kernel"].shape[-2]
 
 
-def _pool(x: jax.Array, size: int) -> jax.Array:
-    """Means of size × size pixels."""
-    batch, height, width, channels = x.shape
-    return x.reshape(batch, height // size, size, width // size, size, channels).mean(axis=(2, 4))
+def _ratio(larger: tuple[int, ...], smaller: tuple[int, ...]) -> tuple[int, int]:
+    """How often the height and the width of one shape are in those of another."""
+    return larger[0] // smaller[0], larger[1] // smaller[1]
 
 
-def _enlarge(x: jax.Array, size: int) -> jax.Array:
-    """Every pixel size × size times."""
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, size, width, size, channels))
-    return x.reshape(batch, height * size, width * size, channels)
+def _pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Means of as many pixels, down and across."""
+    return _in_parts(x, size).mean(axis=(2, 4))
 
 
-def _to_patches(x: jax.Array, size: int) -> jax.Array:
-    """`[B, H, W, C]` → `[B, H / size, W / size, size² C]`."""
-    if size == 1:
+def _in_parts(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """`[B, H, W, C]` → `[B, H / down, down, W / across, across, C]`."""
+    (batch, height, width, channels), (down, across) = x.shape, size
+    return x.reshape(batch, height // down, down, width // across, across, channels)
+
+
+def _enlarge(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Every pixel as often, down and across."""
+    (batch, height, width, channels), (down, across) = x.shape, size
+    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, down, width, across, channels))
+    return x.reshape(batch, height * down, width * across, channels)
+
+
+def _to_patches(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """`[B, H, W, C]` → `[B, H / down, W / across, down · across · C]`."""
+    if size == (1, 1):
         return x
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // size, size, width // size, size, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // size, width // size, -1)
+    x = _in_parts(x, size).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(*x.shape[:3], -1)
 
 
-def _from_patches(x: jax.Array, size: int) -> jax.Array:
+def _from_patches(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """The inverse of `_to_patches`."""
-    if size == 1:
+    if size == (1, 1):
         return x
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height, width, size, size, channels // size**2)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * size, width * size, -1)
+    (batch, height, width, channels), (down, across) = x.shape, size
+    x = x.reshape(batch, height, width, down, across, channels // (down * across))
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * down, width * across, -1)

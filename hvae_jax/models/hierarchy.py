@@ -12,10 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from hvae_jax import gaussian
+from hvae_jax import categorical, distributions, mixture
+from hvae_jax.categorical import Categorical, Relaxation
+from hvae_jax.distributions import Distribution
 from hvae_jax.keys import fold_in, per_image_keys
 from hvae_jax.likelihoods import Likelihood
-from hvae_jax.models.walk import GIVEN, POSTERIOR, PRIOR, Layer, Networks, Source, walk
+from hvae_jax.mixture import Mixture
+from hvae_jax.models.conditioning import spread
+from hvae_jax.models.walk import GIVEN, POSTERIOR, PRIOR, Layer, Networks, Source, bottom_up, walk
 from hvae_jax.objective import LayerwiseTerms
 
 # A number for every layer, or `[L]`, z_1 first.
@@ -23,11 +27,23 @@ Temperature = ArrayLike | Sequence[float]
 
 
 class Code(NamedTuple):
-    """One layer's part of `encode`: q(z_l|z_{>l}, x) and a draw from it, each `[B, ...]`."""
+    """One layer's part of `encode`: mean and std of q(z_l|z_{>l}, x) and a draw from it, each `[B, ...]`."""
 
     mean: jax.Array
     std: jax.Array
     sample: jax.Array
+
+
+class CategoricalCode(NamedTuple):
+    """The same of a categorical layer: its values' probabilities, and a one-hot draw, each `[B, ..., K]`."""
+
+    probs: jax.Array
+    sample: jax.Array
+
+    @property
+    def mean(self) -> jax.Array:
+        """The probabilities, which are E[z]."""
+        return self.probs
 
 
 class Generated(NamedTuple):
@@ -51,6 +67,8 @@ class Hierarchy:
     Attributes:
       networks: with their parameters in them. Those that are also `RepeatedLayers` are scanned.
       likelihood: p(x|z); see `likelihoods` for what it must have.
+      betas: that conditioned networks are told (`walk.Networks`): `[L]`, or `[B, L]`, a vector for each of
+        the images that a method takes or makes. ValueError where they lack them, or others are given some.
 
     Example:
       Networks of one's own, for vectors x `[B, 6]`. Here a state is what the next layer reads of those above.
@@ -99,23 +117,45 @@ class Hierarchy:
 
     networks: Networks
     likelihood: Likelihood
+    betas: ArrayLike | Sequence[float] | None = None
 
     @property
     def num_layers(self) -> int:
         """L."""
         return self.networks.num_layers
 
-    def terms(self, x: jax.Array, key: jax.Array) -> LayerwiseTerms:
+    def told(self, num: int, copies: int = 1) -> jax.Array | None:
+        """The betas of `num` images, and of their copies after them, `[num · copies, L]`; None for networks
+        that are not conditioned.
+
+        Raises:
+          ValueError: conditioned networks lack betas, others are given some, or they have another shape.
+        """
+        if not getattr(self.networks, "is_conditioned", False):
+            if self.betas is not None:
+                raise ValueError("these networks are not conditioned on the betas: they take none")
+            return None
+        if self.betas is None:
+            raise ValueError(
+                "these networks are conditioned on the betas: give betas, [L] or one vector for each image, "
+                "[B, L], or parameters that have them (models.conditioning.at)"
+            )
+        return spread(self.betas, num, self.num_layers, copies)
+
+    def terms(self, x: jax.Array, key: jax.Array, relaxation: Relaxation | None = None) -> LayerwiseTerms:
         """D and R_1 … R_L, with one posterior draw for each of x.
 
         Args:
           x: `[B, ...]`.
           key: a typed key, or `[B]` of them, one per image.
+          relaxation: for training where a layer is categorical: its draw has no gradient otherwise. D and the
+            rates of the layers below it are then those at a relaxed draw.
 
         Returns:
-          distortion `[B]` and rates `[B, L]`, nats; each rate's KL is analytic.
+          distortion `[B]` and rates `[B, L]`, nats. Each rate's KL is analytic, but that of a mixture, which
+          is a Monte Carlo estimate: log q(z) − log p(z) at the draw.
         """
-        return self.terms_above(x, key, 0)
+        return self._terms(x, key, [Source(POSTERIOR)] * self.num_layers, relaxation)
 
     def terms_above(
         self, x: jax.Array, key: jax.Array, layer: int, prior_temperature: float = 1.0
@@ -138,16 +178,9 @@ class Hierarchy:
           ValueError: no such layer.
         """
         self._check_layer("layer", layer, lowest=0)
-
-        def rate(found: Layer) -> jax.Array:
-            return gaussian.kl_divergence(found.q, found.p)  # exactly 0 where z is of the prior
-
         sources = [Source(PRIOR, prior_temperature)] * layer
         sources += [Source(POSTERIOR)] * (self.num_layers - layer)
-        features, keys = self.networks.bottom_up(x), per_image_keys(key, x.shape[0])
-        state, rates = walk(self.networks, x.shape[0], sources, rate, keys=keys, features=features)
-        log_likelihood = self.likelihood.log_prob(self.networks.outputs(state), x)
-        return LayerwiseTerms(-log_likelihood, jnp.stack(rates, axis=1))
+        return self._terms(x, key, sources, None)
 
     def log_weight(self, x: jax.Array, key: jax.Array) -> jax.Array:
         """log p(x, z) − log q(z|x) at one posterior draw: the importance weight of x.
@@ -161,7 +194,7 @@ class Hierarchy:
         """
 
         def log_ratio(found: Layer) -> jax.Array:
-            return gaussian.log_prob(found.p, found.z) - gaussian.log_prob(found.q, found.z)
+            return distributions.log_prob(found.p, found.z) - distributions.log_prob(found.q, found.z)
 
         state, log_ratios = self._infer(x, key, log_ratio)
         log_weight = self.likelihood.log_prob(self.networks.outputs(state), x)
@@ -173,23 +206,23 @@ class Hierarchy:
         """Posterior, prior and draw of every layer, z_1 first; arguments as in `encode`."""
         return self._infer(x, key, lambda found: found, temperature)[1]
 
-    def encode(self, x: jax.Array, key: jax.Array, temperature: Temperature = 1.0) -> list[Code]:
+    def encode(
+        self, x: jax.Array, key: jax.Array, temperature: Temperature = 1.0
+    ) -> list[Code | CategoricalCode]:
         """Posterior of every layer, z_1 first, given the draws of the layers above it.
 
         Args:
           x: `[B, ...]`.
           key: a typed key, or `[B]` of them, one per image.
           temperature: scales the draws' standard deviations; at 0 a draw is its mean, so that every
-            layer's posterior is given the means of the layers above it.
+            layer's posterior is given the means of the layers above it. Of a categorical layer it is the most
+            probable value then; see `distributions.center`.
 
         Returns:
-          L entries of `mean`, `std`, `sample`, each `[B, ...]`.
+          L entries of `mean`, `std`, `sample`, each `[B, ...]`; of a categorical layer `probs`, which are its
+          `mean`, and `sample`.
         """
-
-        def code(found: Layer) -> Code:
-            return Code(found.q.mean, found.q.std, found.z)
-
-        return self._infer(x, key, code, temperature)[1]
+        return self._infer(x, key, _code, temperature)[1]
 
     def decode(self, latents: Sequence[jax.Array]) -> jax.Array:
         """E[x|z_1 … z_L], `[B, ...]`, not clipped.
@@ -221,8 +254,9 @@ class Hierarchy:
         self._check_layer("from_layer", from_layer)
         sources = [Source(PRIOR, 0.0)] * (from_layer - 1)
         sources += [Source(POSTERIOR, 0.0)] * (self.num_layers - from_layer + 1)
-        features = self.networks.bottom_up(x)
-        state, _ = walk(self.networks, x.shape[0], sources, _latent, features=features)
+        betas = self.told(x.shape[0])
+        features = bottom_up(self.networks, x, betas)
+        state, _ = walk(self.networks, x.shape[0], sources, _latent, features=features, betas=betas)
         return self.likelihood.mean(self.networks.outputs(state))
 
     def generate(
@@ -283,7 +317,8 @@ class Hierarchy:
 
         Args:
           x, y: `[B, ...]`, pairs of images.
-          weights: `[N]`, of y: 0 … 1.
+          weights: `[N]`, of y: 0 … 1. A categorical layer goes straight from one vertex of its simplex to the
+            other, through points that only a soft relaxation knows from training.
           layer: the one that moves. Layers above it stay at x's codes, those below are at the prior's means.
             None moves all.
 
@@ -301,8 +336,9 @@ class Hierarchy:
         if steps.ndim != 1:
             raise ValueError(f"weights must be [N], got {steps.shape}")
         both = jnp.concatenate([x, y])
-        sources, features = [Source(POSTERIOR, 0.0)] * self.num_layers, self.networks.bottom_up(both)
-        _, codes = walk(self.networks, 2 * batch, sources, _latent, features=features)
+        sources, betas = [Source(POSTERIOR, 0.0)] * self.num_layers, self.told(batch, 2)
+        features = bottom_up(self.networks, both, betas)
+        _, codes = walk(self.networks, 2 * batch, sources, _latent, features=features, betas=betas)
         given = {}
         for number, code in enumerate(codes, start=1):
             start, end = code[None, :batch], code[None, batch:]
@@ -312,9 +348,29 @@ class Hierarchy:
             between = jnp.broadcast_to(between, (len(steps), *start.shape[1:]))
             if layer is None or number >= layer:
                 given[number] = between.reshape(-1, *code.shape[1:])
-        state, _ = self._descend(None, len(steps) * batch, given, 0.0)
+        state, _ = self._descend(None, batch, given, 0.0, len(steps))
         mean = self.likelihood.mean(self.networks.outputs(state))
         return mean.reshape(len(steps), batch, *mean.shape[1:])
+
+    def _terms(
+        self, x: jax.Array, key: jax.Array, sources: Sequence[Source], relaxation: Relaxation | None
+    ) -> LayerwiseTerms:
+        def rate(found: Layer) -> jax.Array:
+            return distributions.rate(found.q, found.p, found.z)  # exactly 0 where z is of the prior
+
+        betas, keys = self.told(x.shape[0]), per_image_keys(key, x.shape[0])
+        state, rates = walk(
+            self.networks,
+            x.shape[0],
+            sources,
+            rate,
+            keys=keys,
+            features=bottom_up(self.networks, x, betas),
+            betas=betas,
+            relaxation=relaxation,
+        )
+        log_likelihood = self.likelihood.log_prob(self.networks.outputs(state), x)
+        return LayerwiseTerms(-log_likelihood, jnp.stack(rates, axis=1))
 
     def _draw_pixels(self, keys: jax.Array, outputs: jax.Array) -> jax.Array:
         return self.likelihood.sample(fold_in(keys, self.num_layers), outputs)
@@ -325,9 +381,16 @@ class Hierarchy:
         """All layers from their posteriors: the last state, and what `take` took, z_1 first."""
         number, temperatures = self._split(temperature)
         sources = [Source(POSTERIOR, number)] * self.num_layers
-        keys, features = per_image_keys(key, x.shape[0]), self.networks.bottom_up(x)
+        betas, keys = self.told(x.shape[0]), per_image_keys(key, x.shape[0])
         return walk(
-            self.networks, x.shape[0], sources, take, keys=keys, temperatures=temperatures, features=features
+            self.networks,
+            x.shape[0],
+            sources,
+            take,
+            keys=keys,
+            temperatures=temperatures,
+            features=bottom_up(self.networks, x, betas),
+            betas=betas,
         )
 
     def _descend(
@@ -336,8 +399,9 @@ class Hierarchy:
         num: int,
         latents: Mapping[int, ArrayLike] | None,
         temperature: Temperature,
+        copies: int = 1,
     ) -> tuple[Any, list[jax.Array]]:
-        """All layers given or from their priors: the last state, and z_1 … z_L."""
+        """All layers given or from their priors, of copies of `num` images: the last state, and z_1 … z_L."""
         given = {layer: jnp.asarray(z) for layer, z in (latents or {}).items()}
         for layer in given:
             self._check_layer("the layer of a latent", layer)
@@ -346,7 +410,16 @@ class Hierarchy:
             Source(GIVEN, shape=given[layer].shape) if layer in given else Source(PRIOR, number)
             for layer in range(1, self.num_layers + 1)
         ]
-        return walk(self.networks, num, sources, _latent, keys=keys, temperatures=temperatures, given=given)
+        return walk(
+            self.networks,
+            num * copies,
+            sources,
+            _latent,
+            keys=keys,
+            temperatures=temperatures,
+            given=given,
+            betas=self.told(num, copies),
+        )
 
     def _split(self, temperature: Temperature) -> tuple[float | None, jax.Array | None]:
         """A temperature as a Python number, or as an array `[L]`; the other is None."""
@@ -364,3 +437,10 @@ class Hierarchy:
 
 def _latent(found: Layer) -> jax.Array:
     return found.z
+
+
+def _code(found: Layer) -> Code | CategoricalCode:
+    q: Distribution = found.q
+    if isinstance(q, Categorical):
+        return CategoricalCode(categorical.probs(q), found.z)
+    return Code(*(mixture.moments(q) if isinstance(q, Mixture) else q), found.z)

@@ -14,15 +14,18 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from hvae_jax import likelihoods
+from hvae_jax.categorical import Relaxation
 from hvae_jax.errors import RunError
-from hvae_jax.models import deep, published
+from hvae_jax.models import conditioning, deep, published
 from hvae_jax.models.config import DEEP, ModelConfig
-from hvae_jax.models.hierarchy import Code, Generated, Hierarchy, Temperature
+from hvae_jax.models.hierarchy import CategoricalCode, Code, Generated, Hierarchy, Temperature
 from hvae_jax.models.walk import Layer
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.values import is_integer
 
 Latents = Mapping[int, ArrayLike]
+# `[L]`, z_1 first, or `[B, L]`, a vector for each image.
+Betas = ArrayLike | Sequence[float]
 
 
 class HVAE(nn.Module):
@@ -30,6 +33,9 @@ class HVAE(nn.Module):
 
     Its parameters are those of `networks`, and `log_std` where the likelihood learns one. Its methods are
     those of `Hierarchy`, which says what each takes, gives and raises. L = 1 is the plain VAE.
+
+    Every method takes `betas`, `[L]` or `[B, L]`, where `config.conditioning` has the networks told them;
+    they may also lie beside the parameters (`conditioning.at`). ValueError without, or where others get some.
 
     Example:
       >>> sizes = (((2, 2, 4), (3,)), 4, 2)
@@ -62,36 +68,60 @@ class HVAE(nn.Module):
             start = math.log(config.likelihood_std)
             self.log_std = self.param("log_std", lambda _: jnp.asarray(start, jnp.float32))
 
-    def __call__(self, x: jax.Array, key: jax.Array) -> LayerwiseTerms:
+    def __call__(
+        self,
+        x: jax.Array,
+        key: jax.Array,
+        gumbel_temperature: jax.Array | float | None = None,
+        *,
+        betas: Betas | None = None,
+    ) -> LayerwiseTerms:
         """D and R_1 … R_L of each image, with one posterior draw per image.
 
         Args:
           x: `[B, H, W, C]`, values in [0, 1], floating point.
           key: a typed key, or `[B]` of them, one per image.
+          gumbel_temperature: of a categorical layer's relaxed draws, which training needs for its gradients;
+            None draws exactly.
+          betas: that conditioned networks are told. The rates are not weighed with them.
 
         Returns:
-          distortion `[B]` and rates `[B, L]`, nats; each rate's KL is analytic.
+          distortion `[B]` and rates `[B, L]`, nats; each rate's KL is analytic, but for the layers of the
+          config's `monte_carlo_rates`.
 
         Raises:
           ValueError: x has another shape, or integers in it (8-bit pixels that nobody divided by 255).
         """
-        return self._hierarchy().terms(self._check(x), key)
+        relaxation = None
+        if gumbel_temperature is not None:
+            relaxation = Relaxation(gumbel_temperature, self.config.gumbel_hard)
+        return self._hierarchy(betas).terms(self._check(x), key, relaxation)
 
     def terms_above(
-        self, x: jax.Array, key: jax.Array, layer: int, prior_temperature: float = 1.0
+        self,
+        x: jax.Array,
+        key: jax.Array,
+        layer: int,
+        prior_temperature: float = 1.0,
+        *,
+        betas: Betas | None = None,
     ) -> LayerwiseTerms:
         """The terms of L^{>k}, k = `layer`: z_1 … z_k from the conditional prior; see `Hierarchy`."""
-        return self._hierarchy().terms_above(self._check(x), key, layer, prior_temperature)
+        return self._hierarchy(betas).terms_above(self._check(x), key, layer, prior_temperature)
 
-    def log_weight(self, x: jax.Array, key: jax.Array) -> jax.Array:
+    def log_weight(self, x: jax.Array, key: jax.Array, *, betas: Betas | None = None) -> jax.Array:
         """log p(x, z) − log q(z|x) at one posterior draw, `[B]`, nats: the importance weight of `x`."""
-        return self._hierarchy().log_weight(self._check(x), key)
+        return self._hierarchy(betas).log_weight(self._check(x), key)
 
-    def infer(self, x: jax.Array, key: jax.Array, temperature: Temperature = 1.0) -> list[Layer]:
+    def infer(
+        self, x: jax.Array, key: jax.Array, temperature: Temperature = 1.0, *, betas: Betas | None = None
+    ) -> list[Layer]:
         """Posterior, prior and draw of every layer, z_1 first."""
-        return self._hierarchy().infer(self._check(x), key, temperature)
+        return self._hierarchy(betas).infer(self._check(x), key, temperature)
 
-    def encode(self, x: jax.Array, key: jax.Array, temperature: Temperature = 1.0) -> list[Code]:
+    def encode(
+        self, x: jax.Array, key: jax.Array, temperature: Temperature = 1.0, *, betas: Betas | None = None
+    ) -> list[Code | CategoricalCode]:
         """Posterior of every layer, z_1 first, given the draws of the layers above it.
 
         Args:
@@ -101,11 +131,12 @@ class HVAE(nn.Module):
             layer's posterior is given the means of the layers above it.
 
         Returns:
-          L entries of `mean`, `std`, `sample`, each `[B, *latent_shapes[l − 1]]`.
+          L entries of `mean`, `std`, `sample`, each `[B, *latent_shapes[l − 1]]`; of a categorical layer
+          `probs`, which are its `mean`, and `sample`.
         """
-        return self._hierarchy().encode(self._check(x), key, temperature)
+        return self._hierarchy(betas).encode(self._check(x), key, temperature)
 
-    def decode(self, z: jax.Array | Sequence[jax.Array]) -> jax.Array:
+    def decode(self, z: jax.Array | Sequence[jax.Array], *, betas: Betas | None = None) -> jax.Array:
         """E[x|z], `[B, H, W, C]`, not clipped.
 
         Args:
@@ -115,13 +146,14 @@ class HVAE(nn.Module):
           ValueError: z_1 alone, of a deep network.
         """
         if isinstance(z, Sequence):
-            return self._hierarchy().decode(z)
+            return self._hierarchy(betas).decode(z)
         if self.config.inference == DEEP:
             raise ValueError(f"x depends on all layers of a deep network: give z_1 … z_{self.num_layers}")
         networks: Any = self.networks  # the published ones
-        return self._likelihood().mean(networks.outputs(published.Above(z.shape[0], (z,))))
+        state = networks.start(z.shape[0], self._hierarchy(betas).told(z.shape[0]))
+        return self._likelihood().mean(networks.outputs(networks.below(1, state, z)))
 
-    def reconstruct(self, x: jax.Array, from_layer: int = 1) -> jax.Array:
+    def reconstruct(self, x: jax.Array, from_layer: int = 1, *, betas: Betas | None = None) -> jax.Array:
         """E[x|z] with the posterior means of layers L … from_layer and the prior means below.
 
         Args:
@@ -134,10 +166,16 @@ class HVAE(nn.Module):
         Raises:
           ValueError: no such layer.
         """
-        return self._hierarchy().reconstruct(self._check(x), from_layer)
+        return self._hierarchy(betas).reconstruct(self._check(x), from_layer)
 
     def generate(
-        self, key: jax.Array, num: int, latents: Latents | None = None, temperature: Temperature = 1.0
+        self,
+        key: jax.Array,
+        num: int,
+        latents: Latents | None = None,
+        temperature: Temperature = 1.0,
+        *,
+        betas: Betas | None = None,
     ) -> Generated:
         """Images from the prior with the latents of any layers set: pixels' means, a draw, and all latents.
 
@@ -161,10 +199,16 @@ class HVAE(nn.Module):
           >>> made.mean.shape, made.latents[0].shape
           ((5, 8, 8, 1), (5, 2, 2, 4))
         """
-        return self._hierarchy().generate(key, num, latents, temperature)
+        return self._hierarchy(betas).generate(key, num, latents, temperature)
 
     def sample(
-        self, key: jax.Array, num: int, temperature: Temperature = 1.0, latents: Latents | None = None
+        self,
+        key: jax.Array,
+        num: int,
+        temperature: Temperature = 1.0,
+        latents: Latents | None = None,
+        *,
+        betas: Betas | None = None,
     ) -> jax.Array:
         """E[x|z] for latents drawn from the prior: means of pixels, which `draw` draws.
 
@@ -180,10 +224,16 @@ class HVAE(nn.Module):
         Raises:
           ValueError: temperature is neither a number nor `[L]`; a z of another shape.
         """
-        return self._hierarchy().sample(key, num, temperature, latents)
+        return self._hierarchy(betas).sample(key, num, temperature, latents)
 
     def draw(
-        self, key: jax.Array, num: int, temperature: Temperature = 1.0, latents: Latents | None = None
+        self,
+        key: jax.Array,
+        num: int,
+        temperature: Temperature = 1.0,
+        latents: Latents | None = None,
+        *,
+        betas: Betas | None = None,
     ) -> jax.Array:
         """x drawn from the model: latents as `sample` draws them at the same key, pixels from p(x|z).
 
@@ -201,16 +251,33 @@ class HVAE(nn.Module):
         Raises:
           ValueError: temperature is neither a number nor `[L]`; a z of another shape.
         """
-        return self._hierarchy().draw(key, num, temperature, latents)
+        return self._hierarchy(betas).draw(key, num, temperature, latents)
 
     def interpolate(
-        self, x: jax.Array, y: jax.Array, weights: ArrayLike | Sequence[float], layer: int | None = None
+        self,
+        x: jax.Array,
+        y: jax.Array,
+        weights: ArrayLike | Sequence[float],
+        layer: int | None = None,
+        *,
+        betas: Betas | None = None,
     ) -> jax.Array:
         """E[x|z] from x's codes to y's, `[N, B, H, W, C]`: of one layer, or of all; see `Hierarchy`."""
-        return self._hierarchy().interpolate(self._check(x), self._check(y), weights, layer)
+        return self._hierarchy(betas).interpolate(self._check(x), self._check(y), weights, layer)
 
-    def _hierarchy(self) -> Hierarchy:
-        return Hierarchy(self.networks, self._likelihood())
+    def _hierarchy(self, betas: Betas | None) -> Hierarchy:
+        if betas is None:
+            betas = self._own_betas()
+        return Hierarchy(self.networks, self._likelihood(), betas)
+
+    def _own_betas(self) -> Betas | None:
+        """Those beside the parameters; where parameters are only made, any."""
+        if not self.config.is_conditioned:
+            return None
+        if self.is_initializing():
+            return (1.0,) * self.num_layers
+        has_own = self.has_variable(conditioning.COLLECTION, "betas")
+        return self.get_variable(conditioning.COLLECTION, "betas") if has_own else None
 
     def _check(self, x: jax.Array) -> jax.Array:
         if x.shape[1:] != self.image_shape:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from hvae_jax import gaussian
-from hvae_jax.gaussian import Gaussian
+from hvae_jax import distributions
+from hvae_jax.categorical import Relaxation
+from hvae_jax.distributions import Distribution
 from hvae_jax.keys import fold_in
 
 POSTERIOR, PRIOR, GIVEN = "posterior", "prior", "given"
@@ -22,7 +23,11 @@ POSTERIOR, PRIOR, GIVEN = "posterior", "prior", "given"
 class Networks(Protocol):
     """What a family of networks provides. States and features are pytrees of its own; so is x, `[B, ...]`.
 
-    A conditioned family, which reads the betas, takes them when it is made: the engine sees none.
+    Priors and posteriors are any of `distributions`: a categorical prior has categorical posteriors, the
+    others go together as they like.
+
+    A conditioned family, one with `is_conditioned = True`, is given the betas as well, `[B, L]`, at the two
+    places where they enter: `bottom_up(x, betas)` and `start(batch_size, betas)`. Others never see any.
     """
 
     @property
@@ -38,11 +43,11 @@ class Networks(Protocol):
         """The state above z_L."""
         ...
 
-    def prior(self, layer: Any, state: Any) -> tuple[Gaussian, Any]:
+    def prior(self, layer: Any, state: Any) -> tuple[Distribution, Any]:
         """p(z_l|z_{>l}), and the state for `posterior` and `below`: with what else was found on the way."""
         ...
 
-    def posterior(self, layer: Any, state: Any, features: Any, p: Gaussian) -> Gaussian:
+    def posterior(self, layer: Any, state: Any, features: Any, p: Any) -> Distribution:
         """q(z_l|z_{>l}, x)."""
         ...
 
@@ -83,8 +88,8 @@ class Layer(NamedTuple):
     Where z is not of the posterior, `q` is the prior: there is nothing of the data in z, and KL(q ‖ p) = 0.
     """
 
-    q: Gaussian
-    p: Gaussian
+    q: Distribution
+    p: Distribution
     z: jax.Array
 
 
@@ -93,8 +98,8 @@ class Source(NamedTuple):
 
     Attributes:
       where: POSTERIOR, PRIOR or GIVEN.
-      temperature: scale of the standard deviation of what is drawn, 0 for the mean; None reads the layer's
-        entry of `temperatures`.
+      temperature: scale of the standard deviation of what is drawn, 0 for the mean (`distributions.center`);
+        None reads the layer's entry of `temperatures`.
       shape: of a z that is given.
     """
 
@@ -113,6 +118,8 @@ def walk(
     temperatures: jax.Array | None = None,
     features: Any = None,
     given: Mapping[int, jax.Array] | None = None,
+    relaxation: Relaxation | None = None,
+    betas: jax.Array | None = None,
 ) -> tuple[Any, list[Any]]:
     """From z_L to z_1: the state below z_1, and what `take` took at each layer, z_1 first.
 
@@ -125,6 +132,8 @@ def walk(
       temperatures: `[L]`, where a source reads it.
       features: what `bottom_up` found, where there are posteriors.
       given: {layer: z}, `[B, ...]`, or `[...]` for all images.
+      relaxation: of categorical draws from posteriors, which then have gradients; None draws exactly.
+      betas: `[B, L]`, of conditioned networks.
 
     Raises:
       ValueError: a z that is given has another shape than the layer's.
@@ -134,16 +143,17 @@ def walk(
         p, state = networks.prior(layer, state)
         q = networks.posterior(layer, state, features, p) if source.where == POSTERIOR else p
         if source.where == GIVEN:
-            z = _fit(z, p.mean.shape)
+            z = _fit(z, distributions.shape(p))
         else:
             heat = source.temperature
             if heat is None:
                 assert temperatures is not None
                 heat = temperatures[index]
-            z = _draw(keys, index, q, heat)
+            relaxed = relaxation if source.where == POSTERIOR else None
+            z = _draw(keys, index, q, heat, relaxed)
         return networks.below(layer, state, z), take(Layer(q, p, z))
 
-    state, results, latents = networks.start(num), [None] * len(sources), given or {}
+    state, results, latents = networks.start(num, *_only(betas)), [None] * len(sources), given or {}
     if not isinstance(networks, RepeatedLayers):
         for layer in range(len(sources), 0, -1):
             z = latents.get(layer)
@@ -169,6 +179,16 @@ def walk(
     return state, results
 
 
+def bottom_up(networks: Networks, x: Any, betas: jax.Array | None) -> Any:
+    """What the posteriors read of x, and of the betas `[B, L]` where there are any."""
+    return networks.bottom_up(x, *_only(betas))
+
+
+def _only(betas: jax.Array | None) -> tuple[Any, ...]:
+    """An argument that networks which are not conditioned need not have."""
+    return () if betas is None else (betas,)
+
+
 def _stretches(runs: Sequence[tuple[int, int]], sources: Sequence[Source]) -> Iterator[tuple[int, int, bool]]:
     """Layers of one run and with one source: highest, lowest, and whether the run begins with them."""
     for top, bottom in runs:
@@ -179,11 +199,17 @@ def _stretches(runs: Sequence[tuple[int, int]], sources: Sequence[Source]) -> It
                 highest = layer - 1
 
 
-def _draw(keys: jax.Array | None, index: Any, p: Gaussian, temperature: jax.Array | float) -> jax.Array:
+def _draw(
+    keys: jax.Array | None,
+    index: Any,
+    p: Distribution,
+    temperature: jax.Array | float,
+    relaxation: Relaxation | None,
+) -> jax.Array:
     if isinstance(temperature, int | float) and temperature == 0:
-        return p.mean
+        return distributions.center(p)
     assert keys is not None
-    return gaussian.sample(fold_in(keys, index), p, temperature)
+    return distributions.sample(fold_in(keys, index), p, temperature, relaxation)
 
 
 def _fit(z: jax.Array, shape: tuple[int, ...]) -> jax.Array:

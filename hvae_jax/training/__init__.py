@@ -7,6 +7,7 @@ from hvae_jax.training.step import PreprocessFn as PreprocessFn
 from hvae_jax.training.step import StepFn as StepFn
 from hvae_jax.training.step import StepMetrics as StepMetrics
 from hvae_jax.training.step import TermsFn as TermsFn
+from hvae_jax.training.step import TermsOfStep as TermsOfStep
 from hvae_jax.training.step import TrainState as TrainState
 from hvae_jax.training.step import init_state as init_state
 from hvae_jax.training.step import is_finite as is_finite

@@ -59,6 +59,18 @@ class Batches(Protocol):
         ...
 
 
+def check_layout(layout: Layout | None, config: TrainingConfig) -> Layout:
+    """The layout of the models; by default one model on all devices.
+
+    Raises:
+      RunError: the devices do not divide the batch that they share.
+    """
+    layout = layout or DataParallel()
+    if layout.splits_batch:
+        config.check_devices(jax.device_count())
+    return layout
+
+
 class ResidentBatches:
     """Batches of images that stay on the devices, all of them on each."""
 
@@ -73,9 +85,7 @@ class ResidentBatches:
         Raises:
           RunError: the devices do not divide the batch that they share, or no batch fits into the run.
         """
-        self._layout = layout or DataParallel()
-        if self._layout.splits_batch:
-            config.check_devices(jax.device_count())
+        self._layout = check_layout(layout, config)
         self.num_images, self.image_shape = len(images), images.shape[1:]
         self.steps_per_call = min(config.log_every_steps, config.num_steps(len(images)))
         self._batch_size = config.batch_size

@@ -257,6 +257,11 @@ def checksum(folder: str | os.PathLike[str], step: int | None = None) -> str | N
         raise RunError(f"checkpoint {path / str(step)} is damaged ({first_line(error)})") from error
 
 
+def latest_step(run_folder: str | os.PathLike[str]) -> int | None:
+    """The newest step that a run saved, by the names of its checkpoints; None where there is none."""
+    return max(steps_of(pathlib.Path(run_folder) / CHECKPOINTS_FOLDER), default=None)
+
+
 def steps_of(folder: pathlib.Path) -> list[int]:
     """The steps of a folder's checkpoints in order; none where there is no folder."""
     entries = folder.iterdir() if folder.is_dir() else ()

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hvae_jax.beta_range import BetaRange
 from hvae_jax.betas import BetaControl
 from hvae_jax.errors import Stopped
 from hvae_jax.files import rate_log
@@ -27,6 +28,7 @@ from hvae_jax.training.step import (
     StepFn,
     StepMetrics,
     TermsFn,
+    TermsOfStep,
     TrainState,
     is_finite,
     make_train_step,
@@ -60,25 +62,30 @@ class Trainer:
 
     def __init__(
         self,
-        terms_fn: TermsFn,
+        terms_fn: TermsFn | TermsOfStep,
         *,
         preprocess_fn: PreprocessFn,
         control: BetaControl,
         config: TrainingConfig,
         layout: Layout,
+        beta_range: BetaRange | None = None,
+        monte_carlo_rates: Sequence[int] = (),
     ) -> None:
         """Compiles nothing yet.
 
         Args:
-          terms_fn: (params, x, keys) → terms.
+          terms_fn: (params, x, keys) → terms; a `TermsOfStep` gives those of each step.
           preprocess_fn: (keys, stored images) → x.
           control: moves the betas.
           config: how to train; `seed` and `order_seed` are each model's own.
           layout: of the models over the devices.
+          beta_range: of conditioned models; None for others.
+          monte_carlo_rates: layers whose rate has no closed form; rows of the logs say which.
         """
-        self.layout, self._config = layout, config
+        self.layout, self._config, self._beta_range = layout, config, beta_range
+        self._monte_carlo_rates = monte_carlo_rates
         axis_name = devices.DEVICE_AXIS if layout.splits_batch else None
-        self._step_fn = make_train_step(terms_fn, preprocess_fn, control, config, axis_name)
+        self._step_fn = make_train_step(terms_fn, preprocess_fn, control, config, axis_name, beta_range)
         self._programs: dict[PickFn, Callable[..., Any]] = {}
 
     def train(
@@ -101,7 +108,7 @@ class Trainer:
           batches: of stored training images, in each model's order.
           save: called with step and stack where the config asks for a checkpoint, and at the end.
           validate: params as the layout puts them → the terms of every model and validation image, NumPy
-            arrays `[M, N, ...]`.
+            arrays `[M, N, ...]`; of conditioned models those of `BetaRange.make_terms`.
           report: called after every interval.
           stop_requested: asked after every compiled call, which takes about `CALL_SECONDS` at most (or one
             step of every model, where that takes longer). Once it says yes, on any process, `save` is
@@ -143,6 +150,7 @@ class Trainer:
             betas: np.ndarray,
             images_per_s: float,
             num_skipped: int | None = None,
+            marked: Mapping[str, Any] | None = None,
         ) -> None:
             logs[i].append(
                 rate_log.rate_row(
@@ -157,7 +165,9 @@ class Trainer:
                     grad_norm=float(means.grad_norm) if split == "train" else None,
                     images_per_s=images_per_s,
                     num_skipped=num_skipped,
+                    monte_carlo_rates=self._monte_carlo_rates,
                 )
+                | dict(marked or {})
             )
 
         while logged < num_steps:
@@ -191,7 +201,10 @@ class Trainer:
             images_per_s = (end - begin) * config.batch_size / (seconds - since)
             for i in alive:
                 means = StepMetrics(*(total[i] / (end - begin) for total in sums))
-                write(i, "train", means, betas[i], images_per_s, int(skips[0][i]) if skips else None)
+                num_skipped, of_images = int(skips[0][i]) if skips else None, betas[i]
+                if self._beta_range is not None:
+                    of_images = self._beta_range.means()
+                write(i, "train", means, of_images, images_per_s, num_skipped)
                 if skips and skips[1][i] >= config.log_every_steps:  # it never moves again
                     failed_at[i] = step
                     if raise_not_finite:
@@ -203,8 +216,11 @@ class Trainer:
                 elapsed = time.perf_counter() - start
                 seconds, since = seconds + elapsed, since + elapsed
                 for i in alive:
-                    means = split_means(stacks.entry(terms, i), betas[i])
-                    write(i, "valid", means, betas[i], terms.distortion.shape[1] / elapsed)
+                    found, marked = stacks.entry(terms, i), None
+                    if self._beta_range is not None:
+                        found, marked = self._beta_range.split(found)
+                    means, speed = split_means(found, betas[i]), terms.distortion.shape[1] / elapsed
+                    write(i, "valid", means, betas[i], speed, marked=marked)
             if failed_at.all():  # nobody is left to take a step
                 step = num_steps
             logged = step

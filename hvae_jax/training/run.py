@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hvae_jax.beta_range import BetaRange
 from hvae_jax.betas import BetaControl
 from hvae_jax.errors import RunError, Stopped
 from hvae_jax.files import rate_log
@@ -17,7 +18,7 @@ from hvae_jax.training.checkpoints import CHECKPOINTS_FOLDER, Checkpoints
 from hvae_jax.training.config import TrainingConfig
 from hvae_jax.training.loop import NotFinite, Trainer
 from hvae_jax.training.stacks import DataParallel, Stack
-from hvae_jax.training.step import Params, PreprocessFn, StepMetrics, TermsFn, TrainState
+from hvae_jax.training.step import Params, PreprocessFn, StepMetrics, TermsFn, TermsOfStep, TrainState
 
 # What a checkpoint holds beside the state.
 PROGRESS = {"logged", "seconds", "totals", "batches", "ended"}
@@ -26,15 +27,17 @@ PROGRESS = {"logged", "seconds", "totals", "batches", "ended"}
 def train(
     folder: pathlib.Path,
     state: TrainState,
-    terms_fn: TermsFn,
+    terms_fn: TermsFn | TermsOfStep,
     batches: Batches,
     *,
     preprocess_fn: PreprocessFn,
     control: BetaControl,
     config: TrainingConfig,
+    beta_range: BetaRange | None = None,
     validate: Callable[[Params], LayerwiseTerms] | None = None,
     reports: Sequence[Callable[[dict[str, Any]], None]] = (),
     stop_requested: Callable[[], bool] = lambda: False,
+    monte_carlo_rates: Sequence[int] = (),
 ) -> TrainState:
     """Trains over all devices of all processes, from the folder's newest checkpoint where there is one.
 
@@ -46,17 +49,20 @@ def train(
     Args:
       folder: the run folder, see `records.open_run`.
       state: from `init_state`.
-      terms_fn: (params, x, keys) → terms.
+      terms_fn: (params, x, keys) → terms; a `TermsOfStep` gives those of each step.
       batches: of stored training images.
       preprocess_fn: (keys, stored images) → x.
       control: moves the betas.
       config: how to train.
-      validate: params → the terms of every validation image, as NumPy arrays.
+      beta_range: of a conditioned model; None for others.
+      validate: params → the terms of every validation image, as NumPy arrays; of a conditioned model those of
+        `BetaRange.make_terms`.
       reports: called with every row of the log as it is written.
       stop_requested: asked after every compiled call, which takes about `loop.CALL_SECONDS` at most (or one
         step, where that takes longer). Once it says yes, on any process, a checkpoint of that very step
         is written and the loop ends with `Stopped`. The resumed run equals an uninterrupted one, its log
         included.
+      monte_carlo_rates: layers whose rate has no closed form; rows of the log say which.
 
     Returns:
       the final state, on the host.
@@ -68,7 +74,13 @@ def train(
     """
     num_steps = config.num_steps(batches.num_images)
     trainer = Trainer(
-        terms_fn, preprocess_fn=preprocess_fn, control=control, config=config, layout=DataParallel()
+        terms_fn,
+        preprocess_fn=preprocess_fn,
+        control=control,
+        config=config,
+        layout=DataParallel(),
+        beta_range=beta_range,
+        monte_carlo_rates=monte_carlo_rates,
     )
     checkpoints = (
         Checkpoints(folder / CHECKPOINTS_FOLDER, config.num_checkpoints) if processes.is_main() else None

@@ -14,14 +14,28 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hvae_jax.betas import BetaControl, BetaState
+from hvae_jax.beta_range import BetaRange
+from hvae_jax.betas import BetaControl, BetaState, warmup_share
 from hvae_jax.keys import fold_in, from_data, make_key, to_data
 from hvae_jax.objective import LayerwiseTerms, layerwise_elbo
 from hvae_jax.training.config import TrainingConfig
 
 Params = Any
-# (params, x [B, ...], keys [B]) -> terms. Flax types `apply` as returning more than it does here, hence Any.
-TermsFn = Callable[[Params, jax.Array, jax.Array], LayerwiseTerms | Any]
+# (params, x [B, ...], keys [B]) -> terms; of a conditioned model, which draws betas, (…, betas=[B, L]) too.
+# Flax types `apply` as returning more than it does here, hence Any.
+TermsFn = Callable[..., LayerwiseTerms | Any]
+
+
+class TermsOfStep(NamedTuple):
+    """Terms that change over training, as those of a relaxation that hardens.
+
+    Attributes:
+      at: step → the `TermsFn` of that step; an int32 scalar, traced, the updates done.
+    """
+
+    at: Callable[[jax.Array], TermsFn]
+
+
 # (keys [B], stored images [B, ...]) -> x [B, ...], for example data.make_preprocess.
 PreprocessFn = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -88,41 +102,49 @@ def init_state(
 
 
 def make_train_step(
-    terms_fn: TermsFn,
+    terms_fn: TermsFn | TermsOfStep,
     preprocess_fn: PreprocessFn,
     control: BetaControl,
     config: TrainingConfig,
     axis_name: str | None = None,
+    beta_range: BetaRange | None = None,
 ) -> StepFn:
     """The pure step `(state, images) -> (state, metrics)`.
 
-    Minimises the batch mean of D + Σ β_l R_l. A step whose loss or gradient is not finite leaves
+    Minimises the batch mean of D + Σ β_l R_l; for a conditioned model with betas that each image draws for
+    itself, from its key, and that `terms_fn` is told. A step whose loss or gradient is not finite leaves
     the state as it was: the caller sees it in the metrics.
 
     Args:
-      terms_fn: (params, x `[B, ...]`, keys `[B]`) → terms.
+      terms_fn: (params, x `[B, ...]`, keys `[B]`) → terms; a `TermsOfStep` gives those of each step.
       preprocess_fn: (keys `[B]`, stored images `[B, ...]`) → x.
       control: moves the betas, and scales the learning rate.
       config: optimiser, averaging, and the images per gradient evaluation.
       axis_name: of the devices that share a batch; None on one.
+      beta_range: that a conditioned model draws from; None for a model of the control's betas.
     """
     tx = config.make_optimizer()
 
-    def loss_fn(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array):
+    def loss_fn(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array, step: jax.Array):
         x = preprocess_fn(fold_in(keys, 0), images)
-        terms = terms_fn(params, x, fold_in(keys, 1))
+        fn = terms_fn.at(step) if isinstance(terms_fn, TermsOfStep) else terms_fn
+        if beta_range is None:
+            terms = fn(params, x, fold_in(keys, 1))
+        else:
+            betas = beta_range.draw(fold_in(keys, 2), betas)
+            terms = fn(params, x, fold_in(keys, 1), betas=betas)
         means = terms.distortion.mean(), terms.rates.mean(axis=0)
         return -layerwise_elbo(terms, betas).mean(), means
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def mean_grads(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array):
+    def mean_grads(params: Params, betas: jax.Array, images: jax.Array, keys: jax.Array, step: jax.Array):
         part_size = config.micro_batch or pick_micro_batch(images.shape)
         num_parts = images.shape[0] // part_size
         parts = jax.tree.map(lambda a: a.reshape(num_parts, part_size, *a.shape[1:]), (images, keys))
 
         def add(total: Params, part: tuple[jax.Array, jax.Array]):
-            (loss, (distortion, rates)), grads = grad_fn(params, betas, *part)
+            (loss, (distortion, rates)), grads = grad_fn(params, betas, *part, step)
             return jax.tree.map(jnp.add, total, grads), (loss, distortion, rates)
 
         total, means = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
@@ -136,7 +158,8 @@ def make_train_step(
             place = place + per_device * jax.lax.axis_index(axis_name)
         step_key = jax.random.fold_in(from_data(state.key), state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, place)
-        grads, (loss, distortion, rates) = mean_grads(state.params, state.beta_state.betas, images, keys)
+        betas = state.beta_state.betas if beta_range is None else warmup_share(state.beta_state)
+        grads, (loss, distortion, rates) = mean_grads(state.params, betas, images, keys, state.step)
         if axis_name is not None:
             grads, loss, distortion, rates = jax.lax.pmean((grads, loss, distortion, rates), axis_name)
         metrics = StepMetrics(loss, distortion, rates, optax.tree.norm(grads))

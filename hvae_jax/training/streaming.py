@@ -19,9 +19,16 @@ from absl import flags
 from hvae_jax.data.stored import Rows, StoredArray
 from hvae_jax.errors import RunError
 from hvae_jax.training import devices
-from hvae_jax.training.batches import Batches, PickFn, ResidentBatches, batch_indices, split_batches
+from hvae_jax.training.batches import (
+    Batches,
+    PickFn,
+    ResidentBatches,
+    batch_indices,
+    check_layout,
+    split_batches,
+)
 from hvae_jax.training.config import TrainingConfig
-from hvae_jax.training.stacks import DataParallel, Layout
+from hvae_jax.training.stacks import Layout
 
 # Of images that one call's steps take: as much lies ready on the devices while a call runs.
 CALL_BYTES = 64 * 2**20
@@ -57,9 +64,7 @@ class StreamedBatches:
         Raises:
           RunError: the devices do not divide the batch that they share, or no batch fits into the run.
         """
-        self._layout = layout or DataParallel()
-        if self._layout.splits_batch:
-            config.check_devices(jax.device_count())
+        self._layout = check_layout(layout, config)
         self.num_images, self.image_shape = len(images), images.shape[1:]
         self._images, self._config = images, config
         batch_bytes = images.nbytes // len(images) * config.batch_size

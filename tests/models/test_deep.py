@@ -237,6 +237,33 @@ def of_sides(sides: tuple[int, ...]) -> dict[str, Any]:
     return {"inference": DEEP, "latent_shapes": latent_shapes, "blocks_by_side": one_each}
 
 
+def test_rows_are_as_columns(make_config: MakeConfig):
+    """Transposed images and kernels give transposed pictures: heights and widths are nowhere confused."""
+    tall = {"latent_shapes": ((8, 8, 2), (4, 2, 2), (1, 1, 2)), "blocks_by_side": ((8, 1), (4, 1), (1, 1))}
+    wide = {"latent_shapes": ((8, 8, 2), (2, 4, 2), (1, 1, 2)), "blocks_by_side": ((8, 1), (2, 1), (1, 1))}
+    shared = {"inference": DEEP, "likelihood": "bernoulli"}
+    model = make_hvae(make_config(**shared, **tall), (16, 8, 2))
+    transposed = make_hvae(make_config(**shared, **wide), (8, 16, 2))
+    # Large, so that the picture shows what x is.
+    params = jax.tree.map(lambda leaf: 4.0 * leaf, random_like(shapes_of(model)))
+
+    def transpose(path: Any, leaf: jax.Array) -> jax.Array:
+        if path[-1].key.startswith("start_") or (path[-1].key == "kernel" and leaf.ndim > 3):
+            return jnp.swapaxes(leaf, leaf.ndim - 4, leaf.ndim - 3) if leaf.ndim > 3 else leaf.swapaxes(0, 1)
+        return leaf
+
+    of_transposed = jax.tree_util.tree_map_with_path(transpose, params)["params"]
+    of_transposed = {"params": {name.replace("_4", "_2"): leaf for name, leaf in of_transposed.items()}}
+    assert jax.tree.map(jnp.shape, of_transposed) == jax.tree.map(jnp.shape, shapes_of(transposed))
+    x = jnp.asarray(np.random.default_rng(0).random((2, 16, 8, 2)), jnp.float32)
+    pictures = [
+        quick_jit(functools.partial(one.apply, method="reconstruct"))(weights, images)
+        for one, weights, images in ((model, params, x), (transposed, of_transposed, x.swapaxes(1, 2)))
+    ]
+    assert np.ptp(np.asarray(pictures[0]), axis=0).max() > 0.01
+    np.testing.assert_allclose(pictures[0], pictures[1].swapaxes(1, 2), rtol=1e-4, atol=1e-5)
+
+
 def test_all_that_is_asked_of_a_deep_network(make_config: MakeConfig):
     model = make_hvae(make_config(**of_sides((28, 14, 1)), likelihood="bernoulli"), (28, 28, 1))
     x, params, key = jnp.zeros((3, 28, 28, 1)), shapes_of(model), jax.random.key(0)
@@ -350,6 +377,7 @@ def test_a_layers_prior_sees_only_what_is_above_it(make_config: MakeConfig, infe
         ({"latent_shapes": ((8, 8, 2), (8, 8, 3))}, (8, 8, 3), "latent_shapes"),
         ({"latent_shapes": ((8, 8, 2), (4, 4, 2), (8, 8, 2))}, (8, 8, 3), "latent_shapes"),
         ({}, (12, 12, 3), "latent_shapes"),
+        ({}, (8, 12, 3), "latent_shapes: .* maps of 8×8, 4×4, 1×1; .* the image's, 8×12"),
         ({"blocks_by_side": ((8, 3), (4, 2))}, (8, 8, 3), "blocks_by_side"),
         ({"blocks_by_side": ()}, (8, 8, 3), "blocks_by_side"),
         ({"blocks_by_side": (8, 4, 1)}, (8, 8, 3), "blocks_by_side"),
@@ -365,4 +393,4 @@ def test_layers_that_do_not_fit_are_named(
         make_hvae(make_config(**{**SMALL, **changes}), image_shape)
     assert "\n" not in str(caught.value)
     with pytest.raises(RunError, match="images of shape"):
-        make_hvae(make_config(**SMALL), (260, 260, 3))
+        make_hvae(make_config(**SMALL), (8, 260, 3))

@@ -153,10 +153,11 @@ class Published:
     METHOD.md §4. Each part of the network is named after the Flax module that holds its weights.
     """
 
-    def __init__(self, params: Any, side: int):
+    def __init__(self, params: Any, image_shape: tuple[int, int, int]):
         self.params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["params"])
         # Kernel 4, stride 2, padding 1; where 28 pixels have come down to 7, stride 1, padding 0.
-        self.stages = [(2, 1), (2, 1), (2, 1) if side == 32 else (1, 0)]
+        self.stages = [(2, 1), (2, 1), (2, 1) if image_shape[0] == 32 else (1, 0)]
+        self.bottom = (4, 4) if image_shape[0] == image_shape[1] else (4, 2)
 
     def weights(self, path: str) -> tuple[np.ndarray, np.ndarray]:
         node = self.params
@@ -196,14 +197,14 @@ class Published:
         h = relu(self.conv("posterior_1/Down_0/Conv_0", x, *self.stages[0]))
         h = relu(self.conv("posterior_1/Down_0/Conv_1", h, *self.stages[1]))
         h = relu(self.conv("posterior_1/Down_1/Conv_0", h, *self.stages[2]))
-        assert h.shape[:2] == (4, 4)
+        assert h.shape[:2] == self.bottom
         return mean_and_softplus(self.linear("posterior_1/Head_0/Dense_0", h.ravel()))
 
     def posterior_1(self, x: np.ndarray, z_2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """q(z_1|z_2, x) of the GHVAE."""
         h = relu(self.conv("posterior_0/Down_0/Conv_0", x, *self.stages[0]))
         h = relu(self.conv("posterior_0/Down_0/Conv_1", h, *self.stages[1]))
-        lifted = relu(self.linear("posterior_0/Lift_0/Dense_0", z_2)).reshape(4, 4, -1)
+        lifted = relu(self.linear("posterior_0/Lift_0/Dense_0", z_2)).reshape(*self.bottom, -1)
         lifted = relu(self.conv_transpose("posterior_0/Lift_0/Up_0/ConvTranspose_0", lifted, *self.stages[2]))
         assert lifted.shape == h.shape
         h = relu(self.conv("posterior_0/Down_1/Conv_0", np.concatenate([lifted, h], axis=2), *self.stages[2]))
@@ -233,7 +234,7 @@ class Published:
         h = relu(self.linear("prior_0/DenseHead_0/Dense_0", z_2))
         mean, std = mean_and_softplus(self.linear("prior_0/DenseHead_0/Dense_1", h))
         assert len(h) == len(mean) // 2
-        return mean.reshape(4, 4, -1), std.reshape(4, 4, -1)
+        return mean.reshape(*self.bottom, -1), std.reshape(*self.bottom, -1)
 
     def decoder(self, z_1: np.ndarray) -> np.ndarray:
         """The means of p(x|z_1)."""
@@ -261,13 +262,15 @@ def kl_by_hand(q: tuple[np.ndarray, np.ndarray], p: tuple[np.ndarray, np.ndarray
     [
         ("generalized_top_down", (32, 32, 3)),
         ("generalized_top_down", (28, 28, 1)),
+        ("generalized_top_down", (28, 20, 2)),
         ("ladder", (32, 32, 3)),
     ],
 )
 def test_two_layers_are_the_published_networks(
     make_config: MakeConfig, inference: str, image_shape: tuple[int, int, int]
 ):
-    config = make_config(inference=inference, latent_shapes=((4, 4, 4), (5,)), num_stages=3)
+    z_1 = (4, 4 if image_shape[0] == image_shape[1] else 2, 4)
+    config = make_config(inference=inference, latent_shapes=(z_1, (5,)), num_stages=3)
     model = make_hvae(config, image_shape)
     params, x = random_params(model), images(model, 1)
 
@@ -280,7 +283,7 @@ def test_two_layers_are_the_published_networks(
         return model.apply(params, x, key), layers, decoded, upper
 
     terms, layers, decoded, upper = jax.tree.map(lambda leaf: np.asarray(leaf[0]), evaluate(params, x))
-    published, image = Published(params, image_shape[0]), np.asarray(x[0], np.float64)
+    published, image = Published(params, image_shape), np.asarray(x[0], np.float64)
     z_1, z_2 = (layer.z.astype(np.float64) for layer in layers)
     if inference == "ladder":
         q_1, q_2 = published.ladder_posterior_1(image, z_2), published.ladder_posterior_2(image)
@@ -335,7 +338,7 @@ def test_parameters_start_as_pytorchs_do(make_config: MakeConfig):
         ("ladder", (8, 8, 3), 1, ((4, 4, 2),), "logistic_mixture"),
         ("ladder", (8, 8, 3), 2, ((4, 4, 2), (2, 2, 3)), "gaussian_learned_std"),
         ("generalized_top_down", (28, 28, 1), 3, ((5,), (4,)), "logistic_mixture"),
-        ("generalized_top_down", (28, 28, 3), 3, ((14, 14, 1), (7, 7, 2), (3,)), "gaussian_fixed_std"),
+        ("generalized_top_down", (28, 20, 4), 3, ((14, 10, 1), (7, 5, 2), (3,)), "gaussian_fixed_std"),
         ("ladder", (28, 28, 1), 3, ((14, 14, 1), (4,), (3,)), "bernoulli"),
         (
             "generalized_top_down",
@@ -344,7 +347,7 @@ def test_parameters_start_as_pytorchs_do(make_config: MakeConfig):
             ((16, 16, 2), (8, 8, 2), (4, 4, 2), (3,)),
             "logistic_mixture",
         ),
-        ("ladder", (32, 32, 1), 3, ((6,), (5,), (4,), (3,)), "gaussian_learned_std"),
+        ("ladder", (32, 48, 2), 3, ((6,), (5,), (4,), (3,)), "logistic_mixture"),
         ("generalized_top_down", (64, 64, 1), 4, ((32, 32, 1), (4, 4, 2), (4,), (3,)), "bernoulli"),
         ("ladder", (64, 64, 3), 4, ((8, 8, 2), (8, 8, 2), (4, 4, 2)), "gaussian_fixed_std"),
     ],
@@ -646,7 +649,6 @@ def test_bottom_up_is_refused_with_the_reason(make_config: MakeConfig):
         ("latent_shapes", ((0,),)),
         ("latent_shapes", ((3.0,),)),
         ("latent_shapes", ((4, 4),)),
-        ("latent_shapes", ((4, 2, 2),)),
         ("latent_shapes", ((4, 4, 2), (-3,))),
     ],
     ids=str,
@@ -666,6 +668,8 @@ def test_a_bad_field_is_named(make_config: MakeConfig, field: str, value: object
         ({"num_stages": 4}, (8, 8, 1), "num_stages"),
         ({"num_stages": 3, "latent_shapes": ((3,),)}, (12, 12, 1), "num_stages"),
         ({"latent_shapes": ((8, 8, 2), (3,))}, (8, 8, 1), "latent_shapes"),
+        ({"latent_shapes": ((4, 2, 2), (3,))}, (8, 8, 1), "latent_shapes.* layer 1 .* maps of 4×4, 2×2"),
+        ({}, (8, 10, 1), r"num_stages=2: 4×5 pixels are left .* widths fit: \[8, 12, 16"),
         ({"latent_shapes": ((4, 4, 2), (3,)), "num_stages": 2}, (28, 28, 1), "latent_shapes"),
         ({"latent_shapes": ((3,), (4, 4, 2))}, (8, 8, 1), "latent_shapes"),
         ({"latent_shapes": ((2, 2, 2), (4, 4, 2))}, (8, 8, 1), "latent_shapes"),
@@ -679,7 +683,7 @@ def test_latents_that_do_not_fit_the_image_are_named(
         make_hvae(make_config(**changes), image_shape)
 
 
-@pytest.mark.parametrize("image_shape", [(8, 12, 1), (7, 7, 1), (65, 65, 3), (8, 8, 2), (8, 8, 4)], ids=str)
+@pytest.mark.parametrize("image_shape", [(8, 66, 1), (7, 7, 1), (65, 65, 3), (8, 8, 0), (8, 8, 5)], ids=str)
 def test_images_that_are_not_supported_are_named(make_config: MakeConfig, image_shape: tuple[int, int, int]):
     with pytest.raises(RunError) as caught:
         make_hvae(make_config(), image_shape)

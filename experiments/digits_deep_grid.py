@@ -1,0 +1,23 @@
+"""A grid of 3 × 3 betas of a deep hierarchy on digits: one for its 8×8 layers, one for its 4×4 layers.
+
+Command: python -m experiments.grid --config=experiments/digits_deep_grid.py
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import cifar_grid, digits_deep
+
+BETAS = (0.1, 0.3, 1.0)
+
+
+def get_config() -> ConfigDict:
+    """The deep network on digits for less long, with a beta per side, that of the 1×1 layers being 1."""
+    config = digits_deep.get_config().unlock()
+    config.update(
+        {
+            "objective": {"beta_groups": "sides", "betas": (1.0, 1.0, 1.0)},
+            "training": {"num_epochs": 30.0},
+            "grid": {**cifar_grid.get_config().to_dict()["grid"], "betas": (BETAS, BETAS, (1.0,))},
+        }
+    )
+    return config.lock()

@@ -1,0 +1,23 @@
+"""One GHVAE for every beta on Fashion-MNIST binarised by rounding (28×28, 195,705 parameters), 30 epochs.
+
+Shows: what the 49 models of fashion_grid.py show, for the price of three. A prototype of this recipe, one
+seed, had a lower D + Σ β_l R_l than 44 of them on the test split, by 4.8 % in the mean. At a learning rate of
+1e-3 it lost z_2 at every beta.
+Data: as experiments/fashion.py says.
+Command: python -m experiments.run --config=experiments/fashion_conditioned.py
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import digits_conditioned, fashion
+
+
+def get_config() -> ConfigDict:
+    """The single model's config, told its betas, for three times as long."""
+    config = fashion.get_config().unlock()
+    told = digits_conditioned.get_config()
+    config.model.conditioning = told.model.conditioning
+    config.objective.beta_range = told.objective.beta_range
+    config.objective.warmup_fraction = told.objective.warmup_fraction
+    config.update({"training": {"num_epochs": 30.0, "learning_rate_decay_fraction": 0.5}})
+    return config.lock()

@@ -1,0 +1,70 @@
+"""A conditioned run as a user starts it, asked afterwards, and the grid that it gives without training."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import tiny
+
+from hvae_jax import records
+from hvae_jax.grid import table
+
+FLAGS = (
+    "--config=experiments/digits_conditioned.py",
+    *tiny.TRAINING,
+    "--config.objective.marked_betas=((0.1,10.0),(10.0,0.1))",
+    "--config.training.learning_rate_warmup_steps=0",
+)
+
+
+@pytest.fixture(scope="module")
+def finished(programs, tiny_data, tmp_path_factory) -> pathlib.Path:
+    """The folder of a short run."""
+    folder = tmp_path_factory.mktemp("runs") / "conditioned"
+    ended = programs.run("run", *FLAGS, f"--config.data.name=npz:{tiny_data}", f"--workdir={folder}")
+    assert ended.status == 0, ended.err
+    return folder
+
+
+def test_the_log_has_marked_betas_and_the_means_of_draws(finished):
+    train, valid = records.load(finished), records.load(finished, "valid")
+    assert valid["marked_rates_nats"].shape == (len(valid["step"]), 2, 2)
+    np.testing.assert_array_equal(valid["marked_betas"][-1], [[0.1, 10.0], [10.0, 0.1]])
+    np.testing.assert_array_equal(valid["betas"][-1], [1.0, 1.0])
+    np.testing.assert_allclose(train["betas"][-1], [(12.6 - 0.08) / np.log(12.6 / 0.08)] * 2)
+
+
+def test_it_is_asked_and_makes_a_grid_without_training(finished, programs, tmp_path):
+    out = tmp_path / "answer.json"
+    flags = (f"--workdir={finished}", f"--pictures={tmp_path}", f"--out={out}")
+    ended = programs.run("ask", *flags, "--betas=0.3,3.0")
+    assert ended.status == 0, ended.err
+    there = records.read_json(out)
+    assert there["betas"] == [0.3, 3.0]
+    assert len(list(tmp_path.glob("*.png"))) == 2
+    ended = programs.run("ask", *flags, f"--targets_nats={','.join(map(str, there['valid_rates_nats']))}")
+    assert ended.status == 0, ended.err
+    answer = records.read_json(out)
+    assert not answer["out_of_reach"]
+    np.testing.assert_allclose(answer["valid_rates_nats"], there["valid_rates_nats"], rtol=0.01)
+    tiny.assert_one_error(programs.run("ask", *flags, "--betas=0.3,30.0"), "beta_2=30 is outside of 0.08")
+    tiny.assert_one_error(programs.run("ask", *flags), "give one of --betas, --targets_nats")
+
+    grid = ("--config=experiments/digits_grid.py", "--config.grid.betas=((0.3,1.0),(3.0,))")
+    ended = programs.run("grid", *grid, f"--from_model={finished}", f"--workdir={tmp_path / 'grid'}")
+    assert ended.status == 0, ended.err
+    found = table.load(tmp_path / "grid")
+    assert found["rates_nats"].shape == (2, 1, 1, 2)
+    # The same model at the same betas, with more draws.
+    error = 5.0 * np.asarray(there["test_rate_standard_errors_nats"])
+    assert (np.abs(found["rates_nats"][0, 0, 0] - there["test_rates_nats"]) < error).all()
+    tiny.assert_one_error(
+        programs.run(
+            "grid",
+            *FLAGS[1:],
+            *grid,
+            "--config.model.conditioning=gates",
+            "--config.objective.beta_range=(0.1,10.0)",
+        ),
+        "a conditioned model (config.model.conditioning) is one for all betas",
+    )
