@@ -18,12 +18,18 @@ from hvae_jax.codec.bins import BIN_BITS, POSTERIOR_BITS, Gaussians
 from hvae_jax.codec.pixels import PIXEL_BITS
 from hvae_jax.codec.stack import Stack
 from hvae_jax.likelihoods import LogisticMixture
+from hvae_jax.models import conditioning
 from hvae_jax.objective import LayerwiseTerms
 
 SHAPE = (8, 8, 1)
 KEY = jax.random.key(0)
+BETAS = (0.5, 1.0, 2.0)
 GAIN = 1.0  # of weights: rates are a few bits, and no posterior lies beyond the bins
-DEEP_SHAPES = ((4, 4, 2), (4, 4, 2), (1, 1, 3))
+DEEP = {
+    "inference": "deep",
+    "latent_shapes": ((4, 4, 2), (4, 4, 2), (1, 1, 3)),
+    "likelihood": "bernoulli",
+}
 
 
 class Coded(NamedTuple):
@@ -46,6 +52,8 @@ def make_coded(config: Any, num: int, shape: tuple[int, int, int] = SHAPE, **how
         return generator.normal(0.0, GAIN * scale, leaf.shape).astype(np.float32)
 
     params = jax.tree.map(weights, jax.eval_shape(model.init, KEY, x, KEY))
+    if config.is_conditioned:
+        params = conditioning.at(params, BETAS)
     data, bits = codec.encode_measured(model, params, images, **how)
     return Coded(model, params, images, data, bits)
 
@@ -174,13 +182,17 @@ def test_draws_do_not_follow_from_the_image_before(coded):
     ("changes", "shape"),
     [
         ({"inference": "ladder", "likelihood": "logistic_mixture"}, (8, 8, 3)),
-        ({"inference": "deep", "latent_shapes": DEEP_SHAPES, "likelihood": "bernoulli"}, SHAPE),
+        ({**DEEP, "conditioning": "scale_shift"}, SHAPE),
     ],
-    ids=["ladder", "deep"],
+    ids=["ladder", "deep, conditioned"],
 )
 def test_other_models(make_config, changes, shape):
     coded = make_coded(make_config(**changes), 7, shape=shape, batch_size=4)
     np.testing.assert_array_equal(codec.decode(coded.model, coded.params, coded.data), coded.images)
+    if coded.model.config.is_conditioned:
+        assert container.unpack(coded.data).header.betas == list(BETAS)
+        with pytest.raises(RunError, match="another model"):
+            codec.decode(coded.model, conditioning.at(coded.params, (0.5, 1.0, 3.0)), coded.data)
 
 
 def test_the_top_is_read_first(make_config, coded):
@@ -219,6 +231,9 @@ def test_what_cannot_be_coded(make_config, coded):
     density = make_hvae(make_config(), SHAPE)
     with pytest.raises(RunError, match=r"config.model.likelihood='gaussian_fixed_std' is a density"):
         codec.encode(density, params, images)
+    mixture = make_hvae(make_config(likelihood="bernoulli", top_prior="mixture"), SHAPE)
+    with pytest.raises(RunError, match="top_prior='mixture': bits on disk are"):
+        codec.encode(mixture, params, images)
     with pytest.raises(ValueError, match=r"images must be uint8 \[N"):
         codec.encode(model, params, images[..., 0])
     with pytest.raises(ValueError, match="top_first must be in 0 … 2, got 3"):
