@@ -103,7 +103,7 @@ def _apply(model: HVAE, name: str, fixed: tuple[int, ...], variables: Variables,
         given = (*fixed, *arguments)
         # Conditioned networks are told the betas that are among the variables, at these two places.
         if name in ("bottom_up", "start") and getattr(module.networks, "is_conditioned", False):
-            num = given[0] if name == "start" else len(given[0])
+            num = fixed[0] if name == "start" else len(arguments[0])
             given = (*given, module._hierarchy(None).told(num))
         return getattr(module.networks, name)(*given)
 
