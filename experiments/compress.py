@@ -9,6 +9,8 @@ rates, distortion and ELBO of the same images, and what PNG, WebP and xz take; -
 image too. The file is read on the same kind of machine, with the same versions and the run's checkpoint of
 now.
 
+Of a conditioned model --betas says at which betas; `decompress` reads them from the file.
+
 --top_first=K puts the layers from z_K up in front, so that `experiments.decompress --layers` finds them for
 all images at once. It costs bits where the pixels have fewer than these layers borrow: see the manual.
 """
@@ -25,6 +27,7 @@ from experiments import program
 from hvae_jax import codec, data, experiment, files
 from hvae_jax.codec import others, report
 from hvae_jax.codec.pixels import make_pixels
+from hvae_jax.codec.programs import check_layers
 from hvae_jax.codec.stack import require_constriction
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates
@@ -72,7 +75,9 @@ def main(arguments: list[str]) -> None:
         report_file = program.file_flag("report", flags.FLAGS.report, (".json",))
     num_images, top_first = flags.FLAGS.num_images, flags.FLAGS.top_first
     built = experiment.from_folder(workdir, data=flags.FLAGS.data)
+    check_layers(built.model)
     pixels = make_pixels(built.model)
+    betas = read_betas(built)
     if not 0 <= top_first <= built.model.num_layers:
         raise RunError(f"--top_first={top_first} must be in 0 … {built.model.num_layers}, the model's layers")
     if num_images < 0:
@@ -80,7 +85,7 @@ def main(arguments: list[str]) -> None:
 
     program.start_devices()
     state = experiment.restore(built, workdir)
-    params = state.eval_params
+    params = built.at(state.eval_params, betas)
     images = seen_images(built, flags.FLAGS.split, num_images)
     pixels.check(images)
     pace = Pace(len(images))
@@ -95,7 +100,7 @@ def main(arguments: list[str]) -> None:
         "data": built.dataset.title,
         "split": flags.FLAGS.split,
         "inference": built.model.config.inference,
-        "betas": np.asarray(state.beta_state.betas, float).tolist(),
+        "betas": np.asarray(state.beta_state.betas if betas is None else betas, float).tolist(),
         "top_first": top_first,
         "encoded_images_per_s": images_per_s,
         **made,
@@ -108,6 +113,33 @@ def main(arguments: list[str]) -> None:
     print(report.to_text(made))
     print(f"{seconds:.1f} s with compiling, then {images_per_s:.0f} images/s")
     print(f"{out} has {len(content):,} bytes")
+
+
+def read_betas(built: Experiment) -> tuple[float, ...] | None:
+    """The betas that a conditioned model is told: those of --betas, or of its config; None of another model.
+
+    Raises:
+      RunError: not one for each layer, in the range that the model was trained for; or some for a model that
+        is not conditioned.
+    """
+    text, found = ",".join(flags.FLAGS.betas), built.beta_range
+    if found is None:
+        if text:
+            raise RunError(f"--betas={text} asks a conditioned model; this one is of its own betas alone")
+        return None
+    if not text:
+        return built.objective.betas
+    try:
+        betas = tuple(map(float, flags.FLAGS.betas))
+        is_inside = [
+            low <= beta <= high for low, beta, high in zip(found.lows, betas, found.highs, strict=True)
+        ]
+    except ValueError:
+        betas, is_inside = (), [False]
+    if not all(is_inside):
+        ranges = ", ".join(f"{low:g} … {high:g}" for low, high in zip(found.lows, found.highs, strict=True))
+        raise RunError(f"--betas={text} must be a number for each layer, z_1 first, within {ranges}")
+    return betas
 
 
 def seen_images(built: Experiment, split: str, num_images: int) -> np.ndarray:
@@ -141,6 +173,9 @@ def define_flags() -> None:
     flags.DEFINE_string("out", None, "File to write.", required=True)
     flags.DEFINE_string("report", None, "JSON to write with all numbers.")
     flags.DEFINE_integer("top_first", 0, "The lowest layer that lies in front; 0 for none.")
+    flags.DEFINE_list(
+        "betas", [], "Of a conditioned model, z_1 first: 0.3,3. Those of its config by default."
+    )
     flags.DEFINE_string("data", None, "A config.data.name instead of the run's own, for data that moved.")
 
 

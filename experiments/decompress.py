@@ -42,6 +42,8 @@ def main(arguments: list[str]) -> None:
 
     program.start_devices()
     params = experiment.restore(built, workdir).eval_params
+    if header.betas:
+        params = built.at(params, header.betas)
     pace = Pace(header.num_images)
     arrays: dict[str, Any]
     if layer is None:

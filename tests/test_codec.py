@@ -1,6 +1,7 @@
 """Bits on disk: bins and stacks invert exactly, images come back, bits are the rates, damage is named."""
 
 import dataclasses
+import importlib.util
 import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,12 +18,18 @@ from hvae_jax.codec.bins import BIN_BITS, POSTERIOR_BITS, Gaussians
 from hvae_jax.codec.pixels import PIXEL_BITS
 from hvae_jax.codec.stack import Stack
 from hvae_jax.likelihoods import LogisticMixture
+from hvae_jax.models import conditioning
 from hvae_jax.objective import LayerwiseTerms
 
 SHAPE = (8, 8, 1)
 KEY = jax.random.key(0)
+BETAS = (0.5, 1.0, 2.0)
 GAIN = 1.0  # of weights: rates are a few bits, and no posterior lies beyond the bins
-DEEP_SHAPES = ((4, 4, 2), (4, 4, 2), (1, 1, 3))
+DEEP = {
+    "inference": "deep",
+    "latent_shapes": ((4, 4, 2), (4, 4, 2), (1, 1, 3)),
+    "likelihood": "bernoulli",
+}
 
 
 class Coded(NamedTuple):
@@ -45,6 +52,8 @@ def make_coded(config: Any, num: int, shape: tuple[int, int, int] = SHAPE, **how
         return generator.normal(0.0, GAIN * scale, leaf.shape).astype(np.float32)
 
     params = jax.tree.map(weights, jax.eval_shape(model.init, KEY, x, KEY))
+    if config.is_conditioned:
+        params = conditioning.at(params, BETAS)
     data, bits = codec.encode_measured(model, params, images, **how)
     return Coded(model, params, images, data, bits)
 
@@ -173,13 +182,17 @@ def test_draws_do_not_follow_from_the_image_before(coded):
     ("changes", "shape"),
     [
         ({"inference": "ladder", "likelihood": "logistic_mixture"}, (8, 8, 3)),
-        ({"inference": "deep", "latent_shapes": DEEP_SHAPES, "likelihood": "bernoulli"}, SHAPE),
+        ({**DEEP, "conditioning": "scale_shift"}, SHAPE),
     ],
-    ids=["ladder", "deep"],
+    ids=["ladder", "deep, conditioned"],
 )
 def test_other_models(make_config, changes, shape):
     coded = make_coded(make_config(**changes), 7, shape=shape, batch_size=4)
     np.testing.assert_array_equal(codec.decode(coded.model, coded.params, coded.data), coded.images)
+    if coded.model.config.is_conditioned:
+        assert container.unpack(coded.data).header.betas == list(BETAS)
+        with pytest.raises(RunError, match="another model"):
+            codec.decode(coded.model, conditioning.at(coded.params, (0.5, 1.0, 3.0)), coded.data)
 
 
 def test_the_top_is_read_first(make_config, coded):
@@ -218,10 +231,17 @@ def test_what_cannot_be_coded(make_config, coded):
     density = make_hvae(make_config(), SHAPE)
     with pytest.raises(RunError, match=r"config.model.likelihood='gaussian_fixed_std' is a density"):
         codec.encode(density, params, images)
+    mixture = make_hvae(make_config(likelihood="bernoulli", top_prior="mixture"), SHAPE)
+    with pytest.raises(RunError, match="top_prior='mixture': bits on disk are"):
+        codec.encode(mixture, params, images)
     with pytest.raises(ValueError, match=r"images must be uint8 \[N"):
         codec.encode(model, params, images[..., 0])
     with pytest.raises(ValueError, match="top_first must be in 0 … 2, got 3"):
         codec.encode(model, params, images, top_first=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(RunError, match=r"need constriction; pip install"):
+            codec.encode(model, params, images)
     broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), params)
     with pytest.raises(RunError, match="not finite"):
         codec.encode(model, broken, images, batch_size=16)
@@ -262,7 +282,7 @@ def test_no_damage_gives_another_picture(coded):
         elif kind == 1:
             del damaged[generator.integers(len(data)) :]
         elif kind == 2:
-            damaged += generator.bytes(generator.integers(1, 9))
+            damaged += generator.bytes(int(generator.integers(1, 9)))
         elif attempt % 8 == 3:
             payload = bytearray(data[start:])
             payload[generator.integers(len(payload))] ^= 1 << generator.integers(8)
@@ -287,7 +307,7 @@ def test_no_damage_gives_another_picture(coded):
 
 
 def test_numbers_of_a_report_add_up(coded):
-    terms = LayerwiseTerms(np.full(300, 60.0), np.tile([3.0, 2.0], (300, 1)))
+    terms = LayerwiseTerms(jnp.full(300, 60.0), jnp.tile(jnp.array([3.0, 2.0]), (300, 1)))
     made = report.make_report(coded.bits, terms, SHAPE, others.bits_of_others(coded.images))
     assert len(made["net_bits"]) == len(made["rates_bits"]) == 2
     assert made["total_bits"] * 300 == pytest.approx(8 * len(coded.data))

@@ -27,7 +27,7 @@ from hvae_jax.codec import bins, container, machine
 from hvae_jax.codec.bins import BIN_BITS, POSTERIOR_BITS, Gaussians
 from hvae_jax.codec.container import Content, Damaged, Header
 from hvae_jax.codec.pixels import Pixels, make_pixels
-from hvae_jax.codec.programs import Programs, to_numpy
+from hvae_jax.codec.programs import Programs, check_layers, to_numpy
 from hvae_jax.codec.stack import Stack, require_constriction
 from hvae_jax.errors import RunError
 from hvae_jax.keys import make_key
@@ -91,7 +91,8 @@ def encode(
 
     Args:
       model: with a Bernoulli or logistic-mixture likelihood.
-      params: of it, as `model.apply` takes them; those of a conditioned model have the betas in them.
+      params: of it, as `model.apply` takes them; those of a conditioned model with the betas in them
+        (`models.conditioning.at`).
       images: uint8 `[N, H, W, C]`, 0 to 255; black and white (0 and 255) for a Bernoulli likelihood.
       batch_size: of all programs, at both ends.
       top_first: puts the layers from this one up in front, where `decode_top` finds those of all images.
@@ -107,16 +108,8 @@ def encode(
       ValueError: images of another shape or type, or none, or no such layer.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from hvae_jax import ModelConfig, make_hvae
-      >>> sizes = (((2, 2, 2), (3,)), 4, 2)
-      >>> config = ModelConfig("generalized_top_down", *sizes, "bernoulli", 1.0, 10, "float32", False)
-      >>> model, key = make_hvae(config, image_shape=(8, 8, 1)), jax.random.key(0)
-      >>> params = jax.jit(model.init)(key, jnp.zeros((1, 8, 8, 1)), key)
-      >>> images = 255 * np.random.default_rng(0).integers(0, 2, (5, 8, 8, 1), np.uint8)
-      >>> data = encode(model, params, images, batch_size=2)
-      >>> np.array_equal(decode(model, params, data), images)
-      True
+      data = codec.encode(model, params, images)
+      assert (codec.decode(model, params, data) == images).all()
     """
     return encode_measured(model, params, images, batch_size=batch_size, top_first=top_first, report=report)[
         0
@@ -134,6 +127,7 @@ def encode_measured(
 ) -> tuple[bytes, Bits]:
     """What `encode` gives, and where its bits are."""
     require_constriction()
+    check_layers(model)
     pixels = make_pixels(model)
     if images.dtype != np.uint8 or images.shape[1:] != model.image_shape or not len(images):
         raise ValueError(f"images must be uint8 [N, *{model.image_shape}], got {images.dtype} {images.shape}")
@@ -156,6 +150,7 @@ def encode_measured(
         versions=machine.versions(),
         device=machine.device(),
         model=machine.model_hash(model, params),
+        betas=machine.betas_of(params),
         probe=probe,
         image_shape=list(model.image_shape),
         num_images=len(images),

@@ -40,7 +40,8 @@ class Header:
       format: of the file.
       versions: of the packages that decide last digits.
       device: that computed.
-      model: hash of config and parameters.
+      model: hash of config, parameters and betas.
+      betas: that a conditioned model was given, z_1 first; of others none.
       probe: hash of what the encoder makes of images that both ends know; another one means other digits.
       image_shape: [H, W, C].
       num_images: in the file.
@@ -55,6 +56,7 @@ class Header:
     versions: dict
     device: str
     model: str
+    betas: list
     probe: str
     image_shape: list
     num_images: int

@@ -11,7 +11,9 @@ import re
 from typing import Any
 
 import jax
+import numpy as np
 
+from hvae_jax.models import conditioning
 from hvae_jax.models.hvae import HVAE
 from hvae_jax.training.checkpoints import sum_state
 
@@ -36,6 +38,12 @@ def device() -> str:
         return f"{first.platform} {first.device_kind}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"cpu {_processor()}, {cores} cores"
+
+
+def betas_of(variables: Any) -> list[float]:
+    """That the variables of a conditioned model have in them; none of others."""
+    told = variables.get(conditioning.COLLECTION, {})
+    return np.asarray(told["betas"], float).tolist() if told else []
 
 
 def model_hash(model: HVAE, variables: Any) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from hvae_jax.codec.bins import Gaussians
 from hvae_jax.errors import RunError
 from hvae_jax.gaussian import Gaussian
+from hvae_jax.models.config import CATEGORICAL, MIXTURE
 from hvae_jax.models.hvae import HVAE
 from hvae_jax.models.walk import RepeatedLayers
 
@@ -74,17 +75,22 @@ class Programs:
         return _open(sealed)
 
 
+def check_layers(model: HVAE) -> None:
+    """Raises RunError unless prior and posterior of every layer are Gaussians."""
+    config = model.config
+    if CATEGORICAL in config.kinds or config.top_prior == MIXTURE:
+        raise RunError(
+            f"config.model.latent_kinds={config.latent_kinds}, top_prior={config.top_prior!r}: bits on disk "
+            "are of models whose layers are all Gaussian"
+        )
+
+
 def to_numpy(gaussian: Gaussian) -> Gaussians:
     """As float64 `[B, D]`.
 
     Raises:
-      RunError: of another family, or numbers that are not finite.
+      RunError: numbers that are not finite.
     """
-    if not isinstance(gaussian, Gaussian):
-        raise RunError(
-            "bits on disk are of layers whose prior and posterior are Gaussians, not "
-            f"{type(gaussian).__name__}"
-        )
     mean, std = (np.asarray(part, np.float64).reshape(part.shape[0], -1) for part in gaussian)
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
         raise RunError("a mean or standard deviation of a latent is not finite; the model cannot code")
@@ -94,7 +100,12 @@ def to_numpy(gaussian: Gaussian) -> Gaussians:
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _apply(model: HVAE, name: str, fixed: tuple[int, ...], variables: Variables, *arguments: Any) -> Any:
     def method(module: Any, *arguments: Any) -> Any:
-        return getattr(module.networks, name)(*fixed, *arguments)
+        given = (*fixed, *arguments)
+        # Conditioned networks are told the betas that are among the variables, at these two places.
+        if name in ("bottom_up", "start") and getattr(module.networks, "is_conditioned", False):
+            num = fixed[0] if name == "start" else len(arguments[0])
+            given = (*given, module._hierarchy(None).told(num))
+        return getattr(module.networks, name)(*given)
 
     return _seal(model.apply(variables, *map(_open, arguments), method=method))
 

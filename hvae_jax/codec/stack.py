@@ -8,6 +8,7 @@ An interval [start, start + width) of a range of 2^P is pushed as two uniform nu
 makes any: pop one below `width`, push `start` plus it below 2^P. That is what the method itself does.
 """
 
+import importlib
 import importlib.util
 import math
 from typing import Any
@@ -48,10 +49,9 @@ class Stack:
         Raises:
           ValueError: no stack has these words.
         """
-        from constriction import stream
-
-        self._models, self._make = stream.model, stream.stack.AnsCoder
-        self._below, self._binary = stream.model.Uniform(), stream.model.Bernoulli(perfect=False)
+        package: Any = importlib.import_module("constriction")  # an extra, and without types
+        self._models, self._make = package.stream.model, package.stream.stack.AnsCoder
+        self._below, self._binary = self._models.Uniform(), self._models.Bernoulli(perfect=False)
         self._whole: dict[int, Any] = {}
         self.num_seed_words = 0
         if words is None:
@@ -73,7 +73,8 @@ class Stack:
     def is_seed(self, num: int) -> bool:
         """Whether `num` random words are all that is left."""
         try:
-            return np.array_equal(self._coder.get_compressed(unseal=True), seed_words(num))
+            words = self._coder.get_compressed(unseal=True)
+            return len(words) == num and np.array_equal(words, seed_words(num))
         except AssertionError:  # of another number of bits
             return False
 
