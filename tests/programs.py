@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 TESTS = pathlib.Path(__file__).parent
 ROOT = TESTS.parent
 PROGRAMS = (
-    *("run", "grid", "grid_task", "evaluate", "plot_betas", "targets_table", "made_images"),
+    *("run", "grid", "grid_task", "ask", "evaluate", "plot_betas", "targets_table", "made_images"),
     "benchmark.__main__",
 )
 # For whatever a test waits for; nothing takes nearly as long.
