@@ -31,9 +31,9 @@ class BetaRange(NamedTuple):
 
         Args:
           keys: of the images.
-          opened: `[L]`, the share of its range that a layer draws from: z_1 from its high end down, the layers
-            above it from their low end up; 1 after a warm-up. What is cheap at first is used, and stays; a
-            layer that begins dear is lost for good.
+          opened: `[L]`, the share of its range that a layer draws from: z_1 from its high end down, the
+            layers above it from their low end up; 1 after a warm-up. What is cheap at first is used, and
+            stays; a layer that begins dear is lost for good.
         """
         lows = jnp.log(jnp.asarray(self.lows))
         widths = jnp.log(jnp.asarray(self.highs)) - lows
