@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from linear_gaussian import identity
 
-from experiments import digits_categorical, run
+from experiments import digits_categorical, pictures
 from hvae_jax import betas, experiment, training
 from hvae_jax.errors import Stopped
 from hvae_jax.experiment import Experiment
@@ -88,7 +88,7 @@ def test_a_packed_stack_resumes_with_the_temperatures_of_its_steps(config, built
     assert rows[0][-1]["rates_nats"] != rows[1][-1]["rates_nats"]
 
     params = stacks.entry(whole.states, 0).params
-    pictures = run.sample_by_value(built, params, jax.random.key(0))
-    assert [*pictures] == ["value 1", "value 2", "value 3"]
-    assert pictures["value 1"].shape == (run.NUM_PICTURES, 8, 8, 1)
-    assert np.abs(pictures["value 1"] - pictures["value 2"]).max() > 0
+    by_value = pictures.sample_by_value(built, params, jax.random.key(0))
+    assert [*by_value] == ["value 1", "value 2", "value 3"]
+    assert by_value["value 1"].shape == (pictures.NUM_PICTURES, 8, 8, 1)
+    assert np.abs(by_value["value 1"] - by_value["value 2"]).max() > 0

@@ -277,8 +277,8 @@ def _layers(config: Mapping[str, Any]) -> tuple[int, Ranges]:
         model = experiment.build_group("model", ModelConfig, config)
         return len(model.latent_shapes), model.groups
     objective = experiment.build_group("objective", ObjectiveConfig, config)
-    is_by_layer = isinstance(objective.beta_groups, str)
-    return len(objective.betas) if is_by_layer else Groups(objective.beta_groups).num_layers, ()
+    ranges = objective.beta_groups
+    return len(objective.betas) if isinstance(ranges, str) else Groups(ranges).num_layers, ()
 
 
 def _check_entries(grid: GridConfig, member: Member) -> None:

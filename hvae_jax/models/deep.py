@@ -195,6 +195,7 @@ class Deep(nn.Module):
     def below(self, layer: Weights, state: Running, z: jax.Array) -> Running:
         """The running map with z in it."""
         projected = _conv_apply(layer["project"], self._cast(z)).astype(jnp.float32)
+        assert state.added is not None  # by `prior`
         running = state.map + state.added + projected
         running = running + self._block(state.condition)(layer["residual"], running)
         return Running(running, state.condition)

@@ -350,7 +350,8 @@ def test_a_layers_prior_sees_only_what_is_above_it(make_config: MakeConfig, infe
     @quick_jit
     def derivatives(params: Any, latents: Any) -> Any:
         def of_prior(found: Layer) -> jax.Array:
-            return (jnp.sin(found.p.mean) + found.p.std).sum()
+            p: Any = found.p
+            return (jnp.sin(p.mean) + p.std).sum()
 
         def of_priors(latents: Any) -> jax.Array:
             def inside(model: HVAE) -> list[jax.Array]:

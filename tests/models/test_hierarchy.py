@@ -12,8 +12,8 @@ import pytest
 import scipy.stats
 from linear_gaussian import MATCHED_V, SIGMA, A, B, S
 
-from hvae_jax import Bernoulli, GaussianPixels
-from hvae_jax.gaussian import Gaussian, log_prob
+from hvae_jax import Bernoulli, GaussianPixels, distributions
+from hvae_jax.gaussian import Gaussian
 from hvae_jax.models.hierarchy import Hierarchy
 from hvae_jax.models.walk import RepeatedLayers
 
@@ -289,7 +289,8 @@ def test_rates_are_the_mean_log_ratio_of_many_layers(runs: tuple[tuple[int, int]
     @quick_jit
     def draw(x: jax.Array) -> Any:
         key = jax.random.key(5)
-        ratios = [log_prob(layer.q, layer.z) - log_prob(layer.p, layer.z) for layer in model.infer(x, key)]
+        log_prob, layers = distributions.log_prob, model.infer(x, key)
+        ratios = [log_prob(layer.q, layer.z) - log_prob(layer.p, layer.z) for layer in layers]
         return model.terms(x, key), jnp.stack(ratios, axis=1), model.log_weight(x, key)
 
     terms, ratios, log_weight = jax.tree.map(lambda a: np.asarray(a, np.float64), draw(x))

@@ -13,7 +13,7 @@ import pytest
 import scipy.signal
 import scipy.stats
 
-from hvae_jax import gaussian
+from hvae_jax import distributions
 from hvae_jax.errors import RunError
 from hvae_jax.models.config import PUBLISHED, ModelConfig
 from hvae_jax.models.hierarchy import Code
@@ -422,7 +422,7 @@ def test_rates_are_the_mean_log_ratio(two_layers: Subject):
     rates = np.asarray(result.terms.rates, np.float64)
     assert (rates.mean(axis=0) > 0.1).all()
     for index, layer in enumerate(result.layers):
-        log_ratio = gaussian.log_prob(layer.q, layer.z) - gaussian.log_prob(layer.p, layer.z)
+        log_ratio = distributions.log_prob(layer.q, layer.z) - distributions.log_prob(layer.p, layer.z)
         assert_zero_mean(rates[:, index] - np.asarray(log_ratio, np.float64))
     # With z the same in both, what is left of D + ΣR + log w is ΣR − Σ (log q − log p).
     distortion = np.asarray(result.terms.distortion, np.float64)
@@ -471,8 +471,9 @@ def test_layers_draw_independently(two_layers: Subject):
 def test_encode_is_what_the_terms_are_made_of(two_layers: Subject):
     result = two_layers.everything(two_layers.params, two_layers.x, draw_keys(8))
     for code, layer in zip(result.codes, result.layers, strict=True):
-        np.testing.assert_array_equal(code.mean, layer.q.mean)
-        np.testing.assert_array_equal(code.std, layer.q.std)
+        q: Any = layer.q
+        np.testing.assert_array_equal(code.mean, q.mean)
+        np.testing.assert_array_equal(code.std, q.std)
         np.testing.assert_array_equal(code.sample, layer.z)
     mean, std = (np.asarray(field, np.float64) for field in result.codes[1][:2])
     top_rate = 0.5 * (mean**2 + std**2 - 1.0).sum(axis=1) - np.log(std).sum(axis=1)
@@ -488,8 +489,8 @@ def test_encode_is_what_the_terms_are_made_of(two_layers: Subject):
 
 def test_only_a_ladders_lower_posterior_is_surer_than_the_prior(two_layers: Subject):
     """A product of two Gaussians is narrower than either; a network of its own need not be."""
-    layers = two_layers.everything(two_layers.params, two_layers.x, draw_keys(9)).layers
-    narrower = np.asarray(layers[0].q.std < layers[0].p.std)
+    lower: Any = two_layers.everything(two_layers.params, two_layers.x, draw_keys(9)).layers[0]
+    narrower = np.asarray(lower.q.std < lower.p.std)
     assert narrower.all() == (two_layers.model.config.inference == "ladder")
 
 
