@@ -137,14 +137,15 @@ def read_question(num_layers: int) -> Question:
         return Question(betas=_best(flags.FLAGS.best_for, num_layers))
     if name == "distortion_nats":
         return Question(distortion=_numbers(name, [flags.FLAGS.distortion_nats])[0])
-    values = _numbers(name, flags.FLAGS[name].value)
+    given_values: list[Any] = flags.FLAGS[name].value or []
+    values = _numbers(name, given_values)
     if flags.FLAGS.target_shares and len(values) == 1:
         shares = _numbers("target_shares", flags.FLAGS.target_shares)
         values = tuple(values[0] * share / sum(shares) for share in shares)
     if len(values) != num_layers or min(values) <= 0:
         advice = "" if name == "betas" else ", or the total with --target_shares"
         raise RunError(
-            f"--{name}={','.join(map(str, flags.FLAGS[name].value))} must be {num_layers} positive numbers, "
+            f"--{name}={','.join(map(str, given_values))} must be {num_layers} positive numbers, "
             f"one per layer, z_1 first{advice}"
         )
     if name == "betas":

@@ -13,9 +13,8 @@ from experiments import cifar, fashion_conditioned
 def get_config() -> ConfigDict:
     """The published settings for colour images, with the recipe of fashion_conditioned.py."""
     config = cifar.get_config().unlock()
-    told = fashion_conditioned.get_config()
-    config.model.conditioning = told.model.conditioning
-    config.objective.beta_range = told.objective.beta_range
-    config.objective.warmup_fraction = told.objective.warmup_fraction
-    config.training.learning_rate_decay_fraction = told.training.learning_rate_decay_fraction
+    told = fashion_conditioned.get_config().to_dict()
+    fields = {"model": ["conditioning"], "objective": ["beta_range", "warmup_fraction"]}
+    fields["training"] = ["learning_rate_decay_fraction"]
+    config.update({group: {name: told[group][name] for name in names} for group, names in fields.items()})
     return config.lock()

@@ -9,15 +9,17 @@ Command: python -m experiments.run --config=experiments/fashion_conditioned.py
 
 from ml_collections import ConfigDict
 
-from experiments import digits_conditioned, fashion
+from experiments import fashion
 
 
 def get_config() -> ConfigDict:
     """The single model's config, told its betas, for three times as long."""
     config = fashion.get_config().unlock()
-    told = digits_conditioned.get_config()
-    config.model.conditioning = told.model.conditioning
-    config.objective.beta_range = told.objective.beta_range
-    config.objective.warmup_fraction = told.objective.warmup_fraction
-    config.update({"training": {"num_epochs": 30.0, "learning_rate_decay_fraction": 0.5}})
+    config.update(
+        {
+            "model": {"conditioning": "scale_shift"},
+            "objective": {"beta_range": (0.08, 12.6), "warmup_fraction": 0.2},
+            "training": {"num_epochs": 30.0, "learning_rate_decay_fraction": 0.5},
+        }
+    )
     return config.lock()

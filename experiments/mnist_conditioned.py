@@ -13,5 +13,5 @@ from experiments import fashion_conditioned, mnist
 def get_config() -> ConfigDict:
     """The recipe of fashion_conditioned.py on other images."""
     config = fashion_conditioned.get_config().unlock()
-    config.data = mnist.get_config().data
+    config.update({"data": mnist.get_config().to_dict()["data"]})
     return config.lock()

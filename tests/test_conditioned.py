@@ -23,7 +23,7 @@ def of_few_images(betas: np.ndarray) -> Means:
 def test_the_betas_of_any_rates_are_found():
     surveyed = conditioned.survey(exact, LOWS, HIGHS)
     for betas in np.exp(np.random.default_rng(0).uniform(np.log(0.1), np.log(10.0), (20, 2))):
-        answer = conditioned.solve(exact, exact(betas).rates, LOWS, HIGHS, surveyed=surveyed)
+        answer = conditioned.solve(exact, exact(betas).rates.tolist(), LOWS, HIGHS, surveyed=surveyed)
         np.testing.assert_allclose(answer.means.rates, exact(betas).rates, rtol=conditioned.TOLERANCE * 1.01)
         np.testing.assert_allclose(answer.betas, betas, rtol=0.02)
         assert not answer.out_of_reach
