@@ -275,7 +275,8 @@ class _Encoder:
         }
         self._done, self._is_shrinking = 0, False
         num_latents = sum(map(math.prod, programs.model.config.latent_shapes))
-        self._need = num_latents * POSTERIOR_BITS
+        borrowed = pixels.borrowed_bits(programs.model.image_shape)
+        self._need = num_latents * POSTERIOR_BITS + borrowed
 
     @property
     def room(self) -> int:

@@ -27,6 +27,10 @@ FLOOR = 2
 class Pixels(Protocol):
     """How pixels are coded, given what the decoder says of a batch of B ≥ N images."""
 
+    def borrowed_bits(self, image_shape: tuple[int, ...]) -> int:
+        """Bits of an image, at most, that are popped before any are pushed."""
+        ...
+
     def check(self, images: np.ndarray) -> None:
         """Raises RunError where images are not what the likelihood is of."""
         ...
@@ -59,6 +63,10 @@ def make_pixels(model: HVAE) -> Pixels:
 
 class BinaryPixels:
     """Under a Bernoulli likelihood."""
+
+    def borrowed_bits(self, image_shape: tuple[int, ...]) -> int:
+        """None."""
+        return 0
 
     def check(self, images: np.ndarray) -> None:
         """Raises RunError where images are not black and white."""
@@ -95,6 +103,10 @@ class MixturePixels:
     def __init__(self, likelihood: LogisticMixture) -> None:
         """Of a likelihood."""
         self._likelihood = likelihood
+
+    def borrowed_bits(self, image_shape: tuple[int, ...]) -> int:
+        """What lies within the shares of one channel's values."""
+        return image_shape[0] * image_shape[1] * PIXEL_BITS
 
     def check(self, images: np.ndarray) -> None:
         """Any bytes will do."""
