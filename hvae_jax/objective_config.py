@@ -52,7 +52,7 @@ class ObjectiveConfig:
       beta_range: of a conditioned model (`config.model.conditioning`), between which each image draws the
         betas that it trains at, uniform in log β: (smallest, largest), or one such pair per layer. () of
         others. `betas` are then those that the model is evaluated at, and a warm-up opens the range of the
-        layers above z_1 from its low end up.
+        layers above z_1, from its low end up.
       marked_betas: vectors at which the log has a conditioned model's distortion and rates as often as those
         of the validation split. Empty: all layers at an end of the range or in its middle, and each layer
         alone at its ends.

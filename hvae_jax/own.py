@@ -192,8 +192,9 @@ def train(
 ) -> TrainState:
     """Trains in a run folder, from its newest checkpoint where there is one, and evaluates at β = 1.
 
-    The folder then holds config.json, versions.json, data.json, rates.jsonl, checkpoints/ and
-    evaluation.json: rates of the validation and the test split, and what became of targets.
+    It takes all devices of one process. The folder then holds config.json, versions.json, data.json,
+    rates.jsonl, checkpoints/ and evaluation.json: rates of the validation and the test split, and what became
+    of targets.
 
     Args:
       folder: of the run.

@@ -61,8 +61,8 @@ def test_it_is_asked_and_makes_a_grid_without_training(finished, programs, tmp_p
     tiny.assert_one_error(
         programs.run(
             "grid",
-            *FLAGS[1:],
             *grid,
+            f"--workdir={tmp_path / 'refused'}",
             "--config.model.conditioning=gates",
             "--config.objective.beta_range=(0.1,10.0)",
         ),

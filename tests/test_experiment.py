@@ -12,13 +12,26 @@ from hvae_jax.models.hvae import ModelConfig, make_hvae
 from hvae_jax.objective_config import ObjectiveConfig
 
 DEEP = ("digits_deep", "mnist_deep", "cifar_deep")
-CONFIGS = ("digits", "digits_categorical", "digits_targets", "mnist", "fashion", "svhn", "cifar", *DEEP)
+CONDITIONED = ("digits_conditioned", "fashion_conditioned", "mnist_conditioned", "cifar_conditioned")
+CONFIGS = (
+    "digits",
+    "digits_categorical",
+    "digits_targets",
+    "mnist",
+    "fashion",
+    "svhn",
+    "cifar",
+    *DEEP,
+    *CONDITIONED,
+)
 PARAMETERS = {
     "mnist": 122_713,
     "fashion": 122_713,
     "svhn": 475_811,
     "cifar": 475_811,
     "cifar_deep": 39_145_700,  # as VDVAE's own code counts them
+    "fashion_conditioned": 195_705,
+    "mnist_conditioned": 195_705,
 }
 SHAPES = {
     "digits": (8, 8, 1),
@@ -28,6 +41,9 @@ SHAPES = {
     "mnist_deep": (28, 28, 1),
     "mnist": (28, 28, 1),
     "fashion": (28, 28, 1),
+    "digits_conditioned": (8, 8, 1),
+    "fashion_conditioned": (28, 28, 1),
+    "mnist_conditioned": (28, 28, 1),
     "svhn": (32, 32, 3),
 }
 
@@ -38,11 +54,15 @@ def train_step(config, shape):
     size = config.training.batch_size
     training_config = training.TrainingConfig(**{**config.training, "micro_batch": size})
     decay = training_config.learning_rate_decay_fraction
-    control = ObjectiveConfig(**config.objective).make_control(100, math.prod(shape), decay)
+    objective = ObjectiveConfig(**config.objective)
+    control = objective.make_control(100, math.prod(shape), decay)
+    beta_range = objective.read_range(model.num_layers, model.config.conditioning)
     params = model.init(jax.random.key(0), jnp.zeros((1, *shape)), jax.random.key(0))
     state = training.init_state(params, config.objective.betas, control, training_config)
     preprocess_fn = data.make_preprocess(config.data.binarize)
-    step_fn = training.make_train_step(model.apply, preprocess_fn, control, training_config)
+    step_fn = training.make_train_step(
+        model.apply, preprocess_fn, control, training_config, beta_range=beta_range
+    )
     return params, step_fn(state, jnp.zeros((size, *shape), jnp.uint8))
 
 

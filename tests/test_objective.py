@@ -41,8 +41,10 @@ def test_no_betas_are_ones(terms: LayerwiseTerms):
 
 def test_every_image_may_have_betas_of_its_own(terms: LayerwiseTerms):
     betas = np.random.default_rng(1).uniform(0.1, 3.0, (5, 3)).astype(np.float32)
-    alone = [layerwise_elbo(jax.tree.map(lambda a, i=i: a[i : i + 1], terms), betas[i])[0] for i in range(5)]
-    np.testing.assert_allclose(layerwise_elbo(terms, betas), np.stack(alone), rtol=1e-6)
+    found = layerwise_elbo(terms, betas)
+    for i, own in enumerate(betas):
+        alone = LayerwiseTerms(terms.distortion[i : i + 1], terms.rates[i : i + 1])
+        np.testing.assert_allclose(found[i : i + 1], layerwise_elbo(alone, own), rtol=1e-6)
 
 
 def test_the_docstring_example():
@@ -92,7 +94,7 @@ def test_jit_and_a_stack_of_betas(terms: LayerwiseTerms):
     np.testing.assert_allclose(jax.jit(layerwise_elbo)(terms), solo[1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (1,), (2,), (4,), (1, 3), (5, 3), (3, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (2,), (4,), (1, 3), (4, 3), (3, 1)], ids=str)
 def test_wrong_betas_raise(terms: LayerwiseTerms, shape: tuple[int, ...]):
     with pytest.raises(ValueError, match=r"\(3,\)") as caught:
         layerwise_elbo(terms, np.ones(shape))

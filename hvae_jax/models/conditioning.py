@@ -35,7 +35,7 @@ Weights = Mapping[str, jax.Array]
 
 
 class ScaleShift(NamedTuple):
-    """h (1 + scale) + shift, channel by channel, both linear in `hidden`; they begin as 0.
+    """h (1 + scale) + shift, channel by channel, both linear in `hidden` / √HIDDEN_SIZE; they begin as 0.
 
     Attributes:
       hidden: `[B, HIDDEN_SIZE]`, of the betas.
@@ -49,7 +49,9 @@ class ScaleShift(NamedTuple):
 
     def apply(self, weights: Weights, h: jax.Array) -> jax.Array:
         """`[B, ..., C]` of the same, with weights "kernel" `[HIDDEN_SIZE, 2 C]` and "bias" `[2 C]`."""
-        scale, shift = jnp.split(_affine(weights, self.hidden), 2, axis=-1)
+        # Of HIDDEN_SIZE inputs, which an optimiser moves all at once: no faster than a bias for that.
+        change = _affine(weights, self.hidden) * HIDDEN_SIZE**-0.5
+        scale, shift = jnp.split(change, 2, axis=-1)
         changed = h.astype(jnp.float32) * (1.0 + _as(scale, h)) + _as(shift, h)
         return changed.astype(h.dtype)
 
