@@ -1,5 +1,8 @@
 """A deep hierarchy on digits with a rate asked for on each side of its maps: 6, 5 and 2 nats, 8×8 first.
 
+Shows: betas of groups of layers, solved for. Seed 0: the training split ends at 6.009, 5.003 and 2.011 nats,
+within 0.6 %, with betas 0.929, 0.884 and 0.324; test split 6.00 ± 0.06, 4.94 ± 0.07 and 1.99 ± 0.04. At
+betas of 1 the 1×1 layers stay nearly empty, see digits_deep.py. 215 CPU seconds, evaluation included.
 Command: python -m experiments.run --config=experiments/digits_deep_targets.py
 """
 

@@ -8,9 +8,6 @@ import numpy as np
 from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.experiment import Experiment
-from hvae_jax.figures import grids as figures
-from hvae_jax.figures import targets as target_figures
-from hvae_jax.figures.style import MANY_LAYERS
 from hvae_jax.grid import table as grid_table
 from hvae_jax.grid.members import GridConfig, Member
 
@@ -94,6 +91,11 @@ def _draw(
     baseline: dict[str, np.ndarray] | None,
     target: pathlib.Path,
 ) -> None:
+    # Here: of all of a grid's tasks one draws, and Matplotlib is a fifth of what they import.
+    from hvae_jax.figures import grids as figures
+    from hvae_jax.figures import targets as target_figures
+    from hvae_jax.figures.style import MANY_LAYERS
+
     model = built.model.config.inference.replace("_", " ")
     what = f"{table['seed'].size} models"
     if built.model.config.is_conditioned:

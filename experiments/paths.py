@@ -31,14 +31,15 @@ def folder_flag(name: str, value: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def file_flag(
-    name: str, value: str | os.PathLike[str], kinds: tuple[str, ...] = PICTURE_KINDS
+    name: str, value: str | os.PathLike[str], kinds: tuple[str, ...] | None = PICTURE_KINDS
 ) -> pathlib.Path:
     """The file to write that `--name=value` means; `make_parent` makes its folder where there is none.
 
     Args:
       name: of the flag, without dashes.
       value: as given; a ~ at its start is the home folder.
-      kinds: suffixes that the file may have; an empty one for a name without. Of pictures by default.
+      kinds: suffixes that the file may have; an empty one for a name without. Of pictures by default; None
+        allows any.
 
     Raises:
       RunError: an address such as gs://, a folder, another kind, or a place that cannot be written.
@@ -47,7 +48,7 @@ def file_flag(
     existing = _first_existing(name, path)
     if (existing == path and path.is_dir()) or str(value).endswith(os.sep):
         raise RunError(f"{_label(name)}={value} must be a file, but it names a folder")
-    if path.suffix.lower() not in kinds:
+    if kinds is not None and path.suffix.lower() not in kinds:
         known = ", ".join(kind for kind in kinds if kind)
         raise RunError(f"{_label(name)}={value} ends in {path.suffix!r}; the file's name must end in {known}")
     if existing != path and not existing.is_dir():

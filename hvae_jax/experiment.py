@@ -183,13 +183,18 @@ class Experiment(NamedTuple):
 
     def init_params(self, seed: int) -> Params:
         """Fresh parameters of the model."""
-        x = jnp.zeros((1, *self.source.image_shape))
-        return jax.jit(lambda key: self.model.init(key, x, key))(make_key(seed))
+        return _init_params(self.model, tuple(self.source.image_shape), make_key(seed))
 
     def init_state(self) -> TrainState:
         """The training state before the first step."""
         params = self.init_params(self.training.seed)
         return training.init_state(params, self.objective.betas, self.make_control(), self.training)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init_params(model: HVAE, image_shape: tuple[int, ...], key: jax.Array) -> Params:
+    """Traced once for all equal models: their shapes are asked for again and again."""
+    return model.init(key, jnp.zeros((1, *image_shape)), key)
 
 
 def from_config(config: Mapping[str, Any], num_devices: int | None = None) -> Experiment:

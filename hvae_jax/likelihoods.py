@@ -153,10 +153,33 @@ class LogisticMixture:
         check_pixels(x)
         logits, means, log_scales, coefficients = self._split(outputs, channels)
         x = 2.0 * x - 1.0
-        means = self._couple(means, coefficients, x)
+        means = self._couple(means, coefficients, x, channels)
         log_probs = discretised_logistic.log_prob(x[..., None], means, log_scales)
         mixture = jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_probs.sum(axis=-2), axis=-1)
         return sum_events(mixture)
+
+    def conditional(self, outputs: jax.Array, earlier: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """p(x_c | x_{<c}, z), which is a mixture again: its components' weights, means and scales.
+
+        Args:
+          outputs: `[B, H, W, num_outputs(C)]`.
+          earlier: the channels before c, `[B, H, W, c]`.
+
+        Returns:
+          `[B, H, W, K]` each, of logistics over [−1, 1]; the weights sum to 1 over the components.
+        """
+        channel = earlier.shape[-1]
+        logits, means, log_scales, coefficients = self._split(outputs, self._channels(outputs))
+        x = 2.0 * earlier - 1.0
+        log_weights = jax.nn.log_softmax(logits)
+        means = self._couple(means[..., : channel + 1, :], coefficients, x, channel + 1)
+        if channel:
+            log_scales_before = log_scales[..., :channel, :]
+            log_probs = discretised_logistic.log_prob(
+                x[..., None], means[..., :channel, :], log_scales_before
+            )
+            log_weights = jax.nn.log_softmax(log_weights + log_probs.sum(axis=-2))
+        return jnp.exp(log_weights), means[..., channel, :], jnp.exp(log_scales[..., channel, :])
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         """E[x|z] = Σ_k π_k E_k[x] of the clipped mixture on the grid, as `sample` draws it.
@@ -218,9 +241,11 @@ class LogisticMixture:
         # Above exp(7) all 256 values are alike; the cap keeps the width of a bin above zero in float32.
         return logits, means, jnp.clip(log_scales, -7.0, 7.0), coefficients
 
-    def _couple(self, means: jax.Array, coefficients: list[list[jax.Array]], x: jax.Array) -> jax.Array:
+    def _couple(
+        self, means: jax.Array, coefficients: list[list[jax.Array]], x: jax.Array, channels: int
+    ) -> jax.Array:
         coupled = []
-        for c in range(x.shape[-1]):
+        for c in range(channels):
             earlier = [coefficients[c][i] * x[..., i, None] for i in range(c)]
             coupled.append(sum(earlier, means[..., c, :]))
         return jnp.stack(coupled, axis=-2)

@@ -176,11 +176,11 @@ def data_of(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
         return None
     kept = read_json(file)
     try:
-        height, width, channels = kept["image_shape"]
+        shape = kept["image_shape"]
         sizes = [split["num_images"] for split in kept["splits"].values()]
         prints = [split["fingerprint"] for split in kept["splits"].values()]
         is_whole = {"train", "valid", "test"} <= set(kept["splits"])
-        if not is_whole or not all(isinstance(n, int) for n in (height, width, channels, *sizes)):
+        if not is_whole or not all(isinstance(n, int) for n in (*shape, *sizes)):
             raise ValueError("a split or a size is missing")
         if not all(isinstance(fingerprint, str) for fingerprint in prints):
             raise ValueError("a fingerprint is missing")

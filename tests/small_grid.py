@@ -1,17 +1,13 @@
 """A data set, untrained models and their folders: small, but laid out as real ones are."""
 
-import functools
 import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import digits
-from hvae_jax import experiment, records, training
-from hvae_jax.keys import make_key
-from hvae_jax.models.hvae import HVAE
+from hvae_jax import experiment, records
 from hvae_jax.training.checkpoints import Checkpoints
 
 
@@ -44,16 +40,9 @@ def make_run(folder: pathlib.Path, data_file: pathlib.Path, betas: tuple[float, 
     config["training"].update(seed=seed)
     records.open_run(folder, config)
     built = experiment.from_folder(folder)
-    params = _draw_params(built.model, make_key(seed), jnp.zeros((1, *built.source.image_shape)))
-    state = training.init_state(params, built.objective.betas, built.make_control(), built.training)
+    state = built.init_state()
     checkpoints = Checkpoints(folder / records.CHECKPOINTS_FOLDER, 1)
     # Larger weights, so that latents say something of the image.
     checkpoints.save(1, state._replace(params=jax.tree.map(lambda leaf: 2.5 * leaf, state.params)))
     checkpoints.wait()
     checkpoints.close()
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _draw_params(model: HVAE, key: jax.Array, x: jax.Array) -> training.Params:
-    """As `Experiment.init_params` does; compiled once for all equal models."""
-    return model.init(key, x, key)

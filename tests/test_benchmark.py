@@ -1,18 +1,22 @@
 """The benchmark's arithmetic and its refusals; the timing itself needs PyTorch and a quiet machine."""
 
+import math
 import pathlib
 import subprocess
 import sys
 
 import drawn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.benchmark import __main__ as program
-from experiments.benchmark import cases, measure, tables
+from experiments.benchmark import cases, depth, measure, tables
 from experiments.benchmark import devices as device_scaling
 from hvae_jax import experiment
 from hvae_jax.errors import RunError
+from hvae_jax.models.hvae import ModelConfig, make_hvae
 
 ROOT = pathlib.Path(__file__).parents[1]
 # The program, on a machine where PyTorch is not installed.
@@ -52,6 +56,32 @@ def test_flops_of_the_cifar_reference_worked_out_by_hand():
     per_image = 3 * (q_2 + q_1 + p_1 + p_x) + 2 * 2 * first  # the image needs no gradient
     assert per_image == 17_965_056
     assert cases.step_flops(cases.CASES["cifar_reference"]) == 2 * 256 * 17_965_056
+
+
+def test_flops_of_a_deep_network_are_those_of_its_kernels():
+    case = cases.CASES["deep_28"]
+    model = make_hvae(ModelConfig(**case.config["model"]), case.image_shape)
+    x, key = jnp.zeros((1, *case.image_shape)), jax.random.key(0)
+    params = jax.eval_shape(model.init, key, x, key)["params"]
+    products = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if path[-1].key == "kernel":
+            name = path[0].key
+            side = int(name.rpartition("_")[2]) if "_" in name else 14  # in and out on the largest maps
+            products += (2 if name == "input" else 3) * side**2 * math.prod(leaf.shape)
+    assert cases.step_flops(case) == 2 * 64 * products
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == case.num_parameters
+
+
+def test_parameters_are_linear_in_the_number_of_layers():
+    sizes = []
+    for num in (10, 20, 40):
+        model = make_hvae(ModelConfig(**depth.depth_config(num)["model"]), (8, 8, 1))
+        x, key = jnp.zeros((1, 8, 8, 1)), jax.random.key(0)
+        leaves = jax.tree.leaves(jax.eval_shape(model.init, key, x, key))
+        assert model.num_layers == num
+        sizes.append(sum(leaf.size for leaf in leaves))
+    assert sizes[2] - sizes[1] == 2 * (sizes[1] - sizes[0])
 
 
 def test_a_row_holds_medians_and_the_median_of_paired_ratios(measured):

@@ -9,6 +9,7 @@ import sys
 import four_devices
 import jax
 import numpy as np
+import programs as started
 import pytest
 
 from hvae_jax.errors import RunError
@@ -21,18 +22,19 @@ IMPLEMENTATIONS = ("pmap", "mesh")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], dict[str, np.ndarray]]:
     """What four_devices.py gives, by implementation and number of devices."""
     folder, results = tmp_path_factory.mktemp("devices"), {}
-    started = {}
+    running = {}
     for name in IMPLEMENTATIONS:
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": os.pathsep.join(sys.path),
+            "XLA_FLAGS": started.XLA_FLAGS,
             devices.VARIABLE: name,
         }
         command = [sys.executable, four_devices.__file__, str(folder / f"{name}.npz")]
-        started[name] = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        running[name] = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     results["pmap", 1] = four_devices.results()
-    for name, process in started.items():
+    for name, process in running.items():
         _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         results[name, 4] = dict(np.load(folder / f"{name}.npz"))

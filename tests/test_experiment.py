@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import digits, digits_targets, mnist
+from experiments import digits, digits_deep, digits_targets, mnist
 from hvae_jax import data, experiment, run_config, training
 from hvae_jax.errors import RunError
 from hvae_jax.models.hvae import ModelConfig, make_hvae
@@ -13,7 +13,17 @@ from hvae_jax.objective_config import ObjectiveConfig
 
 DEEP = ("digits_deep", "mnist_deep", "cifar_deep")
 CONDITIONED = ("digits_conditioned", "fashion_conditioned", "mnist_conditioned", "cifar_conditioned")
-CONFIGS = ("digits", "digits_targets", "mnist", "fashion", "svhn", "cifar", *DEEP, *CONDITIONED)
+CONFIGS = (
+    "digits",
+    "digits_categorical",
+    "digits_targets",
+    "mnist",
+    "fashion",
+    "svhn",
+    "cifar",
+    *DEEP,
+    *CONDITIONED,
+)
 PARAMETERS = {
     "mnist": 122_713,
     "fashion": 122_713,
@@ -25,6 +35,7 @@ PARAMETERS = {
 }
 SHAPES = {
     "digits": (8, 8, 1),
+    "digits_categorical": (8, 8, 1),
     "digits_targets": (8, 8, 1),
     "digits_deep": (8, 8, 1),
     "mnist_deep": (28, 28, 1),
@@ -38,7 +49,7 @@ SHAPES = {
 
 
 def train_step(config, shape):
-    """A whole training step of a config, on images that are not there: model, state and metrics."""
+    """A whole training step of a config: parameters, state and metrics."""
     model = make_hvae(ModelConfig(**config.model), shape)
     size = config.training.batch_size
     training_config = training.TrainingConfig(**{**config.training, "micro_batch": size})
@@ -59,11 +70,22 @@ def train_step(config, shape):
 def test_every_config_builds_and_has_the_published_size(name):
     config = importlib.import_module(f"experiments.{name}").get_config()
     assert config.is_locked
+    for group, cls in run_config.GROUPS.items():
+        run_config.build_group(group, cls, config.to_dict())
     shape = SHAPES.get(name, (32, 32, 3))
-    params, (_, metrics) = jax.eval_shape(lambda: train_step(config, shape))
-    assert metrics.rates.shape == (len(config.model.latent_shapes),)
+    model = make_hvae(ModelConfig(**config.model), shape)
+    key, x = jax.random.key(0), jnp.zeros((2, *shape))
+    terms, params = jax.eval_shape(lambda: model.init_with_output(key, x, key))
+    assert terms.rates.shape == (2, len(config.model.latent_shapes))
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert size == PARAMETERS.get(name, size)
+
+
+@pytest.mark.parametrize("module", [digits_deep, digits_targets])
+def test_a_deep_config_and_one_with_targets_make_a_step(module):
+    config = module.get_config()
+    _, (_, metrics) = jax.eval_shape(lambda: train_step(config, SHAPES["digits"]))
+    assert metrics.rates.shape == (len(config.model.latent_shapes),)
 
 
 def test_a_reference_model_takes_a_step():

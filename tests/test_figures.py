@@ -1,5 +1,6 @@
 import pathlib
 
+import drawn as drawn_artists
 import matplotlib.image
 import numpy as np
 import pytest
@@ -67,3 +68,20 @@ def test_no_words_are_cut_off_beside_or_above_rows_of_images(tmp_path, num_colum
     assert picture.min() < 0.5  # the words are there
     for edge in (picture[:, :4], picture[:, -4:], picture[:4], picture[-4:]):
         assert edge.min() == 1.0
+
+
+def test_images_of_two_and_four_channels_become_colours():
+    two, four = np.array([[[[0.2, 0.6]]]]), np.array([[[[0.2, 0.6, 1.0, 0.5]], [[0.2, 0.6, 1.0, 0.0]]]])
+    np.testing.assert_allclose(style.tile(two), [[[0.2, 0.6, 0.6]]])
+    np.testing.assert_allclose(style.tile(four), [[[0.6, 0.8, 1.0]], [[1.0, 1.0, 1.0]]])
+    assert style.tile(four[..., :3]).tolist() == four[0, ..., :3].tolist()
+    assert "cyan" in style.channels_note(two)
+    assert "opacity" in style.channels_note(four)
+    assert style.channels_note(four[..., :3]) == style.channels_note(two[..., :1]) == ""
+
+
+def test_images_keep_their_sides(tmp_path, monkeypatch):
+    kept = drawn_artists.keep_figures(monkeypatch)
+    figures.image_rows({"a row": np.ones((3, 10, 20, 1))}, "a title", tmp_path / "rows.png")
+    box = kept["rows.png"].axes[0].get_window_extent()
+    assert box.width / box.height == pytest.approx(3 * 20 / 10, rel=0.07)  # but for the line between rows

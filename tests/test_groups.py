@@ -9,20 +9,23 @@ import numpy as np
 import pytest
 from linear_gaussian import identity
 
-from experiments import digits_deep
-from hvae_jax import betas, controls, experiment, training
+from experiments import digits_deep, digits_deep_grid, grid_results
+from hvae_jax import betas, controls, experiment, records, training
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
 from hvae_jax.evaluation.metrics import RunEvaluation
 from hvae_jax.evaluation.plain import from_plain, to_plain
 from hvae_jax.evaluation.rates import NamedGroups
+from hvae_jax.figures import grids as grid_figures
 from hvae_jax.figures import style
+from hvae_jax.grid import members as grid_members
+from hvae_jax.grid import table as grid_table
 from hvae_jax.groups import Groups, runs
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.objective_config import ObjectiveConfig
 
 SIDES = ((1, 2), (3, 4), (5, 6))  # of digits_deep
-SHAPES = digits_deep.get_config().model.latent_shapes
+SHAPES = digits_deep.get_config().to_dict()["model"]["latent_shapes"]
 TWO = Groups(((1, 2), (3, 3)))
 
 
@@ -112,7 +115,7 @@ def test_a_control_of_groups_is_that_of_the_summed_rates():
 
 def test_the_objective_of_a_config_has_groups_targets_and_free_nats():
     config = digits_deep.get_config().unlock()
-    config.objective.update({"beta_groups": "sides", "betas": (1.0, 2.0, 3.0), "free_nats": (0.5,)})
+    config.update({"objective": {"beta_groups": "sides", "betas": (1.0, 2.0, 3.0), "free_nats": (0.5,)}})
     built = experiment.from_config(config.to_dict(), num_devices=1)
     assert built.named_groups == (Groups(SIDES), ("8x8", "4x4", "1x1"))
     state = built.make_control().init(jnp.asarray(built.objective.betas))
@@ -172,7 +175,9 @@ def test_free_nats_do_not_depend_on_micro_batches():
 
 def test_a_summary_and_a_report_of_targets_are_of_the_groups():
     generator = np.random.default_rng(0)
-    terms = LayerwiseTerms(generator.normal(size=50), generator.normal(3.0, 1.0, (50, 6)))
+    terms = LayerwiseTerms(
+        jnp.asarray(generator.normal(size=50)), jnp.asarray(generator.normal(3.0, 1.0, (50, 6)))
+    )
     grouped = NamedGroups(Groups(SIDES), ("8x8", "4x4", "1x1"))
     summary = rates.summarize(terms, 64, grouped)
     assert summary.groups is not None
@@ -188,3 +193,37 @@ def test_a_summary_and_a_report_of_targets_are_of_the_groups():
     evaluation = RunEvaluation(step=1, test=summary, targets=report)
     assert from_plain(RunEvaluation, to_plain(evaluation), "it") == evaluation
     assert rates.summarize(terms, 64, NamedGroups(Groups.of_layers(6), ())).groups is None
+
+
+def test_a_grid_over_groups_has_betas_of_groups_and_rates_of_both(tmp_path, monkeypatch):
+    """Its table, and maps whose axes name the groups; evaluations are written by hand."""
+    config = digits_deep_grid.get_config().to_dict()
+    grid, members = grid_members.read_config(config)
+    assert len(members) == 9
+    records.open_run(tmp_path, config)
+    grouped = NamedGroups(members[0].groups, members[0].groups.names(SIDES, SHAPES))
+    for member in members:
+        of_layers = jnp.asarray([np.repeat(1.0 / np.asarray(member.betas), 2)] * 3)
+        summary = rates.summarize(LayerwiseTerms(jnp.full(3, 15.0), of_layers), 64, grouped)
+        member.folder(tmp_path).mkdir(parents=True)
+        evaluation = RunEvaluation(step=1, status="ok", valid=summary, test=summary)
+        records.write_json(member.folder(tmp_path) / records.EVALUATION_FILE, to_plain(evaluation))
+    grid_table.write(tmp_path, members, 64)
+    table = grid_table.load(tmp_path)
+    assert table["betas"].shape == table["group_rates_nats"].shape == (3, 3, 1, 1, 3)
+    assert table["rates_nats"].shape == (3, 3, 1, 1, 6)
+    np.testing.assert_allclose(table["group_rates_nats"], 2.0 / table["betas"], rtol=1e-6)
+    drawn = []
+    monkeypatch.setattr(
+        grid_figures, "new_figure", lambda *size: drawn.append(style.new_figure(*size)) or drawn[-1]
+    )
+    built = experiment.from_config(members[0].config, num_devices=1)
+    grid_results.draw(table, built, grid, None, tmp_path)
+    panels = drawn[-1].axes[:3]
+    assert [axes.get_title() for axes in panels] == [f"rate of {n} layers" for n in ("8×8", "4×4", "1×1")]
+    assert {axes.get_xlabel() for axes in panels} == {"$\\beta$ of 8×8 layers"}
+    assert {axes.get_ylabel() for axes in panels} == {"$\\beta$ of 4×4 layers"}
+    with pytest.raises(
+        RunError, match=r"is over 2 groups but config\.objective\.beta_groups makes 3; give betas"
+    ):
+        grid_members.read_config({**config, "grid": {**config["grid"], "betas": ((1.0,), (1.0,))}})

@@ -31,6 +31,7 @@ def finished(programs, tiny_data, tmp_path_factory) -> tuple[pathlib.Path, str]:
         *FLAGS,
         f"--config.objective.targets_nats={TARGETS}".replace(" ", ""),
         f"--workdir={folder}",
+        draws=True,
     )
     assert ended.status == 0, ended.err
     return folder, ended.out
@@ -70,6 +71,7 @@ def test_a_model_of_a_grid_over_targets_is_reported_as_its_run_is(programs, fini
         "--config.grid.targets_nats=((2.0,),(200.0,))",
         f"--workdir={tmp_path}",
         "--cpu_devices=1",
+        draws=True,
     )
     assert ended.status == 0, ended.err
     evaluation = records.read_json(tmp_path / "models" / "0000" / "evaluation.json")

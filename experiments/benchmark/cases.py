@@ -13,6 +13,7 @@ from experiments import cifar, digits, mnist
 from hvae_jax.errors import RunError
 from hvae_jax.keys import make_key
 from hvae_jax.models import blocks
+from hvae_jax.models.config import DEEP
 from hvae_jax.models.hvae import ModelConfig, make_hvae
 from hvae_jax.objective import layerwise_elbo
 
@@ -33,19 +34,40 @@ class Case:
         return self.make_config().to_dict()
 
 
+def deep_config() -> Any:
+    """A deep network of 9 layers for binarised 28×28 images, in patches of 2×2; trained by Adam alone."""
+    config = mnist.get_config().unlock()
+    by_side = ((14, 4), (7, 3), (1, 2))
+    shapes = tuple((side, side, 8) for side, num in by_side for _ in range(num))
+    model = {"inference": "deep", "latent_shapes": shapes, "channels": 64}
+    model["blocks_by_side"] = ((14, 3), (7, 3), (1, 1))
+    config.update(
+        {"model": model, "objective": {"betas": (1.0,) * len(shapes)}, "training": {"batch_size": 64}}
+    )
+    return config.lock()
+
+
 CASES = {
     "cifar_reference": Case(cifar.get_config, (32, 32, 3), 475_811),
     "reference_28": Case(mnist.get_config, (28, 28, 1), 122_713),
     "digits": Case(digits.get_config, (8, 8, 1), 32_113),
+    "deep_28": Case(deep_config, (28, 28, 1), 229_444),
 }
 
 
 def describe_network(config: Mapping[str, Any], image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """The two-layer GHVAE of a config in plain values, from which `torch_reference` builds its own."""
+    """The network of a config in plain values, from which `torch_reference` builds its own.
+
+    It is a two-layer GHVAE, or a deep network, square and with one channel.
+    """
     model = config["model"]
+    if model["inference"] == DEEP:
+        fields = ("latent_shapes", "blocks_by_side", "channels")
+        return {"is_deep": True, "image_shape": image_shape, **{name: model[name] for name in fields}}
     z_1, z_2 = model["latent_shapes"]
     stages = blocks.make_stages(image_shape[:2], model["num_stages"])
     return {
+        "is_deep": False,
         "image_shape": image_shape,
         "channels": model["channels"],
         "stages": [
@@ -68,6 +90,8 @@ def step_flops(case: Case) -> float:
     """
     config = case.config
     network = describe_network(config, case.image_shape)
+    if network["is_deep"]:
+        return config["training"]["batch_size"] * _deep_flops(network)
     stages, c, image_channels = network["stages"], network["channels"], case.image_shape[2]
     (side, _, z_1_channels), (z_2,) = network["z_1"], network["z_2"]
     features, size = stages[-1]["side_out"] ** 2 * c, side * side * z_1_channels
@@ -96,6 +120,25 @@ def step_flops(case: Case) -> float:
     return 2.0 * config["training"]["batch_size"] * (3 * sum(products) + 2 * 2 * first)
 
 
+def _deep_flops(network: Mapping[str, Any]) -> float:
+    """Of one image; see `step_flops`."""
+    width = network["channels"]
+    largest = network["blocks_by_side"][0][0]
+    num_pixels = (network["image_shape"][0] // largest) ** 2
+
+    def block(side: int, c_in: int, c_out: int) -> int:
+        inner, size = width // 4, 1 if side <= 2 else 3
+        return side * side * (c_in * inner + 2 * size * size * inner * inner + inner * c_out)
+
+    products = [num * block(side, width, width) for side, num in network["blocks_by_side"]]
+    for side, _, latent in network["latent_shapes"]:
+        products += [block(side, 2 * width, 2 * latent), block(side, width, 2 * latent + width)]
+        products += [block(side, width, width), side * side * latent * width]
+    products.append(largest * largest * width * num_pixels)  # to the likelihood
+    first = largest * largest * 9 * num_pixels * width
+    return 2.0 * (3 * sum(products) + 2 * first)
+
+
 def verify(case: Case) -> str:
     """Proves that both sides compute the same, and says how closely.
 
@@ -103,13 +146,19 @@ def verify(case: Case) -> str:
       RunError: distortion, rates or gradients differ by more than 1e-3, or parameters by number.
     """
     torch_reference = importlib.import_module("experiments.benchmark.torch_reference")
-    config, betas = case.config, (0.7, 1.3)
+    config = case.config
+    betas = tuple(np.linspace(0.7, 1.3, len(config["model"]["latent_shapes"])).tolist())
     model = make_hvae(ModelConfig(**config["model"]), case.image_shape)
     x = np.random.default_rng(0).random((8, *case.image_shape), np.float32).round(1)
     if config["data"]["binarize"] == "round":
         x = x.round()
     key = make_key(1)
     params: Any = jax.jit(model.init)(make_key(0), x, key)
+    if model.config.inference == DEEP:  # whose priors begin with weights of zero: most gradients would be
+        rng = np.random.default_rng(1)
+        params = jax.tree.map(
+            lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), params
+        )
     codes: Any = model.apply(params, x, key, method="encode")
     noises = [np.asarray((code.sample - code.mean) / code.std) for code in codes]
 
@@ -120,8 +169,10 @@ def verify(case: Case) -> str:
     (_, terms), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params)
     network = describe_network(config, case.image_shape)
     distortion, layer_rates, torch_grads = torch_reference.evaluate_same(network, params, x, noises, betas)
-    ours = {"distortion": terms.distortion, "rate R_1": terms.rates[:, 0], "rate R_2": terms.rates[:, 1]}
-    theirs = {"distortion": distortion, "rate R_1": layer_rates[:, 0], "rate R_2": layer_rates[:, 1]}
+    ours, theirs = {"distortion": terms.distortion}, {"distortion": distortion}
+    for index in range(len(betas)):
+        name = f"rate R_{index + 1}"
+        ours[name], theirs[name] = terms.rates[:, index], layer_rates[:, index]
     for name, grad in torch_reference.from_flax(grads, network).items():
         ours[f"gradient of {name}"], theirs[f"gradient of {name}"] = grad, torch_grads[name]
     num_parameters = sum(grad.size for grad in torch_grads.values())

@@ -1,5 +1,7 @@
 """The published two-layer GHVAE in plain PyTorch, and the worker that `experiments.benchmark` times.
 
+Deep networks are in `torch_deep`; all else here is for both.
+
 Only the benchmark uses this file: `pip install -e ".[benchmark]"`. It must not import JAX, so that the
 worker's memory is PyTorch's alone. A *network* is a plain dict, see `cases.describe_network`.
 """
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmark import serving
+from experiments.benchmark import serving, torch_deep
 
 torch: Any = importlib.import_module("torch")  # Any: types must also check where PyTorch is absent
 nn: Any = torch.nn
@@ -98,14 +100,19 @@ class GHVAE(nn.Module):
         return (0.5 / std**2) * (x - outputs).square().flatten(1).sum(1) + constant
 
 
+def make(network: Mapping[str, Any]) -> Any:
+    """The network that a description is of."""
+    return (torch_deep.Deep if network["is_deep"] else GHVAE)(network)
+
+
 def mean_loss(model: Any, x: Any, betas: Sequence[float]) -> Any:
     """Batch mean of D + Σ β_l R_l."""
     distortion, rates = model(x)
-    return (distortion + betas[0] * rates[:, 0] + betas[1] * rates[:, 1]).mean()
+    return (distortion + sum(beta * rates[:, index] for index, beta in enumerate(betas))).mean()
 
 
 def from_flax(params: Mapping[str, Any], network: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Our Flax parameters (or their gradients), under the names and in the layouts of `GHVAE`.
+    """Our Flax parameters (or their gradients), under the names and in the layouts of `make`'s network.
 
     Images are `[H, W, C]` there and `[C, H, W]` here, so whatever is flattened is also permuted. Our
     heads hold mean and pre-std side by side along their last axis.
@@ -113,6 +120,8 @@ def from_flax(params: Mapping[str, Any], network: Mapping[str, Any]) -> dict[str
     Raises:
       ValueError: a parameter that has no place here.
     """
+    if network["is_deep"]:
+        return torch_deep.from_flax(params, network)
     flat: dict[str, np.ndarray] = {}
     _flatten(params["params"], "", flat)
     num_stages, z_1 = len(network["stages"]), tuple(network["z_1"])
@@ -171,19 +180,19 @@ def evaluate_same(
     noises: Sequence[np.ndarray],
     betas: Sequence[float],
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Distortion `[B]`, rates `[B, 2]` and the loss's gradients of `GHVAE` with our parameters.
+    """Distortion `[B]`, rates `[B, L]` and the loss's gradients of `make`'s network with our parameters.
 
     Args:
       network, params: as for `from_flax`.
       x: `[B, H, W, C]`.
-      noises: standard normal, of z_1 `[B, H, W, C]` and z_2 `[B, dims]`.
+      noises: standard normal, of z_1 … z_L, `[B, H, W, C]` or `[B, dims]`.
       betas: of the loss.
     """
-    model = GHVAE(network)
+    model = make(network)
     state = {name: torch.tensor(array) for name, array in from_flax(params, network).items()}
     model.load_state_dict(state)  # strict: every parameter and shape must fit
-    noise_1, noise_2 = torch.tensor(noises[0]).permute(0, 3, 1, 2), torch.tensor(noises[1])
-    distortion, rates = model(torch.tensor(x).permute(0, 3, 1, 2), (noise_1, noise_2))
+    given = [torch.tensor(z) if z.ndim == 2 else torch.tensor(z).permute(0, 3, 1, 2) for z in noises]
+    distortion, rates = model(torch.tensor(x).permute(0, 3, 1, 2), given)
     (distortion + rates @ torch.tensor(betas)).mean().backward()
     grads = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
     return distortion.detach().numpy(), rates.detach().numpy(), grads
@@ -200,7 +209,7 @@ class NetworkWorker:
         self._batch_size = training["batch_size"]
         self._dataset = torch.utils.data.TensorDataset(x)
         self._batches = x.split(self._batch_size)
-        self._model = GHVAE(network)
+        self._model = make(network)
         self._loss_fn: Callable[..., Any] = torch.compile(mean_loss) if spec["compile"] else mean_loss
         self._betas = spec["betas"]
         adam = {"lr": training["learning_rate"], "betas": (training["b1"], training["b2"])}

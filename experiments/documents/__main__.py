@@ -7,7 +7,7 @@ Only what stands between `<!-- from results: NAME -->` and `<!-- end -->` change
 
 from collections.abc import Mapping
 
-from experiments.documents import digits, speed, study, targets
+from experiments.documents import codec, deep, digits, speed, study, targets
 from experiments.documents.blocks import ROOT, Writer, fill
 
 DOCUMENTS = ("README.md", "experiments/README.md", "experiments/results/README.md")
@@ -24,6 +24,10 @@ WRITERS: Mapping[str, Writer] = {
     "target_missed": targets.missed,
     "target_map": targets.digits_map,
     "target_frontier": targets.frontier,
+    "deep_targets": deep.target_groups,
+    "codec_files": codec.files,
+    "codec_grid": codec.grid,
+    "codec_speed": codec.speed,
     "benchmark": speed.benchmark,
     "scaling": speed.scaling,
     "streaming": speed.streaming,

@@ -51,9 +51,9 @@ class Dataset(NamedTuple):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-        _, height, width, channels = self.train.images.shape
-        return height, width, channels
+        """(H, W, C); of data of one's own, whatever one example has."""
+        image_shape: Any = tuple(self.train.images.shape[1:])
+        return image_shape
 
     @property
     def title(self) -> str:

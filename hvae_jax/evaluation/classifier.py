@@ -94,21 +94,22 @@ def folder_name(dataset_name: str, binarize: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", f"{dataset_name} {binarize}").strip("_")
 
 
-def check_folder(folder: pathlib.Path, flag: str = "classifiers") -> None:
+def check_folder(folder: pathlib.Path) -> None:
     """Refuses a folder that holds something else than classifiers, before anything is written to it.
 
     Raises:
       RunError: a file, or a folder of other things.
     """
     if folder.exists() and not folder.is_dir():
-        raise RunError(f"--{flag}={folder} must be a folder of classifiers, but it is a file")
+        raise RunError(f"--classifiers={folder} must be a folder of classifiers, but it is a file")
     entries = [entry for entry in folder.iterdir() if entry.is_dir()] if folder.exists() else []
     files = [entry.name for entry in folder.iterdir() if entry.is_file()] if folder.exists() else []
     is_one = any((entry / name).exists() for entry in entries for name in _PARTS)
     if (entries or files) and not is_one:
         first = min(files + [entry.name for entry in entries])
         raise RunError(
-            f"--{flag}={folder} holds {first} and no classifier; name a new folder, or that of an evaluation"
+            f"--classifiers={folder} holds {first} and no classifier; name a new folder, or that of an "
+            "evaluation"
         )
 
 

@@ -96,7 +96,8 @@ def estimate_categorical(probs: ArrayLike, samples: ArrayLike, labels: ArrayLike
     Raises:
       ValueError: shapes that do not fit, labels that are no integers, or numbers that are no probabilities.
     """
-    labels, probs, samples = _check_labels(labels), np.asarray(probs, np.float64), np.asarray(samples)
+    labels, samples = _check_labels(labels), np.asarray(samples)
+    probs = np.asarray(probs, np.float64)
     if probs.ndim not in (2, 3) or len(probs) != len(labels) or samples.shape[1:] != probs.shape:
         raise ValueError(
             f"probs must be [N, K] or [N, V, K] and samples [S, ...] of them, got {probs.shape}, "
@@ -104,7 +105,7 @@ def estimate_categorical(probs: ArrayLike, samples: ArrayLike, labels: ArrayLike
         )
     if not (probs >= 0.0).all() or not np.allclose(probs.sum(axis=-1), 1.0, atol=1e-4):
         raise ValueError("probs must not be negative, and sum to 1 over the last axis")
-    probs = probs / probs.sum(axis=-1, keepdims=True)
+    probs = np.asarray(probs / probs.sum(axis=-1, keepdims=True))
     labels = np.unique(labels, return_inverse=True)[1]
     if probs.ndim == 2:
         return _count(probs, labels)
@@ -178,7 +179,7 @@ def _inform_about(
         image_information_nats=Estimate(estimated.image, estimated.image_standard_error),
         top_rate_nats=float(layer_rates[-1]),
         # Over images, which are the whole population: rather too large than too small.
-        top_rate_nats_standard_error=float(standard_error(found.terms.rates[places, -1]))
+        top_rate_nats_standard_error=float(standard_error(np.asarray(found.terms.rates)[places, -1]))
         if is_rate_drawn
         else None,
         label=of_label,

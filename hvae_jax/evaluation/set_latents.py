@@ -1,5 +1,6 @@
 """What each layer decides: samples with one layer drawn anew, those above set, those below at their means."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +56,11 @@ def sample_rows(
     num_layers, num = model.num_layers, num_bases * num_draws
     keys = jax.random.split(key, num)
 
-    @jax.jit
+    # Each row is a program of its own that runs once: on CPUs most of LLVM's optimisation would not pay.
+    is_cpu = jax.default_backend() == "cpu"
+    options: Any = {"xla_backend_optimization_level": 0} if is_cpu else None
+
+    @functools.partial(jax.jit, compiler_options=options)
     def generate(params: Params, temperatures: jax.Array, latents: dict[int, jax.Array]) -> Any:
         made: Any = model.apply(params, keys, num, latents, temperatures, method="generate")
         return made.mean, made.latents

@@ -1,4 +1,4 @@
-"""Reading and writing the text files of a folder: UTF-8 whatever the locale, whole or not at all."""
+"""Reading and writing the files of a folder: text in UTF-8 whatever the locale, whole or not at all."""
 
 import contextlib
 import json
@@ -49,9 +49,14 @@ def write_text(file: pathlib.Path, text: str) -> None:
     Raises:
       RunError: no space, no permission, or a folder of that name.
     """
+    write_bytes(file, text.encode("utf-8"))
+
+
+def write_bytes(file: pathlib.Path, content: bytes) -> None:
+    """The same of bytes."""
     partial = file.with_name(file.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content)
         os.replace(partial, file)
     except OSError as error:
         _remove(partial)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from hvae_jax import experiment
 from hvae_jax.errors import RunError
-from hvae_jax.groups import Groups
+from hvae_jax.groups import Groups, Ranges
 from hvae_jax.models.hvae import ModelConfig
 from hvae_jax.objective_config import ObjectiveConfig
 from hvae_jax.training import TrainingConfig
@@ -195,8 +195,7 @@ class Member(NamedTuple):
     @property
     def groups(self) -> Groups:
         """The layers of each beta."""
-        model = experiment.build_group("model", ModelConfig, self.config)
-        return self.objective.groups(len(model.latent_shapes), model.groups)
+        return self.objective.groups(*_layers(self.config))
 
     @property
     def targets(self) -> tuple[float, ...]:
@@ -244,13 +243,13 @@ def read_config(config: Mapping[str, Any]) -> tuple[GridConfig, list[Member]]:
     """
     if "grid" not in config:
         raise RunError("config has no group grid; train a single model with experiments.run")
-    for name in ("grid", "model", "objective", "training"):
+    # Networks of one's own have no group `model`, see `own`.
+    for name in ("grid", *(["model"] if "model" in config else []), "objective", "training"):
         if not isinstance(config.get(name), Mapping):
             raise RunError(f"config.{name}={config.get(name)!r} must be a group of fields")
     grid = experiment.build_group("grid", GridConfig, config)
     base = {name: group for name, group in config.items() if name != "grid"}
-    model = experiment.build_group("model", ModelConfig, base)
-    layers = len(model.latent_shapes), model.groups
+    layers = _layers(base)
     members = []
     for number, overrides in enumerate(_overrides(grid)):
         of_model = {name: dict(group) for name, group in base.items()}
@@ -270,6 +269,16 @@ def read_config(config: Mapping[str, Any]) -> tuple[GridConfig, list[Member]]:
     for member in members[: len(grid.seeds)]:
         experiment.build_group("training", TrainingConfig, member.config)
     return grid, members
+
+
+def _layers(config: Mapping[str, Any]) -> tuple[int, Ranges]:
+    """How many layers the model has, and those of each side of its maps; see `ObjectiveConfig.groups`."""
+    if "model" in config:
+        model = experiment.build_group("model", ModelConfig, config)
+        return len(model.latent_shapes), model.groups
+    objective = experiment.build_group("objective", ObjectiveConfig, config)
+    is_by_layer = isinstance(objective.beta_groups, str)
+    return len(objective.betas) if is_by_layer else Groups(objective.beta_groups).num_layers, ()
 
 
 def _check_entries(grid: GridConfig, member: Member) -> None:

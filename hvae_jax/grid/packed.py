@@ -122,7 +122,7 @@ def make_evaluate(built: Experiment, trainer: PackedTrainer) -> Evaluate:
         }
         fresh = fresh_terms(stack, seeds)
         return [
-            _evaluation(
+            evaluation_of(
                 built._replace(objective=member.objective),
                 stack,
                 model,
@@ -167,13 +167,14 @@ def _make_evaluators(
     }
 
 
-def _evaluation(
+def evaluation_of(
     built: Experiment,
     stack: Stack,
     model: int,
     terms: dict[str, LayerwiseTerms],
     fresh: dict[str, LayerwiseTerms],
 ) -> RunEvaluation:
+    """What a model's evaluation.json holds, from the terms of splits `[N, …]` and those about its targets."""
     finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((terms, fresh)))
     if int(stack.failed_at[model]) or not finite:
         return RunEvaluation(step=int(stack.states.step[model]), status=grid_table.DIVERGED)

@@ -124,13 +124,13 @@ def _working_bytes(built: Experiment, params: Params) -> int:
         (built.training.batch_size, *image_shape)
     )
     x = jax.ShapeDtypeStruct((num_images, *image_shape), np.float32)
-    key = jax.eval_shape(lambda: make_key(0))
+    keys = jax.eval_shape(lambda: jax.random.split(make_key(0), num_images))
 
-    def total(params: Params, x: jax.Array, key: jax.Array) -> jax.Array:
-        terms = built.terms_fn(built.at(params), x, key)
+    def total(params: Params, x: jax.Array, keys: jax.Array) -> jax.Array:
+        terms = built.terms_fn(built.at(params), x, keys)
         return terms.distortion.sum() + terms.rates.sum()
 
-    cost = jax.jit(jax.grad(total)).lower(params, x, key).cost_analysis()
+    cost = jax.jit(jax.grad(total)).lower(params, x, keys).cost_analysis()
     return int(cost["bytes accessed"]) // TOUCHES if cost else 0
 
 

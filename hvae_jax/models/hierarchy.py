@@ -106,7 +106,7 @@ class Hierarchy:
       ...         return Gaussian(mean, jnp.exp(log_std))
       >>> shapes = {"q_2": (6, 6), "q_1": (9, 8), "p_1": (3, 8), "x": (4, 6)}
       >>> params = {name: jnp.full(shape, 0.1) for name, shape in shapes.items()}
-      >>> def terms_fn(params, x, key):  # what `training` takes, and `layerwise_elbo`
+      >>> def terms_fn(params, x, key):  # what `hvae_jax.own` and `training` take, and `layerwise_elbo`
       ...     return Hierarchy(MyNetworks(params), GaussianPixels(std=0.5)).terms(x, key)
       >>> terms_fn(params, jnp.ones((5, 6)), jax.random.key(0)).rates.shape
       (5, 2)

@@ -118,7 +118,7 @@ def depth(stages: tuple[blocks.Stage, ...], shape: tuple[int, ...]) -> int:
     """How many stages lie between the image and a latent of this shape."""
     if len(shape) < 3:
         return len(stages)
-    return [stage.size_out for stage in stages].index(shape[:2]) + 1
+    return [stage.size_out for stage in stages].index((shape[0], shape[1])) + 1
 
 
 class Above(NamedTuple):

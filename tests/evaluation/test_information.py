@@ -117,3 +117,57 @@ def test_what_no_information_is_of_is_refused(changes, message):
     given = {"mean": np.zeros((4, 3)), "std": np.ones((4, 3)), "samples": np.zeros((2, 4, 3))}
     with pytest.raises(ValueError, match=message):
         information.estimate(**{**given, "labels": [0, 1, 0, 1], **changes})
+
+
+def categorical_population(shape: tuple[int, ...], seed: int = 0):
+    """Probabilities of 40 images, a third of them almost certain; their labels, and 300 draws of each."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 3, 40)
+    scale = np.where(labels == 0, 8.0, 1.0).reshape(-1, *[1] * len(shape))
+    logits = scale * generator.normal(size=(40, *shape))
+    logits[..., 0] += labels.reshape(-1, *[1] * (len(shape) - 1))
+    probs = special.softmax(logits, axis=-1).astype(np.float32)
+    noise = generator.gumbel(size=(300, *probs.shape))
+    samples = np.eye(shape[-1])[(np.log(probs) + noise).argmax(axis=-1)]
+    return probs, samples, labels
+
+
+def enumerated(probs: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Both informations from the table of all values that the variables take together."""
+    table = probs.astype(np.float64).reshape(len(labels), -1, probs.shape[-1])
+    joint = table[:, 0]
+    for variable in range(1, table.shape[1]):
+        joint = (joint[:, :, None] * table[:, None, variable]).reshape(len(labels), -1)
+    overall = joint.mean(axis=0)
+    image = special.rel_entr(joint, overall).sum() / len(labels)
+    label = sum(
+        (labels == y).mean() * special.rel_entr(joint[labels == y].mean(axis=0), overall).sum()
+        for y in np.unique(labels)
+    )
+    return label, image
+
+
+def test_of_one_categorical_variable_it_is_a_sum():
+    probs, samples, labels = categorical_population((5,))
+    found = information.estimate_categorical(probs, samples[:1], labels)
+    assert (found.label, found.image) == pytest.approx(enumerated(probs, labels), rel=1e-5)
+    assert (found.label_standard_error, found.image_standard_error) == (0.0, 0.0)
+    # Certain of as many values as labels, they tell all of them.
+    certain = np.eye(3)[labels]
+    found = information.estimate_categorical(certain, certain[None], labels)
+    counts = np.bincount(labels) / 40
+    assert found.label == pytest.approx(-(counts * np.log(counts)).sum())
+
+
+def test_of_several_categorical_variables_it_is_drawn(monkeypatch):
+    monkeypatch.setattr(information, "TILE_NUMBERS", 40 * 7)  # tiles of 7 images
+    probs, samples, labels = categorical_population((2, 3))
+    found = information.estimate_categorical(probs, samples, labels)
+    label, image = enumerated(probs, labels)
+    assert abs(found.label - label) < 5 * found.label_standard_error
+    assert abs(found.image - image) < 5 * found.image_standard_error
+    assert found.label_standard_error < 0.01
+    with pytest.raises(ValueError, match="sum to 1"):
+        information.estimate_categorical(0.5 * probs, samples, labels)
+    with pytest.raises(ValueError, match=r"\[N, K\] or \[N, V, K\]"):
+        information.estimate_categorical(probs, samples[:, :, :1], labels)

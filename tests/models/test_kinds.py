@@ -196,7 +196,8 @@ def test_published_networks_with_a_mixture_prior(make_config):
     np.testing.assert_allclose(with_one.rates[:, 1], ratio.sum(axis=1), rtol=1e-3, atol=1e-4)
 
     def rate(params: Any) -> jax.Array:
-        return model.apply(params, x, key).rates[:, 1].sum()
+        terms: Any = model.apply(params, x, key)
+        return terms.rates[:, 1].sum()
 
     assert touched(quick_jit(jax.grad(rate))(both)) == {"posterior_1", "prior_1"}
 

@@ -91,12 +91,19 @@ def test_so_is_every_product_of_a_packed_stack(make_config: MakeConfig, compute_
     assert set(found) == {EXACT if compute_dtype == "float32" else FAST}
 
 
-@pytest.mark.parametrize("method", ["reconstruct", "sample", "draw", "log_weight"])
-def test_direct_use_of_a_model_is_as_exact(make_config: MakeConfig, method: str):
-    model = make_hvae(make_config(likelihood="bernoulli"), (8, 8, 1))
+@pytest.mark.parametrize(
+    ("method", "inference"),
+    [
+        *[(method, PUBLISHED[0]) for method in ("reconstruct", "sample", "draw", "log_weight", "encode")],
+        *[(method, DEEP) for method in ("sample", "encode")],
+    ],
+)
+def test_direct_use_of_a_model_is_as_exact(make_config: MakeConfig, method: str, inference: str):
+    model = make_hvae(make_config(likelihood="bernoulli", inference=inference), (8, 8, 1))
     key, x = jax.random.key(0), jnp.zeros((2, 8, 8, 1))
     params = jax.eval_shape(model.init, key, x, key)
-    arguments = {"reconstruct": (x,), "log_weight": (x, key)}.get(method, (key,))
+    of_images = {"reconstruct": (x,), "log_weight": (x, key), "encode": (x, key)}
+    arguments = of_images.get(method, (key,))
     kwargs = {"num": 2} if method in ("sample", "draw") else {}
     fn = functools.partial(model.apply, method=method, **kwargs)
     assert set(products(lower(fn, params, *arguments))) == {EXACT}
