@@ -48,7 +48,8 @@ def main(arguments: list[str]) -> None:
         raise RunError(f"{figures_folder} must be a folder, but it is a file; move it away")
     program.start_devices()
     built = experiment.from_folder(workdir)
-    params = built.at(experiment.restore(built, workdir).eval_params)
+    state = experiment.restore(built, workdir)
+    params = built.at(state.eval_params)
     rows = set_latents.pick_rows(built.model.config)
     pictures = set_latents.sample_rows(
         built.model, params, make_key(options.seed), rows, options.num_bases, options.num_draws,
