@@ -49,9 +49,10 @@ def main(arguments: list[str]) -> None:
     program.start_devices()
     built = experiment.from_folder(workdir)
     state = experiment.restore(built, workdir)
+    params = built.at(state.eval_params)
     rows = set_latents.pick_rows(built.model.config)
     pictures = set_latents.sample_rows(
-        built.model, state.eval_params, make_key(options.seed), rows, options.num_bases, options.num_draws,
+        built.model, params, make_key(options.seed), rows, options.num_bases, options.num_draws,
         options.temperature,
     )  # fmt: skip
     if not np.isfinite(pictures).all():
