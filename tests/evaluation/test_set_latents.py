@@ -71,7 +71,7 @@ def test_the_program_draws_a_model_of_a_grid(
 ):
     run = tmp_path / "run"
     shutil.copytree(finished_grid / "models" / "0002", run)
-    ended = programs.run("set_latents", f"--workdir={run}", "--num_draws=2")
+    ended = programs.run("set_latents", f"--workdir={run}", "--num_draws=2", draws=True)
     assert ended.status == 0, ended.err
     for suffix in (".png", ".pdf"):
         assert (run / "figures" / f"set_latents{suffix}").stat().st_size > 1000
