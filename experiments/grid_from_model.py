@@ -54,10 +54,10 @@ def make(
     program.split_cpu(program.num_cores())
     stored = [experiment.with_tuples(records.config_of(run)) for run in runs]
     builts = [experiment.from_folder(run) for run in runs]
-    for run, built in zip(runs, builts, strict=True):
-        if built.beta_range is None:
+    for run, one in zip(runs, builts, strict=True):
+        if one.beta_range is None:
             raise RunError(f"--from_model={run} is not conditioned: it is a model of one vector of betas")
-    seeds = [built.training.seed for built in builts]
+    seeds = [one.training.seed for one in builts]
     for run, other in zip(runs, stored, strict=True):
         may_differ = ("training.seed", "training.order_seed", "objective.betas", *records.NOT_TRAINING)
         if changed := records.differences(stored[0], other, may_differ):

@@ -70,7 +70,7 @@ class BetaRange(NamedTuple):
         Returns:
           terms `[N]` and `[N, L]`; "marked_betas", "marked_distortion_nats" and "marked_rates_nats" as lists.
         """
-        distortion, rates = (np.mean(array, axis=0, dtype=np.float64)[1:] for array in terms)
+        distortion, rates = (np.asarray(array, np.float64).mean(axis=0)[1:] for array in terms)
         fields = {
             "marked_betas": [list(betas) for betas in self.marked[1:]],
             "marked_distortion_nats": distortion.tolist(),

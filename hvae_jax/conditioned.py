@@ -99,8 +99,8 @@ class Measure:
     def __call__(self, betas: Sequence[float] | np.ndarray) -> Means:
         """Means at betas `[L]`."""
         terms = self.terms(betas)
-        distortion, rates = (np.mean(array, axis=0, dtype=np.float64) for array in terms)
-        return Means(float(distortion), rates)
+        distortion, rates = (np.asarray(array, np.float64) for array in terms)
+        return Means(float(distortion.mean()), rates.mean(axis=0))
 
     def terms(self, betas: Sequence[float] | np.ndarray) -> LayerwiseTerms:
         """Distortion `[N]` and rates `[N, L]`, averaged over the draws."""

@@ -88,7 +88,7 @@ def _rows(is_grid: bool) -> list[dict[str, Any]]:
 
 
 def _named(row: Mapping[str, Any]) -> str:
-    return DATA.get(row["data"], row["data"])
+    return DATA.get(row["data"]) or str(row["data"])
 
 
 def _model(row: Mapping[str, Any]) -> str:
