@@ -64,7 +64,8 @@ def make(
             raise RunError(f"--from_model: {run} and {runs[0]} differ in config.{', config.'.join(changed)}")
     if len(set(seeds)) < len(seeds):
         raise RunError(f"--from_model: the runs have the seeds {seeds}; give runs of different seeds")
-    built, params = builts[0], [experiment.restore(built, run).eval_params for run in runs]
+    built = builts[0]
+    params = [experiment.restore(built, run).eval_params for run in runs]
     grid = experiment.build_group("grid", GridConfig, config)
     points = {name: getattr(grid, name) for name in (*PRODUCTS, *LISTS)}
     if grid.has_targets:
