@@ -2,7 +2,8 @@
 
 Shows: VDVAE's network narrow enough for two cores, with patches of 4 × 4 pixels; 751,760 parameters. A
 gradient takes 4.4 CPU milliseconds an image, so an epoch about 4 CPU minutes (maps of 14 × 14, with half the
-channels: 10). Not trained to the end yet.
+channels: 10). After half of it, and 8 epochs down to a learning rate of 0 (see the results, "Depth: MNIST"):
+−ELBO 86.59 ± 0.21 nats on the test split, −log p(x) ≤ 83.54; two layers have 104.9 and 97.1 after 12 epochs.
 Data: TFDS `mnist`, prepared once (the error of a first run gives the command).
 Command: python -m experiments.run --config=experiments/mnist_deep.py
 """

@@ -25,6 +25,8 @@ WRITERS: Mapping[str, Writer] = {
     "target_map": targets.digits_map,
     "target_frontier": targets.frontier,
     "deep_targets": deep.target_groups,
+    "deep_grid": deep.grid,
+    "mnist": deep.mnist,
     "codec_files": codec.files,
     "codec_grid": codec.grid,
     "codec_speed": codec.speed,
