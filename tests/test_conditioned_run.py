@@ -68,3 +68,47 @@ def test_it_is_asked_and_makes_a_grid_without_training(finished, programs, tmp_p
         ),
         "a conditioned model (config.model.conditioning) is one for all betas",
     )
+
+
+def test_excess_over_itself_is_none(finished, programs, tmp_path):
+    grid = ("--config=experiments/digits_grid.py", "--config.grid.betas=((0.3,3.0),(1.0,2.0))")
+    ended = programs.run("grid", *grid, f"--from_model={finished}", f"--workdir={tmp_path / 'grid'}")
+    assert ended.status == 0, ended.err
+    out, figure = tmp_path / "excess.json", tmp_path / "excess.png"
+    table_file = tmp_path / "grid" / "grid.csv"
+    flags = (f"--runs={finished}", f"--out={out}", f"--figure={figure}")
+    ended = programs.run("excess", *flags, f"--separate={table_file}", "--equal_rates", draws=True)
+    assert ended.status == 0, ended.err
+    assert "excess: mean" in ended.out
+    found = records.read_json(out)
+    assert found["summary"]["num_points"] == 4
+    np.testing.assert_allclose([point["excess_nats"] for point in found["points"]], 0.0, atol=1e-4)
+    # Asked for its own rates, it has its own distortion, as nearly as rates are found.
+    asked = [point for point in found["points"] if "distortion_excess_nats" in point]
+    assert len(asked) == found["summary"]["num_distortions"] > 0
+    for point in asked:
+        assert abs(point["distortion_excess_nats"]) < 0.02 * sum(point["separate_rates_nats"]) + 0.02
+    assert figure.stat().st_size > 10_000
+
+    # A table that is better by 2 nats everywhere, of which one model diverged.
+    lines = table_file.read_text().splitlines()
+    names = lines[0].split(",")
+    place, status = names.index("test_distortion_nats"), names.index("status")
+    rows = [line.split(",") for line in lines[1:]]
+    for row in rows:
+        row[place] = str(float(row[place]) - 2.0)
+    rows[0][status] = "diverged"
+    better = tmp_path / "better.csv"
+    better.write_text("\n".join([lines[0], *map(",".join, rows)]) + "\n")
+    ended = programs.run("excess", f"--runs={finished}", f"--separate={better}", f"--out={out}")
+    assert ended.status == 0, ended.err
+    summary = records.read_json(out)["summary"]
+    assert (summary["num_points"], summary["num_lower"]) == (3, 0)
+    np.testing.assert_allclose([summary["mean_nats"], summary["worst_nats"]], 2.0, atol=1e-3)
+
+    rows[1][names.index("beta_1")] = "99.0"
+    better.write_text("\n".join([lines[0], *map(",".join, rows)]) + "\n")
+    refused = programs.run("excess", f"--runs={finished}", f"--separate={better}")
+    tiny.assert_one_error(refused, "--separate has a model at the betas (99.0")
+    missing = programs.run("excess", f"--runs={finished}", f"--separate={tmp_path / 'no.csv'}")
+    tiny.assert_one_error(missing, "no.csv does not exist")

@@ -89,10 +89,10 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
     grid, members = folders.read(folder)
     if not (folder / GRID_FILE).exists():
         raise RunError(f"{folder / GRID_FILE} does not exist: no model of the grid is complete")
-    rows = {int(row["model"]): row for row in _read_csv(folder / GRID_FILE)}
+    rows = {int(row["model"]): row for row in read_csv(folder / GRID_FILE)}
     timing_file = folder / TIMING_FILE
     times = (
-        {int(row["model"]): row["wall_s"] for row in _read_csv(timing_file)} if timing_file.exists() else {}
+        {int(row["model"]): row["wall_s"] for row in read_csv(timing_file)} if timing_file.exists() else {}
     )
     numbers = [member.number for member in members]
 
@@ -265,7 +265,7 @@ def _write_csv(file: pathlib.Path, columns: Sequence[str], rows: Iterable[Sequen
     records.write_text(file, text.getvalue())
 
 
-def _read_csv(file: pathlib.Path) -> list[dict[str, str]]:
+def read_csv(file: pathlib.Path) -> list[dict[str, str]]:
     """Its rows.
 
     Raises:

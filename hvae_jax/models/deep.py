@@ -10,6 +10,7 @@ the channels of one. Neither images nor maps need be square: a side is then the 
 have one width.
 """
 
+import functools
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -215,13 +216,19 @@ class Deep(nn.Module):
     def _block(self, condition: Condition | None) -> Any:
         """(weights, map) → the residual bottleneck block's branch, float32; rematerialised if so asked."""
 
+        # Only what enters a GELU is kept for the backward pass, which computes it again: on CPUs, writing
+        # its value and derivative of every layer to memory took longer.
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def stage(weights: Weights, x: jax.Array) -> jax.Array:
+            # GELU in float32, as every function but products.
+            return _conv_apply(weights, self._cast(blocks.gelu(x.astype(jnp.float32))))
+
         def branch(weights: Weights, x: jax.Array, condition: Condition | None) -> jax.Array:
             x = self._cast(x)
             for number in (1, 2, 3, 4):
                 if condition is not None and number > 1:
                     x = condition.apply(weights[f"change_{number}"], x)
-                x = blocks.gelu(x.astype(jnp.float32))  # as every function but products
-                x = _conv_apply(weights[f"conv_{number}"], self._cast(x))
+                x = stage(weights[f"conv_{number}"], x)
             return x.astype(jnp.float32)
 
         block = jax.checkpoint(branch) if self.config.remat else branch
