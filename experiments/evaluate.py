@@ -13,6 +13,7 @@ other seeds, over fewer betas if need be: the error bars of all betas then know 
 error. What the data do not allow, for want of labels, of a validation split or of images, is named.
 """
 
+import dataclasses
 import importlib.util
 import sys
 
@@ -69,13 +70,15 @@ def main(arguments: list[str]) -> None:
             models += [m._replace(name=evaluate_models.name_repeat(m.folder)) for m in repeated]
         baseline = evaluate_models.evaluate_runs(baseline_runs, evaluators, reporter) if baseline_runs else []
         content = guidance.make_guidance(*([model.scored for model in s] for s in (models, baseline, others)))
+        networks = results.count_networks([model.folder for model in models])
+        content = dataclasses.replace(content, num_networks=networks)
         bounds = evaluate_outputs.write(workdir, models, content)
     print(guidance_text.to_markdown(content))
     if flags.FLAGS.check_bounds:
         evaluate_outputs.print_bounds(bounds)
     if runs.num_left_out:
         print(f"{runs.num_left_out} models of the grid diverged or are not trained yet; they are left out")
-    print(f"{len(models)} model{'s' * (len(models) > 1)}. Everything is in {workdir}")
+    print(f"{guidance_text.describe_models(content)}. Everything is in {workdir}")
     if flags.FLAGS.check_bounds and bounds.violations:
         sys.exit(1)
 

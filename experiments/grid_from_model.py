@@ -24,8 +24,6 @@ from hvae_jax.grid import table as grid_table
 from hvae_jax.grid.members import LISTS, PRODUCTS, GridConfig, Member
 from hvae_jax.training import Params, checkpoints
 
-# In each model's folder: the run that it is of.
-FROM_FILE = "from_model.json"
 SEARCH_IMAGES = 512
 
 
@@ -142,7 +140,7 @@ def _link(run: pathlib.Path, folder: pathlib.Path, member: Member, described: Ma
         raise RunError(f"{folder} cannot be written: {error.strerror}: {error.filename}") from error
     checksum = checkpoints.checksum(run / records.CHECKPOINTS_FOLDER, step)
     content = {"folder": str(run.absolute()), "step": step, "checksum": checksum}
-    records.write_json(folder / FROM_FILE, content)
+    records.write_json(folder / records.FROM_MODEL_FILE, content)
     return step
 
 

@@ -46,6 +46,8 @@ __all__ = [
 
 CONFIG_FILE, VERSIONS_FILE, DATA_FILE = "config.json", "versions.json", "data.json"
 EVALUATION_FILE = "evaluation.json"
+# In the folder of a model that was not trained: the conditioned run that it is of.
+FROM_MODEL_FILE = "from_model.json"
 # Of another run that this one started from; held by the process that trains.
 INIT_FILE, RUN_LOCK = "init_from.json", "run.lock"
 FIGURES_FOLDER = "figures"

@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from hvae_jax import records
+from hvae_jax.evaluation import results
 from hvae_jax.grid import table
 
 FLAGS = (
@@ -55,6 +56,9 @@ def test_it_is_asked_and_makes_a_grid_without_training(finished, programs, tmp_p
     assert ended.status == 0, ended.err
     found = table.load(tmp_path / "grid")
     assert found["rates_nats"].shape == (2, 1, 1, 2)
+    folders = [tmp_path / "grid" / "models" / name for name in ("0000", "0001")]
+    assert results.count_networks(folders) == 1
+    assert results.count_networks([*folders, finished]) is None
     # The same model at the same betas, with more draws.
     error = 5.0 * np.asarray(there["test_rate_standard_errors_nats"])
     assert (np.abs(found["rates_nats"][0, 0, 0] - there["test_rates_nats"]) < error).all()

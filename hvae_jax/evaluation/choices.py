@@ -120,10 +120,16 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-    """Content of guidance.json; applications that no model has a number for are left out, with the reason."""
+    """Content of guidance.json; applications that no model has a number for are left out, with the reason.
+
+    Attributes:
+      num_networks: how many conditioned networks all models are of, each at betas of its own; None where
+        every model was trained.
+    """
 
     num_models: int
     num_layers: int
     pixels: Pixels | None
     applications: PerApplication[Entry]
     left_out: dict[str, str]
+    num_networks: int | None = None

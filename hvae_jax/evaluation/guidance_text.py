@@ -46,8 +46,20 @@ def introduction(guidance: Guidance) -> str:
     if guidance.num_models == 1:
         return f"One model of {layers}, reported on the test split, {errors}"
     return (
-        f"Chosen among {guidance.num_models} models of {layers} by the validation split, reported on the "
+        f"Chosen among {describe_models(guidance)} of {layers} by the validation split, reported on the "
         f"test split, {errors}"
+    )
+
+
+def describe_models(guidance: Guidance) -> str:
+    """What the numbers are of: models that were trained, or betas that few conditioned ones were asked at."""
+    count = f"{guidance.num_models} model{'s' * (guidance.num_models > 1)}"
+    if guidance.num_networks is None:
+        return count
+    if guidance.num_networks == 1:
+        return f"{count} (one conditioned network, asked at {guidance.num_models} betas)"
+    return (
+        f"{count} ({guidance.num_networks} conditioned networks, asked at {guidance.num_models} betas in all)"
     )
 
 

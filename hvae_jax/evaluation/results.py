@@ -2,11 +2,12 @@
 
 import csv
 import io
+import json
 import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,6 +117,14 @@ def find_runs(folder: str | os.PathLike[str], flag: str = "workdir") -> Runs:
     if len(layers) > 1:
         raise RunError(f"--{flag}={folder} holds models of {sorted(layers)} layers, which are not compared")
     return runs
+
+
+def count_networks(folders: Sequence[pathlib.Path]) -> int | None:
+    """How many conditioned runs these models are of, at betas of their own; None if one was trained itself."""
+    files = [folder / records.FROM_MODEL_FILE for folder in folders]
+    if not all(file.is_file() for file in files):
+        return None
+    return len({json.dumps(records.read_json(file), sort_keys=True) for file in files})
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:

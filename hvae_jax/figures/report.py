@@ -52,7 +52,7 @@ def write(folder: pathlib.Path, models: Sequence[Evaluated], guidance: Guidance)
         if (figures / f"{name}.png").exists()
     )
     name = html.escape(folder.absolute().name)
-    counted = f"{_count(len(models), 'model')}, {_count(guidance.num_layers, 'layer')}"
+    counted = f"{guidance_text.describe_models(guidance)}, {_count(guidance.num_layers, 'layer')}"
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>hvae_jax: {name}</title>
 <style>{_STYLE}</style></head><body>
