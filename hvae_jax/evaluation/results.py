@@ -120,7 +120,7 @@ def find_runs(folder: str | os.PathLike[str], flag: str = "workdir") -> Runs:
 
 
 def count_networks(folders: Sequence[pathlib.Path]) -> int | None:
-    """How many conditioned runs these models are of, at betas of their own; None if one was trained itself."""
+    """How many conditioned runs these models are of, at betas of their own; None if one is not."""
     files = [folder / records.FROM_MODEL_FILE for folder in folders]
     if not all(file.is_file() for file in files):
         return None
