@@ -27,6 +27,7 @@ WRITERS: Mapping[str, Writer] = {
     "deep_targets": deep.target_groups,
     "deep_grid": deep.grid,
     "mnist": deep.mnist,
+    "depth": deep.depth,
     "codec_files": codec.files,
     "codec_grid": codec.grid,
     "codec_speed": codec.speed,

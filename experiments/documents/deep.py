@@ -7,6 +7,7 @@ from hvae_jax.evaluation.metrics import RunEvaluation
 from hvae_jax.evaluation.plain import from_plain
 
 TARGETS, GRID, MNIST = "digits_deep_targets.json", "digits_deep_grid.csv", "mnist.json"
+DEPTH = "depth.json"
 # Of the network: what the groups of digits_deep are called, and their layers.
 SIDES = {"8×8": (1, 2), "4×4": (3, 4), "1×1": (5, 6)}
 
@@ -57,4 +58,23 @@ def mnist() -> str:
                 ", ".join(f"{rate:.2f}" for rate in test.rates_nats.value),
             ]
         )
+    return table(head, rows)
+
+
+def depth() -> str:
+    """What a layer costs."""
+    head = (
+        "layers",
+        "parameters",
+        "tracing (CPU s)",
+        "compiling (CPU s)",
+        "both (s)",
+        "step (ms)",
+        "of 5 layers",
+    )
+    rows = []
+    for row in read(DEPTH):
+        step = (f"{row['step_ms']:.0f}", f"{row['step_ratio']:.2f}") if "step_ms" in row else ("", "")
+        seconds = (row[f"{name}_s"] for name in ("trace_cpu", "compile_cpu", "trace_and_compile_wall"))
+        rows.append([row["num_layers"], f"{row['num_parameters']:,}", *(f"{s:.1f}" for s in seconds), *step])
     return table(head, rows)

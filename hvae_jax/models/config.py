@@ -194,10 +194,10 @@ class ModelConfig:
             raise RunError(
                 f"config.model.top_prior={shorten(self.top_prior)} is unknown; choose one of {TOP_PRIORS}"
             )
-        if self.top_prior == MIXTURE and (self.inference == DEEP or CATEGORICAL in kinds):
+        if self.top_prior == MIXTURE and CATEGORICAL in kinds:
             raise RunError(
-                f"config.model.top_prior={MIXTURE!r} is of a Gaussian top layer of the networks {PUBLISHED}, "
-                f"not of inference={self.inference!r} with latent_kinds={shorten(kinds)}"
+                f"config.model.top_prior={MIXTURE!r} is of a Gaussian top layer, not of "
+                f"latent_kinds={shorten(kinds)}"
             )
 
 

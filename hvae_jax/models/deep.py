@@ -21,10 +21,11 @@ from flax import linen as nn
 
 from hvae_jax.errors import RunError
 from hvae_jax.gaussian import Gaussian
+from hvae_jax.mixture import Mixture
 from hvae_jax.models import blocks, convolution
 from hvae_jax.models import convolution_products as products
 from hvae_jax.models.conditioning import Condition, Conditioner, Initial, initial
-from hvae_jax.models.config import ModelConfig, check_image_shape
+from hvae_jax.models.config import MIXTURE, ModelConfig, check_image_shape
 
 MIN_SIDE, MAX_SIDE = 8, 256
 # A block's inner channels are the maps' divided by this.
@@ -53,11 +54,13 @@ class Running(NamedTuple):
       map: float32 `[B, side, side, channels]`.
       condition: what the betas do to the networks that generate.
       added: within a layer, what the prior's block adds to the map; None between layers.
+      top_prior: above z_L, p(z_L) where the config has a mixture for it; None elsewhere.
     """
 
     map: jax.Array
     condition: Condition | None
     added: jax.Array | None = None
+    top_prior: Mixture | None = None
 
 
 class Features(NamedTuple):
@@ -91,7 +94,15 @@ class Deep(nn.Module):
 
     @property
     def runs(self) -> tuple[tuple[int, int], ...]:
-        """The layers of each side, the smallest side first."""
+        """The layers of each side, the smallest first; z_L by itself where its prior is of another kind."""
+        (top, bottom), *others = self._sides
+        if self.config.top_prior == MIXTURE and top > bottom:
+            return (top, top), (top - 1, bottom), *others
+        return self._sides
+
+    @property
+    def _sides(self) -> tuple[tuple[int, int], ...]:
+        """The highest and the lowest layer of each side, the smallest side first."""
         return tuple((highest, lowest) for lowest, highest in reversed(self.config.groups))
 
     def setup(self) -> None:
@@ -112,7 +123,7 @@ class Deep(nn.Module):
             for side, num in config.blocks_by_side
         }
         down, starts = {}, {}  # filled before Flax sees and freezes them
-        for highest, lowest in self.runs:
+        for highest, lowest in self._sides:
             side, across, latent = config.latent_shapes[lowest - 1]
             size = side, across
             num, scale = highest - lowest + 1, self.num_layers**-0.5
@@ -128,6 +139,8 @@ class Deep(nn.Module):
             if max(size) <= MAX_START_SIDE:
                 starts[side] = self._make(f"start_{side}", Parameter((*size, width)))
         self.down, self.starts = down, starts
+        if config.top_prior == MIXTURE:
+            self.top_prior = blocks.MixturePrior(config.latent_shapes[-1], config.num_prior_components)
         self.output = self._make(
             "output",
             {
@@ -139,7 +152,7 @@ class Deep(nn.Module):
 
     def weights(self, highest: int, lowest: int) -> Weights:
         """Of these layers, which have the same side."""
-        top = next(top for top, bottom in self.runs if bottom <= lowest <= top)
+        top = next(top for top, bottom in self._sides if bottom <= lowest <= top)
         weights = self.down[self.config.latent_shapes[lowest - 1][0]]
         return jax.tree.map(lambda leaf: leaf[top - highest : top - lowest + 1], weights)
 
@@ -170,25 +183,27 @@ class Deep(nn.Module):
         """The learned start of the smallest maps."""
         start = self.starts[self.config.latent_shapes[-1][0]]
         running = jnp.broadcast_to(start[None], (batch_size, *start.shape))
-        return Running(running, self.conditioner(betas, generates=True))
+        top_prior = self.top_prior(batch_size) if self.config.top_prior == MIXTURE else None
+        return Running(running, self.conditioner(betas, generates=True), top_prior=top_prior)
 
     def enter(self, highest: int, state: Running) -> Running:
         """The running map enlarged to the side of this layer, plus what is learned for that side."""
         shape = self.config.latent_shapes[highest - 1]
         side = shape[0]
-        if highest == self.num_layers:
+        if side == state.map.shape[1]:  # the start, or z_L above was a run by itself
             return state
         running = _enlarge(state.map, _ratio(shape, state.map.shape[1:]))
         if side in self.starts:
             running = running + jnp.broadcast_to(self.starts[side][None], running.shape)
         return state._replace(map=running)
 
-    def prior(self, layer: Weights, state: Running) -> tuple[Gaussian, Running]:
+    def prior(self, layer: Weights, state: Running) -> tuple[Gaussian | Mixture, Running]:
         """Of the running map; the state for the rest of the layer has what is added to it as well."""
         h, latent = self._block(state.condition)(layer["prior"], state.map), _num_latent(layer)
-        return _gaussian(h[..., : 2 * latent]), state._replace(added=h[..., 2 * latent :])
+        p = _gaussian(h[..., : 2 * latent]) if state.top_prior is None else state.top_prior
+        return p, state._replace(added=h[..., 2 * latent :])
 
-    def posterior(self, layer: Weights, state: Running, features: Features, p: Gaussian) -> Gaussian:
+    def posterior(self, layer: Weights, state: Running, features: Features, p: Any) -> Gaussian:
         """Of the running map and the features of its side."""
         read = jnp.concatenate([state.map, features.maps[state.map.shape[1]]], axis=-1)
         return _gaussian(self._block(features.condition)(layer["posterior"], read))

@@ -14,6 +14,7 @@ from linear_gaussian import SIGMA, B, S
 from hvae_jax import Categorical, Gaussian, GaussianPixels, Hierarchy, Mixture, RunError, make_hvae
 from hvae_jax.categorical import Relaxation, uniform
 from hvae_jax.distributions import Distribution
+from hvae_jax.models import blocks
 from hvae_jax.models.hierarchy import CategoricalCode, Code
 
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -202,6 +203,57 @@ def test_published_networks_with_a_mixture_prior(make_config):
     assert touched(quick_jit(jax.grad(rate))(both)) == {"posterior_1", "prior_1"}
 
 
+def test_deep_networks_with_a_mixture_prior(make_config):
+    """A mixture for z_L alone, of two layers of its side: all but R_L is as without it."""
+    changes = {
+        "inference": "deep",
+        "latent_shapes": ((4, 4, 2), (4, 4, 2), (1, 1, 3), (1, 1, 3)),
+        "num_prior_components": 2,
+    }
+    model = make_hvae(make_config(**changes, top_prior="mixture"), (8, 8, 1))
+    plain = make_hvae(make_config(**changes), (8, 8, 1))
+    x, key = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1)), jax.random.key(0)
+    params = quick_jit(model.init)(key, x, key)
+    sizes = {name: leaf.shape for name, leaf in params["params"].pop("top_prior").items()}
+    assert sizes == {"logits": (2,), "mean": (2, 1, 1, 3), "raw_std": (2, 1, 1, 3)}
+    expected = jax.eval_shape(plain.init, key, x, key)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda leaf: leaf.shape, expected)
+
+    generator = np.random.default_rng(0)
+    mean = generator.normal(size=(2, 1, 1, 3)).astype(np.float32)
+    raw = np.full((2, 1, 1, 3), 0.3, np.float32)
+    mixed = {"logits": jnp.asarray([0.5, -0.5]), "mean": mean, "raw_std": raw}
+    both = {"params": {**params["params"], "top_prior": mixed}}
+
+    def compare(params: Any) -> Any:
+        drawn = model.apply(params, key, 2000, method="sample")
+        return model.apply(params, x, key), model.apply(params, x, key, method="infer"), drawn
+
+    terms, layers, drawn = quick_jit(compare)(both)
+    without = quick_jit(plain.apply)(params, x, key)
+    np.testing.assert_allclose(terms.distortion, without.distortion, rtol=1e-5)
+    np.testing.assert_allclose(terms.rates[:, :3], without.rates[:, :3], rtol=1e-4, atol=1e-6)
+    top = layers[-1]
+    std = np.logaddexp(0.0, raw) + blocks.MIN_STD
+    z = np.asarray(top.z)[:, None]
+    log_weights = scipy.special.log_softmax([0.5, -0.5])
+    parts = scipy.stats.norm.logpdf(z, mean[None], std[None]).sum(axis=(2, 3, 4)) + log_weights
+    log_q = scipy.stats.norm.logpdf(top.z, top.q.mean, top.q.std).sum(axis=(1, 2, 3))
+    rate = log_q - scipy.special.logsumexp(parts, axis=1)
+    np.testing.assert_allclose(terms.rates[:, 3], rate, rtol=1e-3, atol=1e-4)
+    assert drawn.shape == (2000, 8, 8, 1)
+
+    def rate_of_top(params: Any) -> jax.Array:
+        return model.apply(params, x, key).rates[:, 3].sum()
+
+    grads = quick_jit(jax.grad(rate_of_top))(both)["params"]
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads["top_prior"]))
+    moved = {name for name, tree in grads.items() if any(np.abs(g).max() > 0 for g in jax.tree.leaves(tree))}
+    # The prior of z_L sees nothing; its posterior the features of the image and the start.
+    assert moved == {"top_prior", "input", "bottom_up_4", "bottom_up_1", "top_down_1", "start_1"}
+    assert not any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads["top_down_1"]["prior"]))
+
+
 def test_only_a_relaxed_draw_lets_the_distortion_move_the_posterior_above():
     """The layers below see z_2, nothing else of q(z_2|x); and R_2 does not depend on the relaxation."""
 
@@ -236,7 +288,6 @@ def test_only_a_relaxed_draw_lets_the_distortion_move_the_posterior_above():
         ({"gumbel_schedule": (0.007, 0.0)}, "lowest temperature"),
         ({"gumbel_schedule": 0.4}, "lowest temperature"),
         ({"top_prior": "flow"}, "choose one of"),
-        ({"top_prior": "mixture", "inference": "deep"}, "of a Gaussian top layer"),
         (
             {
                 "top_prior": "mixture",
