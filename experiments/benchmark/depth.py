@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from experiments import cifar_deep, digits_deep, program
-from hvae_jax import betas, data, records, training
+from hvae_jax import beta_range, betas, data, records, training
 from hvae_jax.errors import RunError
 from hvae_jax.keys import make_key
 from hvae_jax.models.hvae import ModelConfig, make_hvae
@@ -84,7 +84,10 @@ def compile_step(
     model = make_hvae(ModelConfig(**config["model"]), image_shape)
     settings, control = training.TrainingConfig(**config["training"]), betas.constant()
     apply: Any = model.apply
-    step_fn = training.make_train_step(apply, data.make_preprocess("none"), control, settings)
+    own_betas = beta_range.read(config["objective"], model.num_layers)
+    step_fn = training.make_train_step(
+        apply, data.make_preprocess("none"), control, settings, beta_range=own_betas
+    )
 
     def init() -> training.TrainState:
         key, x = make_key(0), jnp.zeros((1, *image_shape))
