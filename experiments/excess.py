@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
     for folder, built in zip(folders, builts, strict=True):
         check(folder, built.beta_range, separate)
     params = [experiment.restore(b, f).eval_params for b, f in zip(builts, folders, strict=True)]
-    images, num_samples = builts[0].dataset.test.images, builts[0].evaluation.num_samples
+    images, num_samples = builts[0].dataset.test.images, options.num_samples
     if not len(images):
         raise RunError("config.data has no test split, on which models are compared")
     measures = [Measure(built, own, images, num_samples) for built, own in zip(builts, params, strict=True)]
@@ -192,6 +192,7 @@ def define_flags() -> None:
     flags.DEFINE_list("runs", None, "Folders of conditioned runs of different seeds.", required=True)
     flags.DEFINE_string("separate", None, "Folder, or grid.csv, of a grid that was trained.", required=True)
     flags.DEFINE_bool("equal_rates", False, "Ask the first run for the rates of the separate models, too.")
+    flags.DEFINE_integer("num_samples", 1, "Posterior draws for each image.", lower_bound=1)
     flags.DEFINE_string("data", None, "Another place of the runs' data.")
     flags.DEFINE_string("out", None, "JSON to write.")
     flags.DEFINE_string("figure", None, "PNG to write, for models with two layers.")

@@ -81,7 +81,9 @@ def test_excess_over_itself_is_none(finished, programs, tmp_path):
     out, figure = tmp_path / "excess.json", tmp_path / "excess.png"
     table_file = tmp_path / "grid" / "grid.csv"
     flags = (f"--runs={finished}", f"--out={out}", f"--figure={figure}")
-    ended = programs.run("excess", *flags, f"--separate={table_file}", "--equal_rates", draws=True)
+    ended = programs.run(
+        "excess", *flags, f"--separate={table_file}", "--equal_rates", "--num_samples=4", draws=True
+    )
     assert ended.status == 0, ended.err
     assert "excess: mean" in ended.out
     found = records.read_json(out)
@@ -104,7 +106,9 @@ def test_excess_over_itself_is_none(finished, programs, tmp_path):
     rows[0][status] = "diverged"
     better = tmp_path / "better.csv"
     better.write_text("\n".join([lines[0], *map(",".join, rows)]) + "\n")
-    ended = programs.run("excess", f"--runs={finished}", f"--separate={better}", f"--out={out}")
+    ended = programs.run(
+        "excess", f"--runs={finished}", f"--separate={better}", f"--out={out}", "--num_samples=4"
+    )
     assert ended.status == 0, ended.err
     summary = records.read_json(out)["summary"]
     assert (summary["num_points"], summary["num_lower"]) == (3, 0)
