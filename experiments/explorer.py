@@ -226,8 +226,9 @@ def _notes(num_evaluated: int, num_models: int) -> list[str]:
     if num_evaluated:
         scored = "" if num_evaluated == num_models else f" of {num_evaluated} of {num_models} models"
         notes.append(
-            f"PSNR, accuracy and scores{scored} are of experiments.evaluate, by classifiers that were trained "
-            "on this data set: they compare models of this page with each other, and nothing else."
+            f"PSNR, accuracy and scores{scored} are of experiments.evaluate, by classifiers that were "
+            "trained on this data set: they compare models of this page with each other, and nothing else. "
+            "What is best for an application is chosen on the validation split."
         )
     if num_evaluated < num_models:
         notes.append(
@@ -255,7 +256,7 @@ def _marks(folder: pathlib.Path, points: Sequence[Point], groups: Groups) -> lis
         for application, entry in found.applications.items():
             if len(entry.best.betas) == groups.num_layers:
                 betas = groups.collapse(np.asarray(entry.best.betas))
-                marks.append(Mark(f"best {application}", _nearest(points, betas)))
+                marks.append(Mark(f"best for {application}", _nearest(points, betas)))
     return marks
 
 

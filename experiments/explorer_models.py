@@ -54,10 +54,10 @@ def quantities(groups: NamedGroups, pixels: metrics.Pixels | None) -> list[Quant
         Quantity(NEGATIVE_ELBO, "D + ΣR", "nats", "lower"),
         Quantity("PSNR", "of reconstructions", "dB", "higher"),
         Quantity("SSIM", "of reconstructions", "", "higher"),
-        Quantity("accuracy", f"of the class, from samples of {top}", "", "higher"),
-        Quantity("accuracy, means", f"the same from means of {top}", "", "higher"),
-        Quantity("inception score", f"of {guidance.PIXELS[pixels]}, own classifier", "", "higher"),
-        Quantity("Fréchet distance", "the same, own classifier", "", "lower"),
+        Quantity("accuracy", f"from samples of {top}", "", "higher"),
+        Quantity("accuracy, means", f"from means of {top}", "", "higher"),
+        Quantity("inception score", f"of {guidance.PIXELS[pixels]}", "", "higher"),
+        Quantity("Fréchet distance", f"of {guidance.PIXELS[pixels]}", "", "lower"),
     ]
 
 
@@ -138,7 +138,7 @@ class Renderer:
         key = make_key(built.training.seed)
         x = built.preprocess_fn(jax.random.split(key, len(stored)), stored)
         self.test_images = np.asarray(x)
-        lowest = _choose_rows([low for low, _ in built.model.config.groups])
+        lowest = choose_rows([low for low, _ in built.model.config.groups])
         self.rows = [_from(layer, built.model.num_layers) for layer in lowest]
         self._built = built
         apply: Any = built.model.apply
@@ -176,7 +176,8 @@ def _sample(apply: Any, num: int, key: jax.Array, params: Params) -> jax.Array:
     return apply(params, key, num, method="sample")
 
 
-def _choose_rows(lowest: list[int]) -> list[int]:
+def choose_rows(lowest: list[int]) -> list[int]:
+    """Of the lowest layers of all sides, those to reconstruct from."""
     if len(lowest) <= MAX_ROWS:
         return lowest
     return [lowest[0], lowest[len(lowest) // 2], lowest[-1]]

@@ -20,8 +20,6 @@ from hvae_jax.errors import RunError
 from hvae_jax.figures.style import as_colours, channels_note, layer_color
 
 TEMPLATE = pathlib.Path(__file__).with_suffix(".html")
-# What a side of an image is drawn with, about.
-CELL_PIXELS = 60
 MEGABYTE = 10**6
 
 Better = Literal["higher", "lower", ""]
@@ -158,7 +156,6 @@ def to_html(content: Content, max_bytes: float = math.inf) -> str:
         "cell": {
             "columns": num,
             "sheetRows": math.ceil(num_cells / num),
-            "scale": max(1, round(CELL_PIXELS / max(height, width))),
             "height": height,
             "width": width,
             "note": channels_note(content.test_images),
@@ -176,7 +173,7 @@ def to_html(content: Content, max_bytes: float = math.inf) -> str:
         "DATA": text,  # last: nothing in it is taken for a place
     }
     for name, part in parts.items():
-        page = page.replace(f"[[{name}]]", part, 1)
+        page = page.replace(f"[[{name}]]", part)
     check_size(len(page.encode()), max_bytes, num, content.num_samples)
     return page
 
