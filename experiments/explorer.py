@@ -112,9 +112,10 @@ def make(
     beta_names = _beta_names(groups, built.named_groups)
     quantities = explorer_models.quantities(built.named_groups, pixels)
     content = Content(
-        title=_title(built, len(points)),
+        title=_title(built, len(points), grid.has_targets),
         lead=_lead(built, first.member.seed, beta_names, [q.name for q in quantities if q.is_rate][:-1]),
         notes=_notes(num_evaluated, sum(place.rates is not None for place in places)),
+        heading=f"Choose {'the betas' if grid.betas else 'what is asked for' if grid.values else 'a point'}",
         axes=_axes(grid, places, beta_names),
         beta_names=beta_names,
         quantities=quantities,
@@ -188,11 +189,12 @@ def _beta_names(groups: Groups, named: NamedGroups) -> list[str]:
     return [f"β of {name.replace('x', '×')}" for name in named.names]
 
 
-def _title(built: Experiment, num_points: int) -> str:
+def _title(built: Experiment, num_points: int, has_targets: bool) -> str:
     model = built.model.config.inference.replace("_", " ")
     if built.model.config.is_conditioned:
         return f"{built.source.title}: one {model} model, asked at {num_points} choices of betas"
-    return f"{built.source.title}: {num_points} {model} models, each trained for its own betas"
+    what = "target" if has_targets else "betas"
+    return f"{built.source.title}: {num_points} {model} models, each trained for its own {what}"
 
 
 def _lead(built: Experiment, seed: int, betas: Sequence[str], rates: Sequence[str]) -> list[str]:

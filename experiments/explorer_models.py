@@ -46,7 +46,7 @@ def quantities(groups: NamedGroups, pixels: metrics.Pixels | None) -> list[Quant
             )
             rates.append((subscript("R", layer), f"rate of {subscript('z', layer)}{place}"))
     else:
-        rates = [(f"R of {name}", f"rate of {_layers(name)}") for name in groups.names]
+        rates = [(_group_rate(name), "rate of these layers") for name in groups.names]
     return [
         *(Quantity(name, about, "nats", is_rate=True) for name, about in rates),
         Quantity(TOTAL_RATE, "total rate", "nats", is_rate=True),
@@ -71,7 +71,7 @@ def of_model(rates: Rates, found: Metrics | None) -> dict[str, Number]:
     groups = rates.groups
     per_layer = zip(rates.rates_nats.value, rates.rates_nats.standard_error, strict=True)
     numbers: dict[str, Estimate | float | None] = {
-        **({f"R of {g.name}": g.rate_nats for g in groups} if groups else {}),
+        **({_group_rate(g.name): g.rate_nats for g in groups} if groups else {}),
         **(
             {}
             if groups
@@ -191,5 +191,5 @@ def _from(layer: int, num_layers: int) -> str:
     return f"from {own}, with {below} prior mean"
 
 
-def _layers(name: str) -> str:
-    return f"{name.replace('x', '×')} layers" if "x" in name else name
+def _group_rate(name: str) -> str:
+    return f"R of {name.replace('x', '×')}"

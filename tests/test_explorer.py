@@ -277,6 +277,7 @@ def test_of_trained_models_and_of_a_list_of_points(programs, browser, grid, fini
         assert ended.status == 0, ended.err
     page = read_data(folder / "explorer.html")
     assert [axis["name"] for axis in page["axes"]] == ["point"]
+    assert "asked at 3 choices of betas</h1>" in (folder / "explorer.html").read_text()
     totals = [point["values"][2] for point in page["points"]]
     assert totals == sorted(totals)
     tab = browser.new_page()
@@ -326,7 +327,7 @@ def test_sheets_of_colours_and_of_a_last_row_that_is_not_full():
 def test_text_cannot_end_the_script_that_holds_it():
     point = explorer.Point((0,), "0000", (1.0,), {}, None, "</script><b>")
     content = explorer.Content(
-        title="<i>", lead=(), notes=(), axes=[explorer.Axis("β₁", "", ("1",))], beta_names=["β₁"],
+        title="<i>", lead=(), notes=(), heading="", axes=[explorer.Axis("β₁", "", ("1",))], beta_names=["β₁"],
         quantities=[], plane=("R₁", "D"), points=[point], start=0, marks=(),
         test_images=np.zeros((1, 2, 2, 1)), rows=(), num_samples=0,
     )  # fmt: skip

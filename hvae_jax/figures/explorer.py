@@ -99,6 +99,7 @@ class Content(NamedTuple):
       title: data, and whether there is one model or many.
       lead: paragraphs below it.
       notes: lines at the foot.
+      heading: of the sliders.
       axes: sliders; together they say the point.
       beta_names: what the betas of a point are called.
       quantities: in the order of the table.
@@ -114,6 +115,7 @@ class Content(NamedTuple):
     title: str
     lead: Sequence[str]
     notes: Sequence[str]
+    heading: str
     axes: Sequence[Axis]
     beta_names: Sequence[str]
     quantities: Sequence[Quantity]
@@ -168,6 +170,7 @@ def to_html(content: Content, max_bytes: float = math.inf) -> str:
     page = TEMPLATE.read_text(encoding="utf-8")
     parts = {
         "TITLE": html.escape(content.title),
+        "HEADING": html.escape(content.heading),
         "LEAD": "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in content.lead),
         "NOTES": "".join(f"<li>{html.escape(note)}</li>" for note in content.notes),
         "DATA": text,  # last: nothing in it is taken for a place
