@@ -110,16 +110,17 @@ def make(
         if num_bytes > max_bytes:  # said without waiting for the others
             explorer.check_size(num_bytes * len(places) / done, max_bytes, num_images, num_samples)
     beta_names = _beta_names(groups, built.named_groups)
+    axes = _axes(grid, places, beta_names)
     quantities = explorer_models.quantities(built.named_groups, pixels)
     content = Content(
         title=_title(built, len(points), grid.has_targets),
         lead=_lead(built, first.member.seed, beta_names, [q.name for q in quantities if q.is_rate][:-1]),
         notes=_notes(num_evaluated, sum(place.rates is not None for place in places)),
         heading=f"Choose {'the betas' if grid.betas else 'what is asked for' if grid.values else 'a point'}",
-        axes=_axes(grid, places, beta_names),
+        axes=axes,
         beta_names=beta_names,
         quantities=quantities,
-        plane=_plane(quantities),
+        plane=_plane(quantities, axes),
         points=points,
         start=_nearest(points, (1.0,) * len(beta_names)),
         marks=_marks(folder, points, groups),
@@ -171,7 +172,7 @@ def _axes(grid: GridConfig, places: Sequence[_Place], beta_names: Sequence[str])
         labels = tuple(f"{number} of {len(places)}" for number in range(1, len(places) + 1))
         return [Axis("point", "from the smallest total rate to the largest", labels)]
     names = beta_names
-    about = [f"price of a nat in {name.replace('β of ', '').replace('β', 'z')}" for name in beta_names]
+    about = [f"price of a nat in {_describe_layers(name)}" for name in beta_names]
     if grid.has_targets and len(grid.values) == len(beta_names):
         names = [name.replace("β", "R") for name in beta_names]
         about = ["the rate that was asked for, nats"] * len(names)
@@ -187,6 +188,11 @@ def _beta_names(groups: Groups, named: NamedGroups) -> list[str]:
     if groups.are_layers:
         return [subscript("β", layer) for layer in range(1, len(groups) + 1)]
     return [f"β of {name.replace('x', '×')}" for name in named.names]
+
+
+def _describe_layers(beta_name: str) -> str:
+    """What has this beta."""
+    return f"the {beta_name[5:]} layers" if beta_name.startswith("β of ") else beta_name.replace("β", "z")
 
 
 def _title(built: Experiment, num_points: int, has_targets: bool) -> str:
@@ -240,9 +246,12 @@ def _notes(num_evaluated: int, num_models: int) -> list[str]:
     return notes
 
 
-def _plane(quantities: Sequence[Quantity]) -> tuple[str, str]:
-    """The rates of the lowest and the highest layers; of a single one, the rate and the distortion."""
+def _plane(quantities: Sequence[Quantity], axes: Sequence[Axis]) -> tuple[str, str]:
+    """The first and the last of the rates whose betas move; of a single rate, it and the distortion."""
     *rates, _ = (quantity.name for quantity in quantities if quantity.is_rate)
+    if len(axes) == len(rates):
+        moved = [rate for rate, axis in zip(rates, axes, strict=True) if len(axis.labels) > 1]
+        rates = moved if len(moved) > 1 else rates
     return (rates[0], rates[-1] if len(rates) > 1 else explorer_models.DISTORTION)
 
 

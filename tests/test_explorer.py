@@ -19,6 +19,7 @@ import tiny
 from PIL import Image
 from playwright import sync_api
 
+from experiments import explorer as explorer_program
 from experiments import explorer_models
 from hvae_jax import data, experiment, records
 from hvae_jax.errors import RunError
@@ -341,3 +342,16 @@ def test_text_cannot_end_the_script_that_holds_it():
 def test_of_many_layers_three_are_reconstructed_from():
     assert explorer_models.choose_rows([1, 3]) == [1, 3]
     assert explorer_models.choose_rows([1, 2, 5, 9, 20, 43]) == [1, 9, 43]
+
+
+def test_the_plane_is_of_the_rates_that_move():
+    def plane(num_rates: int, *places: int) -> tuple[str, str]:
+        rates = [explorer.Quantity(f"R_{n}", "", is_rate=True) for n in range(1, num_rates + 1)]
+        total = explorer.Quantity("total", "", is_rate=True)
+        axes = [explorer.Axis("", "", ("1",) * number) for number in places]
+        return explorer_program._plane([*rates, total, explorer.Quantity("D", "")], axes)
+
+    assert plane(1, 3) == ("R_1", "D")
+    assert plane(2, 3, 3) == plane(2, 3, 1) == plane(2, 9) == ("R_1", "R_2")
+    assert plane(3, 3, 3, 3) == plane(3, 5) == ("R_1", "R_3")
+    assert plane(3, 3, 3, 1) == ("R_1", "R_2")
