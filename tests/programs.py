@@ -35,7 +35,7 @@ TESTS = pathlib.Path(__file__).parent
 ROOT = TESTS.parent
 PROGRAMS = (
     *("run", "grid", "grid_task", "evaluate", "plot_betas", "targets_table", "made_images"),
-    *("own_networks", "set_latents", "ask", "excess", "compress", "decompress"),
+    *("own_networks", "set_latents", "ask", "excess", "compress", "decompress", "explorer"),
     "benchmark.__main__",
 )
 # For whatever a test waits for; nothing takes nearly as long.

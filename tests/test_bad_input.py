@@ -15,7 +15,7 @@ import programs as started
 import pytest
 import tiny
 
-from experiments import digits, digits_targets, targets_rows
+from experiments import digits, digits_grid, digits_targets, targets_rows
 from hvae_jax import data, experiment
 
 DIGITS = "--config=experiments/digits.py"
@@ -205,6 +205,19 @@ ROWS = [
     ("made_images", ["--data_dir=text.txt"], ["--data_dir=text.txt must be a folder"]),
     ("benchmark.__main__", ["--out=folder"], ["--out=folder must be a file"]),
     ("benchmark.__main__", ["--figure=steps.xyz"], ["--figure=steps.xyz", ".png"]),
+    # explorer.
+    ("explorer", [], ["--workdir must be given"]),
+    ("explorer", ["--workdir=run", "more"], ["'more' is not a flag"]),
+    ("explorer", ["--workdir=run"], ["run holds a single run, not a grid"]),
+    ("explorer", ["--workdir=absent"], ["absent/config.json does not exist"]),
+    ("explorer", ["--workdir=text.txt"], ["--workdir=text.txt must be a folder"]),
+    ("explorer", ["--workdir=damaged_run"], ["damaged_run/config.json"]),
+    ("explorer", ["--workdir=unfinished_grid"], ["unfinished_grid is a grid without a finished model"]),
+    ("explorer", ["--workdir=unfinished_grid", "--out=folder"], ["--out=folder must be a file"]),
+    ("explorer", ["--workdir=unfinished_grid", "--out=page.png"], ["--out=page.png", ".html"]),
+    ("explorer", ["--workdir=unfinished_grid", "--num_images=0"], ["--num_images=0"]),
+    ("explorer", ["--workdir=unfinished_grid", "--num_samples=100000"], ["--num_samples=100000"]),
+    ("explorer", ["--workdir=unfinished_grid", "--max_megabytes=nan"], ["--max_megabytes=nan must be"]),
     # plot_betas.
     ("plot_betas", [], ["--out must be given"]),
     ("plot_betas", ["--out=f.png"], ["a beta that is not 1"]),
@@ -266,6 +279,7 @@ HELP = [
     ("evaluate", ["Evaluate a run or a grid", "--workdir=TEXT"]),
     ("plot_betas", ["test rate answers", "--results=TEXT"]),
     ("targets_table", ["Ask for many rates", "--only_print", "--layers=A,B,..."]),
+    ("explorer", ["sliders for the betas", "--num_samples=INTEGER", "Default: 16."]),
     ("made_images", ["smooth random images", "--data_dir=TEXT"]),
     ("benchmark.__main__", ["PyTorch", "--repeats=INTEGER", "Default: 20."]),
     ("grid_task", ["One task of a grid", "experiments.grid_task runs/digits_grid 0032"]),
@@ -337,6 +351,9 @@ def world(tmp_path_factory) -> pathlib.Path:
     three = {**config, "objective": {**config["objective"], "betas": (3.0, 1.0)}}
     write_run("beta_3", three)
     write_run("unfinished", config, None)
+    (folder / "unfinished_grid").mkdir()
+    grid = digits_grid.get_config().to_dict()
+    (folder / "unfinished_grid" / "config.json").write_text(json.dumps(grid))
     write_run("no_test", config, {"step": 10})
     write_run("other_data", {**config, "data": {**config["data"], "name": "fashion_mnist"}})
     one = {**config, "objective": {**config["objective"], "betas": (1.0,)}}

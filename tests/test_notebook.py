@@ -24,6 +24,10 @@ def pictures(notebook: Any) -> list[str]:
     return [output.data["image/png"] for output in outputs(notebook) if "image/png" in output.get("data", {})]
 
 
+def pages(notebook: Any) -> list[str]:
+    return [output.data["text/html"] for output in outputs(notebook) if "text/html" in output.get("data", {})]
+
+
 def list_files() -> set[pathlib.Path]:
     return {file for file in NOTEBOOK.parent.rglob("*") if "__pycache__" not in file.parts}
 
@@ -52,6 +56,8 @@ def executed(environment, tmp_path_factory) -> Any:
 
 def test_it_runs_from_top_to_bottom_and_draws(executed):
     assert len(pictures(executed)) == 4
+    (page,) = pages(executed)
+    assert "one generalized top down model, asked at 25 choices of betas" in page
     assert "rates_nats is (2, 2)" in texts(executed)  # 39 steps, a row every 20
     assert texts(executed).count("betas (") == 10  # the untrained model, and the nine that move information
 
@@ -66,5 +72,6 @@ def test_it_is_committed_as_it_ran(executed):
     counts = [cell.execution_count for cell in committed.cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1))
     assert len(pictures(committed)) == len(pictures(executed))
+    assert len(pages(committed)) == 1
     assert "error" not in {output.output_type for output in outputs(committed)}
     assert NOTEBOOK.stat().st_size < 500_000
