@@ -33,7 +33,14 @@ def excess() -> str:
 
 def answering() -> str:
     """How smoothly rates answer to betas, on both sides."""
-    head = ("data, models", "layer", "rate rises with its beta, one model", "trained alone", "roughness", "alone")
+    head = (
+        "data, models",
+        "layer",
+        "rate rises with its beta, one model",
+        "trained alone",
+        "roughness",
+        "alone",
+    )
     rows = []
     for title, name in EXCESS.items():
         both = read(name)["answering"]
