@@ -7,7 +7,7 @@ Only what stands between `<!-- from results: NAME -->` and `<!-- end -->` change
 
 from collections.abc import Mapping
 
-from experiments.documents import codec, deep, digits, speed, study, targets
+from experiments.documents import codec, conditioned, deep, digits, speed, study, targets
 from experiments.documents.blocks import ROOT, Writer, fill
 
 DOCUMENTS = ("README.md", "experiments/README.md", "experiments/results/README.md")
@@ -28,6 +28,8 @@ WRITERS: Mapping[str, Writer] = {
     "deep_grid": deep.grid,
     "mnist": deep.mnist,
     "depth": deep.depth,
+    "conditioned_excess": conditioned.excess,
+    "conditioned_answering": conditioned.answering,
     "codec_files": codec.files,
     "codec_grid": codec.grid,
     "codec_speed": codec.speed,
