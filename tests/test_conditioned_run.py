@@ -120,3 +120,29 @@ def test_excess_over_itself_is_none(finished, programs, tmp_path):
     tiny.assert_one_error(refused, "--separate has a model at the betas (99.0")
     missing = programs.run("excess", f"--runs={finished}", f"--separate={tmp_path / 'no.csv'}")
     tiny.assert_one_error(missing, "no.csv does not exist")
+
+
+def test_bits_on_disk_at_betas_that_were_asked_for(finished, programs, tmp_path):
+    run, file, out = f"--workdir={finished}", tmp_path / "test.bits", tmp_path / "back.npz"
+    written = []
+    for betas in ("0.1,0.1", "0.1,10.0"):
+        flags = (run, f"--out={file}", "--num_images=20", "--top_first=2", f"--report={tmp_path / 'r.json'}")
+        ended = programs.run("compress", *flags, f"--betas={betas}")
+        assert ended.status == 0, ended.err
+        written.append(records.read_json(tmp_path / "r.json"))
+        assert written[-1]["betas"] == [float(beta) for beta in betas.split(",")]
+    assert written[0]["rates_bits"] != written[1]["rates_bits"]
+    ended = programs.run("decompress", str(file), run, f"--out={out}")  # the file knows its betas
+    assert ended.status == 0, ended.err
+    with np.load(out) as arrays:
+        images = arrays["images"]
+    assert images.shape == (20, 8, 8, 1)
+    ended = programs.run("decompress", str(file), run, f"--out={out}", "--layers=2")
+    assert ended.status == 0, ended.err
+    with np.load(out) as arrays:
+        assert arrays["images"].shape == images.shape
+        assert sorted(arrays["places"]) == list(range(20))  # z_2 of all images lies in front
+    refused = programs.run("compress", run, f"--out={file}", "--betas=0.1,100")
+    tiny.assert_one_error(refused, "--betas=0.1,100 must be a number for each layer")
+    refused = programs.run("decompress", str(file), run, f"--out={out}", "--layers=3")
+    tiny.assert_one_error(refused, "--layers=3 must be in 1 … 2")
