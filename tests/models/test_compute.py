@@ -74,10 +74,9 @@ def test_rematerialised_networks_give_the_same_numbers_and_keep_less(make_config
         for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     # A ladder keeps the features of its bottom-up pass either way, since every layer reads them; a deep
-    # network the running map between its blocks.
-    assert kept_bytes(models[1]) < (0.5 if inference == "generalized_top_down" else 0.7) * kept_bytes(
-        models[0]
-    )
+    # network the running map between its blocks, and of a block only what enters its GELUs.
+    share = {"generalized_top_down": 0.5, "ladder": 0.7, "deep": 0.85}[inference]
+    assert kept_bytes(models[1]) < share * kept_bytes(models[0])
 
 
 @pytest.mark.parametrize("inference", INFERENCE)
