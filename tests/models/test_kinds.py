@@ -244,7 +244,8 @@ def test_deep_networks_with_a_mixture_prior(make_config):
     assert drawn.shape == (2000, 8, 8, 1)
 
     def rate_of_top(params: Any) -> jax.Array:
-        return model.apply(params, x, key).rates[:, 3].sum()
+        terms: Any = model.apply(params, x, key)
+        return terms.rates[:, 3].sum()
 
     grads = quick_jit(jax.grad(rate_of_top))(both)["params"]
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads["top_prior"]))
