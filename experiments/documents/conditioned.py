@@ -61,6 +61,17 @@ def answering() -> str:
     return table(head, rows)
 
 
+def cost() -> str:
+    """What it costs to tell networks their betas."""
+    head = ("network", "conditioning", "parameters", "step (ms)", "of none, wall", "of none, CPU")
+    rows = []
+    for row in read("conditioning_cost.json"):
+        ratios = (f"{row[f'{clock}_ratio']:.2f}" for clock in ("wall", "cpu"))
+        count = f"{row['num_parameters']:,}"
+        rows.append([row["network"], row["conditioning"], count, f"{row['step_ms']:.0f}", *ratios])
+    return table(head, rows)
+
+
 def _answers(plain: Any, name: str) -> list[Answering]:
     return [from_plain(Answering, one, name) for one in plain]
 
