@@ -17,8 +17,9 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import program
+from experiments import grid_from_model, program
 from hvae_jax import conditioned, data, experiment, records
+from hvae_jax.beta_range import BetaRange
 from hvae_jax.conditioned import Means, Measure
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import excess
@@ -51,8 +52,10 @@ def main(arguments: list[str]) -> None:
     separate = read_separate(program.source_flag("separate", options.separate))
     program.split_cpu(program.num_cores())
     builts = [experiment.from_folder(folder, data=options.data) for folder in folders]
-    for folder, built in zip(folders, builts, strict=True):
-        check(folder, built.beta_range, separate)
+    grid_from_model.check_runs("runs", folders, builts)
+    check(folders[0], builts[0].beta_range, separate)
+    if figure and (num_layers := builts[0].model.num_layers) != 2:
+        raise RunError(f"--figure={figure} is a map over two betas; leave it out for {num_layers} layers")
     params = [experiment.restore(b, f).eval_params for b, f in zip(builts, folders, strict=True)]
     images, num_samples = builts[0].dataset.test.images, options.num_samples
     if not len(images):
@@ -119,10 +122,9 @@ def read_separate(source: pathlib.Path) -> dict[Betas, Separate]:
     return separate
 
 
-def check(folder: pathlib.Path, beta_range: Any, separate: Mapping[Betas, Separate]) -> None:
-    """Raises RunError unless the run is trained for all of these betas."""
-    if beta_range is None:
-        raise RunError(f"--runs: {folder} is not conditioned: it is a model of one vector of betas")
+def check(folder: pathlib.Path, beta_range: BetaRange | None, separate: Mapping[Betas, Separate]) -> None:
+    """Raises RunError unless the conditioned run is trained for all of these betas."""
+    assert beta_range is not None
     lows, highs = beta_range.lows, beta_range.highs
     for betas in separate:
         if len(betas) != len(lows) or not all(

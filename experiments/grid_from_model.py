@@ -52,16 +52,8 @@ def make(
     program.split_cpu(program.num_cores())
     stored = [experiment.with_tuples(records.config_of(run)) for run in runs]
     builts = [experiment.from_folder(run) for run in runs]
-    for run, one in zip(runs, builts, strict=True):
-        if one.beta_range is None:
-            raise RunError(f"--from_model={run} is not conditioned: it is a model of one vector of betas")
+    check_runs("from_model", runs, builts)
     seeds = [one.training.seed for one in builts]
-    for run, other in zip(runs, stored, strict=True):
-        may_differ = ("training.seed", "training.order_seed", "objective.betas", *records.NOT_TRAINING)
-        if changed := records.differences(stored[0], other, may_differ):
-            raise RunError(f"--from_model: {run} and {runs[0]} differ in config.{', config.'.join(changed)}")
-    if len(set(seeds)) < len(seeds):
-        raise RunError(f"--from_model: the runs have the seeds {seeds}; give runs of different seeds")
     built = builts[0]
     params = [experiment.restore(built, run).eval_params for run in runs]
     grid = experiment.build_group("grid", GridConfig, config)
@@ -86,6 +78,21 @@ def make(
                 content = evaluate(params[place], member, step)
                 records.write_json(member.folder(folder) / records.EVALUATION_FILE, content)
         grid_results.write(folder, built, grid, members, baseline)
+
+
+def check_runs(flag: str, runs: Sequence[pathlib.Path], builts: Sequence[Experiment]) -> None:
+    """Raises RunError unless the runs that a flag names are conditioned, and differ in their seeds alone."""
+    for run, one in zip(runs, builts, strict=True):
+        if one.beta_range is None:
+            raise RunError(f"--{flag}={run} is not conditioned: it is a model of one vector of betas")
+    stored = [experiment.with_tuples(records.config_of(run)) for run in runs]
+    may_differ = ("training.seed", "training.order_seed", "objective.betas", *records.NOT_TRAINING)
+    for run, other in zip(runs, stored, strict=True):
+        if changed := records.differences(stored[0], other, may_differ):
+            raise RunError(f"--{flag}: {run} and {runs[0]} differ in config.{', config.'.join(changed)}")
+    seeds = [one.training.seed for one in builts]
+    if len(set(seeds)) < len(seeds):
+        raise RunError(f"--{flag}: the runs have the seeds {seeds}; give runs of different seeds")
 
 
 def refuse_training(members: Sequence[Member]) -> None:

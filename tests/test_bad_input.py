@@ -205,6 +205,10 @@ ROWS = [
     ("made_images", ["--data_dir=text.txt"], ["--data_dir=text.txt must be a folder"]),
     ("benchmark.__main__", ["--out=folder"], ["--out=folder must be a file"]),
     ("benchmark.__main__", ["--figure=steps.xyz"], ["--figure=steps.xyz", ".png"]),
+    # excess.
+    ("excess", [], ["--runs must be given"]),
+    ("excess", ["--runs=run", "--separate=absent.csv"], ["absent.csv does not exist"]),
+    ("excess", ["--runs=run", "--separate=text.txt"], ["text.txt is damaged"]),
     # explorer.
     ("explorer", [], ["--workdir must be given"]),
     ("explorer", ["--workdir=run", "more"], ["'more' is not a flag"]),

@@ -118,6 +118,8 @@ def test_excess_over_itself_is_none(finished, programs, tmp_path):
     better.write_text("\n".join([lines[0], *map(",".join, rows)]) + "\n")
     refused = programs.run("excess", f"--runs={finished}", f"--separate={better}")
     tiny.assert_one_error(refused, "--separate has a model at the betas (99.0")
+    twice = programs.run("excess", f"--runs={finished},{finished}", f"--separate={table_file}")
+    tiny.assert_one_error(twice, "--runs: the runs have the seeds [0, 0]")
     missing = programs.run("excess", f"--runs={finished}", f"--separate={tmp_path / 'no.csv'}")
     tiny.assert_one_error(missing, "no.csv does not exist")
 

@@ -16,8 +16,7 @@ import jax
 from absl import flags
 
 from experiments import digits_deep, mnist, program
-from experiments.benchmark.depth import compile_step
-from hvae_jax import records
+from experiments.benchmark.depth import compile_step, report
 from hvae_jax.errors import RunError
 from hvae_jax.models.config import CONDITIONING
 
@@ -31,12 +30,7 @@ def main(arguments: list[str]) -> None:
         raise RunError(f"{arguments[0]!r} is not a flag; flags start with --")
     out = None if options.out is None else program.file_flag("out", options.out, (".json", ""))
     jax.config.update("jax_platforms", "cpu")
-    rows = [row for name in NETWORKS for row in measure(name, options.repeats)]
-    for row in rows:
-        print(", ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
-    if out:
-        program.make_parent(out)
-        records.write_json(out, rows)
+    report([row for name in NETWORKS for row in measure(name, options.repeats)], out)
 
 
 def _reference() -> tuple[dict[str, Any], tuple[int, int, int]]:

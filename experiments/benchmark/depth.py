@@ -9,6 +9,7 @@ step is the median of turns that all networks take one after the other. --cifar 
 the first step of `cifar_deep.py`, 43 layers and 39,145,700 parameters, and says the seconds on the wall, too.
 """
 
+import pathlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -40,11 +41,16 @@ def main(arguments: list[str]) -> None:
         rows = [compile_step(cifar_deep.get_config().to_dict(), (32, 32, 3))[0]]
     else:
         rows = measure(NUM_LAYERS, options.repeats)
+    report(rows, out)
+
+
+def report(rows: Sequence[dict[str, Any]], out: pathlib.Path | None) -> None:
+    """Prints a line for every row, and writes all to `out`."""
     for row in rows:
         print(", ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
     if out:
         program.make_parent(out)
-        records.write_json(out, rows)
+        records.write_json(out, list(rows))
 
 
 def measure(num_layers: Sequence[int], repeats: int) -> list[dict[str, Any]]:
