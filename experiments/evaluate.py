@@ -58,9 +58,10 @@ def main(arguments: list[str]) -> None:
     classifier.check_folder(classifiers)
     evaluate_outputs.check(workdir)
 
-    program.start_devices()
-    reporter = Reporter()
-    evaluators = Evaluators(classifiers, sizes, flags.FLAGS.data, reporter)
+    reporter, num_models = Reporter(), max(len(one.folders) for one in (runs, baseline_runs, repeats) if one)
+    program.split_cpu(min(program.num_cores(), num_models))
+    capacity = evaluate_models.pick_capacity(num_models)
+    evaluators = Evaluators(classifiers, sizes, flags.FLAGS.data, reporter, capacity)
     evaluators.check(runs.folders[0])
     folders = [folder for folder in (workdir, baseline_folder, repeats_folder) if folder]
     with evaluate_models.locked(folders):

@@ -5,8 +5,9 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 from tqdm import tqdm
 
 from experiments import program
@@ -19,9 +20,11 @@ from hvae_jax.evaluation.settings import Settings
 from hvae_jax.evaluation.sizes import Sizes
 from hvae_jax.experiment import Experiment
 from hvae_jax.files import claims
-from hvae_jax.training import checkpoints
+from hvae_jax.training import Params, checkpoints
 
 LOCK_FILE = "evaluation.lock"
+# Enough to fill it; each holds its samples and latents.
+MODELS_PER_ACCELERATOR = 8
 
 
 def find_repeats(folder: pathlib.Path, runs: Runs) -> Runs:
@@ -92,11 +95,22 @@ def locked(folders: Sequence[pathlib.Path]) -> Iterator[None]:
         yield
 
 
+def pick_capacity(num_models: int) -> int:
+    """Models that are evaluated side by side: one on each core of a CPU, many on each accelerator."""
+    each = 1 if jax.default_backend() == "cpu" else MODELS_PER_ACCELERATOR
+    return min(num_models, each * jax.local_device_count())
+
+
 class Evaluators:
     """One evaluator for all models that differ in betas and seed only: data and programs stay."""
 
     def __init__(
-        self, classifiers: pathlib.Path, sizes: Sizes, data: str | None, report: Callable[[str], None]
+        self,
+        classifiers: pathlib.Path,
+        sizes: Sizes,
+        data: str | None,
+        report: Callable[[str], None],
+        capacity: int = 1,
     ) -> None:
         """Loads nothing yet.
 
@@ -105,7 +119,9 @@ class Evaluators:
           sizes: how much to do.
           data: a `config.data.name` instead of that of the runs, for data that moved.
           report: called with what the user should know, once for each line.
+          capacity: models that are evaluated side by side.
         """
+        self._capacity = capacity
         self._classifiers, self._sizes, self._data, self._report = classifiers, sizes, data, report
         self._shared: str | None = None
         self._built: Experiment | None = None
@@ -123,18 +139,24 @@ class Evaluators:
         records.check_data(folder, built.dataset.describe())
         found = parts.make_parts(built.dataset, parts.find_classes(built.dataset), self._sizes)
         self._sizes.check_memory(
-            num_images=sum(len(part.images) for part in found.values()),
             num_dims=built.num_dims,
-            num_latents=measuring.num_read_latents(built.model),
+            num_latents=measuring.num_kept_latents(built.model, found),
             num_features=0,  # the classifier's come on top
         )
         self._checked = folder
 
-    def get(self, folder: pathlib.Path) -> tuple[Experiment, ModelEvaluator, Settings]:
-        """What the run in `folder` was built from, its evaluator, and what decides its numbers."""
+    def get(
+        self, folder: pathlib.Path, before: Callable[[], None]
+    ) -> tuple[Experiment, ModelEvaluator, Settings]:
+        """What the run in `folder` was built from, its evaluator, and what decides its numbers.
+
+        `before` is called before an evaluator takes the place of the last.
+        """
         config = results.read_config(folder)
         shared = json.dumps(_shared(config), sort_keys=True)
         if self._current is None or shared != self._shared:
+            before()
+            self._current = None  # two data sets at a time may not fit
             self._current, self._shared = self._make(folder, config), shared
         built, evaluator, with_these = self._current
         step = checkpoints.latest_step(folder)
@@ -178,6 +200,7 @@ class Evaluators:
             self._sizes,
             is_discrete,
             built.named_groups,
+            self._capacity,
         )
         common = functools.partial(
             Settings,
@@ -189,19 +212,44 @@ class Evaluators:
         return built, evaluator, common
 
 
+class _Pending(NamedTuple):
+    """A run that must be evaluated."""
+
+    folder: pathlib.Path
+    params: Params
+    wanted: Settings
+
+
 def evaluate_runs(runs: Runs, evaluators: Evaluators, report: Callable[[str], None]) -> list[Evaluated]:
-    """Evaluates the runs that need it, one after the other, and loads them all."""
-    models = []
-    for folder in tqdm(runs.folders, unit="model", disable=None):
-        built, evaluator, wanted = evaluators.get(folder)
-        why = results.why_stale(folder, wanted)
-        if why is not None:
+    """Evaluates the runs that need it, as many side by side as the evaluator takes, and loads them all."""
+    pending: list[_Pending] = []
+    evaluator: ModelEvaluator | None = None
+
+    def evaluate_pending() -> None:
+        if evaluator is not None and pending:
+            found = evaluator.evaluate_all([one.params for one in pending], seed=0)
+            for one, evaluation in zip(pending, found, strict=True):
+                results.save(one.folder, evaluation, one.wanted)
+            progress.update(len(pending))
+            pending.clear()
+
+    with tqdm(total=len(runs.folders), unit="model", disable=None) as progress:
+        for folder in runs.folders:
+            built, needed, wanted = evaluators.get(folder, before=evaluate_pending)
+            evaluator = needed
+            why = results.why_stale(folder, wanted)
+            if why is None:
+                progress.update()
+                continue
             if (folder / results.METRICS_FILE).exists():
                 report(f"{folder} is evaluated again: {why}")
             state = experiment.restore(built, folder)
-            params = built.at(state.eval_params, results.read_config(folder)["objective"]["betas"])
-            results.save(folder, evaluator.evaluate(params, seed=0), wanted)
-        models.append(results.load(folder, runs.is_grid))
+            betas = results.read_config(folder)["objective"]["betas"]
+            pending.append(_Pending(folder, built.at(state.eval_params, betas), wanted))
+            if len(pending) == evaluator.capacity:
+                evaluate_pending()
+        evaluate_pending()
+    models = [results.load(folder, runs.is_grid) for folder in runs.folders]
     for name, reason in models[0].metrics.left_out.items():
         report(f"left out: {name}: {reason}")
     return models

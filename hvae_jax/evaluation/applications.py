@@ -5,26 +5,31 @@ which is read once for the report. Samples are drawn twice, with different keys,
 the data do not allow, for want of labels, of a validation split or of images, is left out and named.
 """
 
+import functools
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from hvae_jax.data import Dataset
 from hvae_jax.evaluation import (
     generation,
     information,
     measuring,
+    neighbours,
     parts,
     rates,
     reconstruction,
     representation,
 )
 from hvae_jax.evaluation.classifier import Classifier
-from hvae_jax.evaluation.measuring import Measured
+from hvae_jax.evaluation.measuring import Measured, Real
 from hvae_jax.evaluation.metrics import (
     Application,
     Generation,
@@ -39,11 +44,10 @@ from hvae_jax.evaluation.metrics import (
     Split,
 )
 from hvae_jax.evaluation.rates import NamedGroups
-from hvae_jax.evaluation.sizes import NUM_PICTURES, Sizes
-from hvae_jax.keys import make_key
+from hvae_jax.evaluation.runner import Runner
+from hvae_jax.evaluation.sizes import NUM_PICTURES, NUM_POINTS, Sizes
 from hvae_jax.models.hvae import HVAE
 from hvae_jax.training import Params, PreprocessFn
-from hvae_jax.training.split_evaluator import SplitEvaluator
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 SAMPLE_BATCH = 250
@@ -67,6 +71,18 @@ class Evaluation(NamedTuple):
     pictures: dict[str, np.ndarray]
 
 
+class Drawn(NamedTuple):
+    """Samples of a model.
+
+    Attributes:
+      images: the first of them, at most `NUM_POINTS` and as many more as fill a batch.
+      judged: features `[N, F]` and p(y|x) `[N, K]` of all; empty without a classifier.
+    """
+
+    images: np.ndarray
+    judged: tuple[np.ndarray, ...]
+
+
 class ModelEvaluator:
     """Evaluates models that share data, network and classifier; everything compiles once for all of them."""
 
@@ -79,6 +95,7 @@ class ModelEvaluator:
         sizes: Sizes,
         is_discrete: bool,
         grouped: NamedGroups | None = None,
+        capacity: int = 1,
     ) -> None:
         """Puts the images on the devices, unless they are streamed.
 
@@ -92,6 +109,7 @@ class ModelEvaluator:
             from p(x|z), since E[x|z] is no image of that kind, and the images at hand, as a population of
             their own, have an entropy that bounds D + R from below. Else samples are E[x|z].
           grouped: layers whose rates are also summed, see `rates.summarize`.
+          capacity: models that are evaluated side by side; 1 spreads one over all devices.
 
         Raises:
           RunError: sizes that do not fit into memory.
@@ -103,20 +121,25 @@ class ModelEvaluator:
         self._parts = parts.make_parts(dataset, self._classes, sizes)
         self._splits: list[Split] = [split for split in SPLITS if split in self._parts]
         sizes.check_memory(
-            num_images=sum(len(part.images) for part in self._parts.values()),
             num_dims=math.prod(dataset.image_shape),
-            num_latents=measuring.num_read_latents(model),
+            num_latents=measuring.num_kept_latents(model, self._parts),
             num_features=0 if classifier is None else classifier.num_features,
         )
         # One array for all, so that there is one program; the test split comes last, since the draws of an
         # image follow from its place.
         joined = parts.join(self._parts, parts.is_streamed(dataset))
-        self._split = SplitEvaluator(joined, preprocess_fn)
-        train = SplitEvaluator(parts.training_images(dataset), preprocess_fn)
-        # As the models see them, for the memorisation check.
-        self._train_pixels: Any = train.map_images(lambda _, x, __: x, (), make_key(0))
+        judge_params = () if classifier is None else classifier.params
+        self._runner = Runner(joined, preprocess_fn, judge_params, capacity)
+        self._rows = measuring.read_rows(self._parts)
+        self._near = neighbours.of_split(parts.training_images(dataset), preprocess_fn)
+        self._look_fn = measuring.make_look_fn(classifier)
         self._measure_fn = measuring.make_measure_fn(model, classifier, sizes.num_draws)
-        self._sample_fn = jax.jit(self._sample)
+        self._real: dict[int, tuple[dict[str, Real], np.ndarray]] = {}
+
+    @property
+    def capacity(self) -> int:
+        """Models at a time."""
+        return self._runner.capacity
 
     @property
     def pixels(self) -> Pixels:
@@ -125,55 +148,116 @@ class ModelEvaluator:
 
     def evaluate(self, params: Params, seed: int) -> Evaluation:
         """All applications, validation and test; the draws depend on `seed`."""
-        key = make_key(seed)
-        measured = self.measure(params, jax.random.fold_in(key, 0))
+        return self.evaluate_all([params], seed)[0]
+
+    def evaluate_all(self, models: Sequence[Params], seed: int) -> list[Evaluation]:
+        """The same of several models, at most `capacity`: each as if it were alone."""
+        self._look(seed, models[0])
+        measured = self.measure(models, seed)
+        drawn: list[dict[Split, Drawn]] = [{} for _ in models]
+        for split in self._splits:
+            for of_model, found in zip(drawn, self.draw(models, seed, split), strict=True):
+                of_model[split] = found
+        # Scoring is NumPy and scikit-learn on one core each; a second thread of the BLAS costs twice what it
+        # brings on matrices this small.
+        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        with threadpool_limits(1), ThreadPoolExecutor(num_cores) as pool:
+            begun = [self._score(*found, seed, pool) for found in zip(measured, drawn, strict=True)]
+            return [finish() for finish in begun]
+
+    def measure(self, models: Sequence[Params], seed: int) -> list[dict[str, Measured]]:
+        """What sections are made from, for "train" (what probes are fitted on), "valid" and "test"."""
+        found = self._runner.map_images(self._measure_fn, models, seed, 0, self._rows)
+        return [measuring.split_measured(one, self._parts) for one in found]
+
+    def draw(self, models: Sequence[Params], seed: int, split: Split) -> list[Drawn]:
+        """Samples of each model, with draws of their own for each split."""
+        return [
+            Drawn(images[: self._sizes.num_samples], tuple(a[: self._sizes.num_samples] for a in judged))
+            for images, judged in self._runner.call(self._sample, models, seed, 1 + SPLITS.index(split))
+        ]
+
+    def _look(self, seed: int, params: Params) -> None:
+        """At the images, once for all models."""
+        if seed in self._real:
+            return
+        # Any model's parameters do: they are not looked at.
+        ((found, x),) = self._runner.map_images(self._look_fn, [params], seed, 0, self._rows)
+        real = measuring.split_real((found, x), self._parts)
+        test = self._parts["test"]
+        _, distances = self._near.nearest(real["test"].x[test.among_read(test.compared)])
+        self._real = {seed: (real, distances)}
+
+    def _score(
+        self, measured: dict[str, Measured], drawn: dict[Split, Drawn], seed: int, pool: Executor
+    ) -> Callable[[], Evaluation]:
+        """Begins to score a model; returns what waits for the end."""
         num_dims, has_classes = math.prod(self._model.image_shape), self._classes.can_be_told_apart
         left_out, reason = self._left_out(), self._why_no_probes()
         monte_carlo_rates = self._model.config.monte_carlo_rates
-        read, coordinates = representation.represent(
-            measured, self._parts, has_probes=reason is None, top_layers=self._top_layers
-        )
-        _name_lacking_probes(read, reason, left_out)
-        samples: dict[Split, np.ndarray] = {}
-
-        def generate(split: Split) -> SampleScores:
-            split_key = jax.random.fold_in(key, 1 + SPLITS.index(split))
-            samples[split], scores = self._generate(params, split_key, measured[split], split)
-            _name_lacking_scores(scores, f"generation.{split}.{self.pixels}", split, left_out)
-            return scores
-
         is_every_layer = len(self._from_layers) == self._model.num_layers
         from_layers = None if is_every_layer else self._from_layers
-        reconstructed = {
-            split: reconstruction.score(measured[split], self._parts[split], self._is_discrete, from_layers)
+        real, distances = self._real[seed]
+
+        finish_reading = representation.represent(
+            measured, self._parts, reason is None, self._top_layers, pool
+        )
+        informed: dict[Split, Future[Any]] = {
+            split: pool.submit(
+                information.inform,
+                measured[split],
+                self._parts[split],
+                has_classes,
+                bool(monte_carlo_rates),
+            )
             for split in self._splits
         }
-        generated = {split: generate(split) for split in self._splits}
-        metrics = Metrics(
-            rates=self._per_split(
-                lambda split: rates.summarize(
-                    measured[split].terms, num_dims, self._grouped, monte_carlo_rates=monte_carlo_rates
-                )
-            ),
-            reconstruction=self._per_split(reconstructed.__getitem__),
-            representation=read,
-            information=self._per_split(
-                lambda split: information.inform(
-                    measured[split], self._parts[split], has_classes, bool(monte_carlo_rates)
-                )
-            ),
-            generation=self._per_split(lambda split: Generation(**{self.pixels: generated[split]})),
-            applications=self._per_split(
-                lambda split: _summary(reconstructed[split].from_layer[0], read, generated[split], split)
-            ),
-            left_out=left_out,
-        )
-        return Evaluation(metrics, self._pictures(measured["test"], coordinates, samples["test"]))
+        generated: dict[Split, Future[SampleScores]] = {
+            split: pool.submit(self._score_samples, drawn[split], real[split], distances, split)
+            for split in self._splits
+        }
+        shown = pool.submit(self._near.nearest, drawn["test"].images[:NUM_PICTURES])
 
-    def measure(self, params: Params, key: jax.Array) -> dict[str, Measured]:
-        """What every section is made from, for "train" (what probes are fitted on), "valid" and "test"."""
-        both = params, self._classifier.params if self._classifier else ()
-        return measuring.measure(self._measure_fn, self._split, both, key, self._parts)
+        def finish() -> Evaluation:
+            read, coordinates = finish_reading()
+            _name_lacking_probes(read, reason, left_out)
+            reconstructed = {
+                split: reconstruction.score(
+                    measured[split],
+                    self._parts[split].labels,
+                    real[split].entropy if self._is_discrete else None,
+                    from_layers,
+                )
+                for split in self._splits
+            }
+            for split in self._splits:
+                place = f"generation.{split}.{self.pixels}"
+                _name_lacking_scores(generated[split].result(), place, split, left_out)
+            metrics = Metrics(
+                rates=self._per_split(
+                    lambda split: rates.summarize(
+                        measured[split].terms, num_dims, self._grouped, monte_carlo_rates=monte_carlo_rates
+                    )
+                ),
+                reconstruction=self._per_split(reconstructed.__getitem__),
+                representation=read,
+                information=self._per_split(lambda split: informed[split].result()),
+                generation=self._per_split(
+                    lambda split: Generation(**{self.pixels: generated[split].result()})
+                ),
+                applications=self._per_split(
+                    lambda split: _summary(
+                        reconstructed[split].from_layer[0], read, generated[split].result(), split
+                    )
+                ),
+                left_out=left_out,
+            )
+            pictures = self._pictures(
+                measured["test"], real["test"], coordinates, drawn["test"], shown.result()[0]
+            )
+            return Evaluation(metrics, pictures)
+
+        return finish
 
     def _per_split(self, make: Callable[[Split], T]) -> PerSplit[T]:
         found = {split: make(split) for split in self._splits}
@@ -203,42 +287,55 @@ class ModelEvaluator:
             return "the test split has fewer than 2 images"
         return None
 
-    def _sample(self, params: Params, judge_params: Params, key: jax.Array) -> tuple[Any, ...]:
+    @functools.cached_property
+    def _sample(self) -> Callable[[tuple[Params, Params], jax.Array], Any]:
+        """((params, params of the classifier), key) → the first samples, and what is said of all."""
         apply: Any = self._model.apply
         method = "draw" if self._is_discrete else "sample"
+        num_samples = self._sizes.num_samples
+        num_batches = -(-num_samples // SAMPLE_BATCH)
+        num_shown = -(-min(num_samples, NUM_POINTS) // SAMPLE_BATCH)
 
-        def one_batch(key: jax.Array) -> tuple[jax.Array, ...]:
-            images = jnp.clip(apply(params, key, SAMPLE_BATCH, method=method), 0.0, 1.0)
-            return images, *(self._classifier(judge_params, images) if self._classifier else ())
+        def sample(both: tuple[Params, Params], key: jax.Array) -> Any:
+            params, judge_params = both
 
-        num_batches = -(-self._sizes.num_samples // SAMPLE_BATCH)
-        out = jax.lax.map(one_batch, jax.random.split(key, num_batches))
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: self._sizes.num_samples], out)
+            def one_batch(key: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+                images = jnp.clip(apply(params, key, SAMPLE_BATCH, method=method), 0.0, 1.0)
+                return images, self._classifier(judge_params, images) if self._classifier else ()
 
-    def _generate(
-        self, params: Params, key: jax.Array, real: Measured, split: Split
-    ) -> tuple[np.ndarray, SampleScores]:
-        """Samples and their scores, beside images of a split as the models see them."""
-        judge_params = self._classifier.params if self._classifier else ()
-        samples, *judged = jax.tree.map(np.asarray, self._sample_fn(params, judge_params, key))
+            keys = jax.random.split(key, num_batches)
+            images, judged = jax.lax.map(one_batch, keys[:num_shown])
+            if num_batches > num_shown:
+                others = jax.lax.map(lambda key: one_batch(key)[1], keys[num_shown:])
+                judged = jax.tree.map(lambda *both: jnp.concatenate(both), judged, others)
+            return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (images, judged))
+
+        return sample
+
+    def _score_samples(self, drawn: Drawn, real: Real, distances: np.ndarray, split: Split) -> SampleScores:
+        """Scores of samples beside the images of a split as the models see them."""
         memorisation = None
         if split == "test":
-            memorisation = generation.compare_with_training(samples, real.x, self._train_pixels)
-        features = real.judged.features if real.judged else None
-        return samples, generation.score(len(samples), judged, features, self._sizes, memorisation)
+            memorisation = generation.compare_with_training(drawn.images, self._near, distances)
+        num_samples = self._sizes.num_samples
+        return generation.score(num_samples, drawn.judged, real.features, self._sizes, memorisation)
 
     def _pictures(
-        self, test: Measured, coordinates: list[np.ndarray], samples: np.ndarray
+        self,
+        test: Measured,
+        real: Real,
+        coordinates: list[np.ndarray],
+        drawn: Drawn,
+        neighbors: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        part, samples = self._parts["test"], samples[:NUM_PICTURES]
-        index, _ = generation.nearest(samples, self._train_pixels)
+        part, shown = self._parts["test"], self._parts["test"].among_read(self._parts["test"].shown)
         return {
             "latent_labels": self._classes.ids[part.labels[part.points]],
             **{f"latent_coordinates_{n}": c.astype(np.float32) for n, c in enumerate(coordinates, start=1)},
-            "samples": _as_bytes(samples),
-            "neighbors": _as_bytes(self._train_pixels[index]),
-            "images": _as_bytes(test.x[part.shown]),
-            "reconstructions": _as_bytes(np.stack([images[part.shown] for images in test.reconstructions])),
+            "samples": _as_bytes(drawn.images[:NUM_PICTURES]),
+            "neighbors": self._near.as_bytes(neighbors),
+            "images": _as_bytes(real.x[shown]),
+            "reconstructions": np.stack([images[shown] for images in test.read.pictures]),
         }
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from hvae_jax import bounds, data
 from hvae_jax.evaluation.metrics import ClassifierScores, Memorisation, PrecisionRecall, SampleScores
+from hvae_jax.evaluation.neighbours import Neighbours
 from hvae_jax.evaluation.plain import Estimate
-from hvae_jax.evaluation.sizes import NUM_POINTS, Sizes
+from hvae_jax.evaluation.sizes import Sizes
 
 # Fewer images of a kind than this have no covariance, or no third neighbour.
 MIN_FRECHET, MIN_PRECISION = 2, 4
@@ -106,24 +107,6 @@ def precision_recall(real: np.ndarray, generated: np.ndarray, num_neighbors: int
     return share_within(generated, real), share_within(real, generated)
 
 
-def nearest(images: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each image's nearest training image, by Euclidean distance of pixels.
-
-    Args:
-      images: `[N, ...]`.
-      train: `[N', ...]`, the same event shape.
-
-    Returns:
-      its index `[N]` and its distance `[N]`.
-    """
-    images, train = images.reshape(len(images), -1), train.reshape(len(train), -1)
-    tiles = list(_distance_tiles(images, train))
-    return (
-        np.concatenate([tile.argmin(axis=1) for tile in tiles]),
-        np.sqrt(np.concatenate([tile.min(axis=1) for tile in tiles])),
-    )
-
-
 def score(
     num_samples: int,
     judged: Sequence[np.ndarray],
@@ -161,15 +144,20 @@ def score(
     )
 
 
-def compare_with_training(samples: np.ndarray, test: np.ndarray, train: np.ndarray) -> Memorisation:
-    """How near samples come to training images, beside how near test images come to them."""
-    size = min(len(samples), len(test), NUM_POINTS)
-    _, of_samples = nearest(samples[:size], train)
-    _, of_test = nearest(test[data.subset(len(test), size)], train)
+def compare_with_training(samples: np.ndarray, near: Neighbours, of_images: np.ndarray) -> Memorisation:
+    """How near samples come to training images, beside how near images of the test split come to them.
+
+    Args:
+      samples: `[N, H, W, C]`, of which as many are looked at as there are such images.
+      near: the training images.
+      of_images: distances of images of the test split, at most `NUM_POINTS`.
+    """
+    size = min(len(samples), len(of_images))
+    _, of_samples = near.nearest(samples[:size])
     return Memorisation(
-        num_training_images=len(train),
+        num_training_images=len(near),
         median_distance_to_training=float(np.median(of_samples)),
-        median_distance_to_training_of_test_images=float(np.median(of_test)),
+        median_distance_to_training_of_test_images=float(np.median(of_images)),
     )
 
 

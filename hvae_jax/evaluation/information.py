@@ -33,6 +33,8 @@ from hvae_jax.evaluation.rates import standard_error
 
 # Rows of the N × N table of log-densities at a time: with 10,000 images, 4 MB that stay in cache.
 TILE_NUMBERS = 1_000_000
+# Of all images together, beyond which more say nothing: the error of 20,000 is about 0.01 nats.
+ENOUGH_DRAWS = 20_000
 # Dimensions per unrolled pass over a tile.
 DIMS_PER_PASS = 32
 
@@ -156,11 +158,13 @@ def inform(found: Measured, part: Part, has_classes: bool, is_rate_drawn: bool =
 def _inform_about(
     found: Measured, labels: np.ndarray, places: np.ndarray, has_classes: bool, is_rate_drawn: bool
 ) -> Population:
-    labels, means, samples = labels[places], found.means[-1][places], found.samples[-1][:, places]
-    if found.top_std is None:
+    labels, means = labels[places], found.top.mean[places]
+    num_draws = -(-ENOUGH_DRAWS // len(labels))
+    samples = np.moveaxis(found.top.samples[places], 1, 0)[:num_draws]
+    if found.top.std is None:
         estimated = estimate_categorical(means, samples, labels)
     else:
-        estimated = estimate(means, found.top_std[places], samples, labels)
+        estimated = estimate(means, found.top.std[places], samples, labels)
     layer_rates = found.terms.rates[places].mean(axis=0, dtype=np.float64)
     of_label = None
     if has_classes:
@@ -206,8 +210,8 @@ def _log_ratios(z: jax.Array, mean: jax.Array, std: jax.Array, labels: jax.Array
     by_pass = (passes, DIMS_PER_PASS, num)
     means, precisions = (jnp.pad(a.T, fill).reshape(by_pass) for a in (mean, 1 / std))
 
-    def one_tile(tile: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        z_tile, label_tile = tile
+    def one_tile(tile: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        z_tile, label_tile, own_tile = tile
         z_tile = jnp.pad(z_tile.T, fill).reshape(passes, DIMS_PER_PASS, rows)
 
         def one_pass(total: jax.Array, dims: Any) -> tuple[jax.Array, None]:
@@ -217,14 +221,22 @@ def _log_ratios(z: jax.Array, mean: jax.Array, std: jax.Array, labels: jax.Array
 
         start = jnp.broadcast_to(log_scale[None], (rows, num))
         log_density, _ = jax.lax.scan(one_pass, start, (z_tile, means, precisions))
+        # One exponential for both sums. Halfway between the largest term and the image's own, neither leaves
+        # float32 until they are 170 nats apart: for z from its own posterior, a chance of N exp(−170).
+        shift = 0.5 * (log_density.max(axis=1) + own_tile)
+        terms = jnp.exp(log_density - shift[:, None])
         same = label_tile[:, None] == labels[None]
-        in_class = jax.nn.logsumexp(jnp.where(same, log_density, -jnp.inf), axis=1)
-        return in_class, jax.nn.logsumexp(log_density, axis=1)
+        in_class = jnp.log(jnp.where(same, terms, 0.0).sum(axis=1)) + shift
+        return in_class, jnp.log(terms.sum(axis=1)) + shift
 
     tiles = -(-num // rows)
     # The last tile is filled up with copies of the first image, which are cut off again.
     index = jnp.arange(tiles * rows) % num
-    tiled = z[index].reshape(tiles, rows, num_dims), labels[index].reshape(tiles, rows)
+    tiled = (
+        z[index].reshape(tiles, rows, num_dims),
+        labels[index].reshape(tiles, rows),
+        own[index].reshape(tiles, rows),
+    )
     in_class, overall = (a.reshape(-1)[:num] for a in jax.lax.map(one_tile, tiled))
     # Both mixtures are means: over the images of the class, and over all of them.
     class_size = (labels[:, None] == labels[None]).sum(axis=1)

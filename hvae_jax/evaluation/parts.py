@@ -14,8 +14,8 @@ from hvae_jax.data import Dataset, Split, stored
 from hvae_jax.data.stored import HostArray, StoredArray
 from hvae_jax.evaluation.sizes import NUM_PICTURES, NUM_POINTS, Sizes
 
-# Training images that samples are compared with, as float32: of more than this, a part.
-MAX_TRAIN_BYTES = 2**31
+# Training images that samples are compared with: of more than this, a part.
+MAX_TRAIN_BYTES = 2**30
 
 
 class Classes(NamedTuple):
@@ -49,6 +49,9 @@ class Part(NamedTuple):
       scored: places of those that probes, information, SSIM, precision and recall read, sorted.
       points: places of those whose latents are drawn as points.
       shown: places of those shown in pictures, all classes among them where there are enough, by class.
+      compared: places of those whose nearest training images samples are compared with.
+      read: places of those of which more is kept than numbers, sorted: all of the above, or every image of
+        what probes are fitted on.
     """
 
     images: np.ndarray
@@ -56,6 +59,12 @@ class Part(NamedTuple):
     scored: np.ndarray
     points: np.ndarray
     shown: np.ndarray
+    compared: np.ndarray
+    read: np.ndarray
+
+    def among_read(self, places: np.ndarray) -> np.ndarray:
+        """Where these places stand in `read`."""
+        return np.searchsorted(self.read, places)
 
 
 def find_classes(dataset: Dataset) -> Classes:
@@ -68,7 +77,7 @@ def find_classes(dataset: Dataset) -> Classes:
 def make_parts(dataset: Dataset, classes: Classes, sizes: Sizes) -> dict[str, Part]:
     """`train` (what probes are fitted on), `valid` where there is one, `test`, read into memory."""
     train = data.subset(len(dataset.train.images), sizes.max_fit_images)
-    parts = {"train": _make_part(dataset.train, train, classes, sizes)}
+    parts = {"train": _make_part(dataset.train, train, classes, sizes, is_fitted_on=True)}
     for name, split in (("valid", dataset.valid), ("test", dataset.test)):
         if len(split.images):
             parts[name] = _make_part(split, np.arange(len(split.images)), classes, sizes)
@@ -90,17 +99,20 @@ def is_streamed(dataset: Dataset) -> bool:
 def training_images(dataset: Dataset) -> Any:
     """Those that samples are compared with: all, or where they are too many a subset of a fixed seed."""
     images = dataset.train.images
-    most = max(1, MAX_TRAIN_BYTES // (4 * math.prod(images.shape[1:])))
+    most = max(1, MAX_TRAIN_BYTES // math.prod(images.shape[1:]))
     return images if len(images) <= most else stored.select(images, data.subset(len(images), most))
 
 
-def _make_part(split: Split, places: np.ndarray, classes: Classes, sizes: Sizes) -> Part:
+def _make_part(
+    split: Split, places: np.ndarray, classes: Classes, sizes: Sizes, is_fitted_on: bool = False
+) -> Part:
     images, labels = (np.asarray(stored.select(rows, places)) for rows in split)
-    numbers = classes.number(labels)
-    return Part(
-        images,
-        numbers,
-        scored=data.subset(len(images), sizes.max_scored_images),
-        points=data.subset(len(images), NUM_POINTS),
-        shown=data.spread(numbers, NUM_PICTURES),
+    numbers, num = classes.number(labels), len(images)
+    chosen = (
+        data.subset(num, sizes.max_scored_images),
+        data.subset(num, NUM_POINTS),
+        data.spread(numbers, NUM_PICTURES),
+        data.subset(num, min(sizes.num_samples, NUM_POINTS)),
     )
+    read = np.arange(num) if is_fitted_on else np.unique(np.concatenate(chosen))
+    return Part(images, numbers, *chosen, read)

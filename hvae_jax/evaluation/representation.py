@@ -5,40 +5,19 @@ and `score` then applies them to the test split: what is not passed in cannot ch
 """
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from concurrent.futures import Executor
+from typing import NamedTuple
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC, LinearSVC
-from threadpoolctl import threadpool_limits
+from scipy import linalg
 
-from hvae_jax.evaluation.measuring import Measured
+from hvae_jax.evaluation.measuring import Measured, Read
 from hvae_jax.evaluation.metrics import Layer, Probes, ProbeScores, Representation
 from hvae_jax.evaluation.parts import Part
 from hvae_jax.evaluation.plain import Estimate
-
-# Kind → the one setting that is tuned, its values, and how to make the classifier. The published study
-# compares the same four kinds.
-KINDS: Mapping[str, tuple[str, tuple[float, ...], Callable[[Any], Any]]] = {
-    "logistic_regression": (
-        "C",
-        (0.03, 1.0),
-        lambda value: LogisticRegression(C=value, max_iter=200, tol=1e-3),
-    ),
-    "linear_svm": (
-        "C",
-        (0.01, 0.3),
-        lambda value: LinearSVC(C=value, dual="auto", tol=1e-2, max_iter=200, random_state=0),
-    ),
-    "rbf_svm": ("C", (1.0, 10.0), lambda value: SVC(C=value, tol=1e-2)),
-    "knn": ("n_neighbors", (5, 15), lambda value: KNeighborsClassifier(n_neighbors=int(value))),
-}
+from hvae_jax.evaluation.probes import KINDS, Predict, Scaled
+from hvae_jax.evaluation.probes import fit as fit_one
 
 
 class Probe(NamedTuple):
@@ -51,7 +30,7 @@ class Probe(NamedTuple):
     """
 
     setting: tuple[str, float]
-    fitted: list[Pipeline]
+    fitted: list[Predict]
     valid_accuracy: float
 
 
@@ -83,21 +62,19 @@ def fit(
       are fewer than the fewest neighbours.
     """
     train, valid = (latents.reshape(*latents.shape[:2], -1) for latents in (train, valid))
+    scaled = [Scaled.of(draw, train_labels) for draw in train]
     probes = {}
     for kind in kinds:
-        name, values, make = KINDS[kind]
+        name, values, _ = KINDS[kind]
         if kind == "knn":
             values = [value for value in values if value <= len(train_labels)]
             if not values:
                 continue
-        candidates = [_fit_one(make(value), train[0], train_labels) for value in values]
-        accuracies = [np.mean(candidate.predict(valid[0]) == valid_labels) for candidate in candidates]
+        candidates = [fit_one(kind, scaled[0], value) for value in values]
+        accuracies = [np.mean(candidate(valid[0]) == valid_labels) for candidate in candidates]
         best = int(np.argmax(accuracies))
-        others = [_fit_one(make(values[best]), draw, train_labels) for draw in train[1:]]
-        rest = [
-            np.mean(other.predict(draw) == valid_labels)
-            for other, draw in zip(others, valid[1:], strict=True)
-        ]
+        others = [fit_one(kind, draw, values[best]) for draw in scaled[1:]]
+        rest = [np.mean(other(draw) == valid_labels) for other, draw in zip(others, valid[1:], strict=True)]
         probes[kind] = Probe(
             (name, values[best]), [candidates[best], *others], float(np.mean([accuracies[best], *rest]))
         )
@@ -123,10 +100,7 @@ def score(probe: Probe, latents: np.ndarray, labels: np.ndarray) -> ProbeScores:
     latents = latents.reshape(*latents.shape[:2], -1)
     if len(latents) != len(probe.fitted):
         raise ValueError(f"the probe was fitted on {len(probe.fitted)} draws, latents has {len(latents)}")
-    with threadpool_limits(1):
-        hits = np.stack(
-            [fitted.predict(draw) == labels for fitted, draw in zip(probe.fitted, latents, strict=True)]
-        )
+    hits = np.stack([fitted(draw) == labels for fitted, draw in zip(probe.fitted, latents, strict=True)])
     by_image, by_draw = hits.mean(axis=0), hits.mean(axis=1)
     variance = by_image.var(ddof=1) / len(by_image)
     if len(by_draw) > 1:
@@ -149,43 +123,56 @@ def represent(
     parts: Mapping[str, Part],
     has_probes: bool,
     top_layers: Sequence[int],
-) -> tuple[Representation, list[np.ndarray]]:
-    """The section, and each layer's means of the test split's `points` along two directions, `[N, 2]`.
+    pool: Executor,
+) -> Callable[[], tuple[Representation, list[np.ndarray]]]:
+    """Begins the section, and each layer's means of the test split's `points` along two directions, `[N, 2]`.
 
     Args:
       measured: by part.
       parts: "train", which probes are fitted on, "valid", which chooses them, "test".
       has_probes: whether the data allow for them.
       top_layers: whose latents were measured.
+      pool: what the layers are read in.
+
+    Returns:
+      what waits for both.
     """
 
-    def seen(name: str, what: Callable[[Measured], np.ndarray]) -> Seen:
+    def seen(name: str, what: Callable[[Read], np.ndarray]) -> Seen:
         part = parts[name]
-        places = np.arange(len(part.labels)) if name == "train" else part.scored
-        return Seen(what(measured[name])[:, places], part.labels[places])
+        places = part.read if name == "train" else part.scored
+        latents = what(measured[name].read)[part.among_read(places)]
+        return Seen(np.moveaxis(latents, 1, 0), part.labels[places])
 
-    layers, coordinates = [], []
-    for index, means in enumerate(measured["test"].means):
-        samples_of, means_of = (lambda m, i=index: m.samples[i]), (lambda m, i=index: m.means[i][None])
-        of_samples, of_means = (
-            probe(*(seen(name, what) for name in ("train", "valid", "test"))) if has_probes else None
-            for what in (samples_of, means_of)
-        )
-        place, share = principal_components(means[parts["test"].points])
-        coordinates.append(place)
-        layers.append(
-            Layer(
-                layer=top_layers[index],
-                samples=of_samples,
-                means=of_means,
-                principal_component_shares=tuple(share.tolist()),
+    def probe_all(what: Callable[[Read], np.ndarray]) -> Probes:
+        return probe(*(seen(name, what) for name in ("train", "valid", "test")))
+
+    begun, points = [], parts["test"].among_read(parts["test"].points)
+    for index, means in enumerate(measured["test"].read.means):
+        of = (lambda r, i=index: r.samples[i]), (lambda r, i=index: r.means[i][:, None])
+        of_samples, of_means = (pool.submit(probe_all, what) if has_probes else None for what in of)
+        begun.append((of_samples, of_means, pool.submit(principal_components, means[points])))
+
+    def finish() -> tuple[Representation, list[np.ndarray]]:
+        layers, coordinates = [], []
+        for layer, (of_samples, of_means, components) in zip(top_layers, begun, strict=True):
+            place, share = components.result()
+            coordinates.append(place)
+            layers.append(
+                Layer(
+                    layer=layer,
+                    samples=of_samples and of_samples.result(),
+                    means=of_means and of_means.result(),
+                    principal_component_shares=tuple(share.tolist()),
+                )
             )
-        )
-    return Representation(layers=tuple(layers)), coordinates
+        return Representation(layers=tuple(layers)), coordinates
+
+    return finish
 
 
 def principal_components(latents: np.ndarray, num: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Latents along the directions in which they vary most.
+    """Latents along the directions in which they vary most; the farthest point is on the positive side.
 
     Args:
       latents: `[N, ...]`; event axes are flattened.
@@ -196,15 +183,15 @@ def principal_components(latents: np.ndarray, num: int = 2) -> tuple[np.ndarray,
     """
     flat = latents.reshape(len(latents), -1).astype(np.float64)
     flat = flat - flat.mean(axis=0)
-    left, values, _ = np.linalg.svd(flat, full_matrices=False)
-    share = np.square(values) / max(np.square(values).sum(), np.finfo(float).tiny)
-    return left[:, :num] * values[:num], share[:num]
-
-
-def _fit_one(classifier: Any, latents: np.ndarray, labels: np.ndarray) -> Pipeline:
-    pipeline = make_pipeline(StandardScaler(), classifier)
-    # On matrices this small a second thread of the BLAS costs twice what it brings.
-    with threadpool_limits(1), warnings.catch_warnings():
-        # A latent without information never converges to anything; its accuracy says so.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return pipeline.fit(latents, labels)
+    # The smaller of the two matrices that have the same eigenvalues.
+    is_tall = len(flat) >= flat.shape[1]
+    table = flat.T @ flat if is_tall else flat @ flat.T
+    size, num = len(table), min(num, flat.shape[1])
+    num_found = min(num, size)
+    values, vectors = linalg.eigh(table, subset_by_index=(size - num_found, size - 1))
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    coordinates = flat @ vectors if is_tall else vectors * np.sqrt(values)
+    signs = np.sign(coordinates[np.abs(coordinates).argmax(axis=0), np.arange(num_found)])
+    share = values / max(np.square(flat).sum(), np.finfo(float).tiny)
+    missing = ((0, 0), (0, num - num_found))
+    return np.pad(coordinates * signs, missing), np.pad(share, missing[1:])

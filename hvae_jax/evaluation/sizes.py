@@ -45,19 +45,13 @@ class Sizes:
                 raise RunError(f"--{field.name}={value} must be at least {least.get(field.name, 50)}")
 
     def check_memory(
-        self,
-        num_images: int,
-        num_dims: int,
-        num_latents: int,
-        num_features: int,
-        available: int | None = None,
+        self, num_dims: int, num_latents: int, num_features: int, available: int | None = None
     ) -> None:
         """Refuses what this machine cannot hold, before it is tried.
 
         Args:
-          num_images: that are measured: of the fits, the validation and the test split.
           num_dims: numbers in an image.
-          num_latents: numbers in the latents that are read of an image.
+          num_latents: numbers in one draw of all latents that are kept.
           num_features: of the classifier.
           available: bytes; those of this machine by default.
 
@@ -66,8 +60,8 @@ class Sizes:
         """
         available = memory_bytes() if available is None else available
         for name, count in (
-            ("num_samples", self.num_samples * (num_dims + num_features)),
-            ("num_draws", self.num_draws * num_images * num_latents),
+            ("num_samples", self.num_samples * num_features + min(self.num_samples, NUM_POINTS) * num_dims),
+            ("num_draws", self.num_draws * num_latents),
         ):
             needed = _NUMBER_BYTES * _COPIES * count
             if needed > available:

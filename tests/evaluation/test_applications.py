@@ -31,7 +31,6 @@ from hvae_jax.evaluation.applications import ModelEvaluator
 from hvae_jax.evaluation.metrics import SampleScores
 from hvae_jax.evaluation.settings import Settings
 from hvae_jax.evaluation.sizes import Sizes
-from hvae_jax.keys import make_key
 
 SIZES = Sizes(num_draws=2, num_samples=300, num_splits=3, max_fit_images=120, max_scored_images=80)
 
@@ -215,10 +214,10 @@ def test_what_a_sorted_file_holds_is_scored_as_when_it_is_shuffled(restored, jud
 def test_scored_information_is_that_of_the_scored_images_alone(restored, drawing, evaluation):
     info = evaluation.metrics.information.test
     built, params = restored
-    found = drawing.measure(params, jax.random.fold_in(make_key(0), 0))["test"]
+    found = drawing.measure([params], 0)[0]["test"]
     places = data.subset(90, 80)
-    samples, labels = found.samples[-1][:, places], built.dataset.test.labels[places]
-    expected = information.estimate(found.means[-1][places], found.top_std[places], samples, labels)
+    samples, labels = np.moveaxis(found.top.samples[places], 1, 0), built.dataset.test.labels[places]
+    expected = information.estimate(found.top.mean[places], found.top.std[places], samples, labels)
     label = info.scored.label
     assert label.label_information_nats == (expected.label, expected.label_standard_error)
     assert label.label_histogram == tuple(np.bincount(labels))
@@ -232,12 +231,11 @@ def test_samples_of_discrete_pixels_are_draws_and_of_others_means(restored, judg
     assert evaluation.metrics.generation.test.means is None
     built, params = restored
     evaluator = ModelEvaluator(built.model, built.dataset, built.preprocess_fn, judge, SIZES, False)
-    images, _, probs = evaluator._sample_fn(params, judge.params, jax.random.key(0))
+    ((images, (_, probs)),) = evaluator.draw([params], 0, "test")
     assert evaluator.pixels == "means"
     assert len(np.unique(images)) > 100
     # A draw's mean is the mean: over 300 images, within five standard errors of each pixel's.
-    draws = np.asarray(drawing._sample_fn(params, judge.params, jax.random.key(0))[0])
-    images = np.asarray(images)
+    draws = drawing.draw([params], 0, "test")[0].images
     error = np.sqrt((images * (1 - images)).sum(axis=0)) / len(images)
     assert (np.abs(draws.mean(axis=0) - images.mean(axis=0)) < 5 * error + 1e-6).all()
     assert probs.shape == (300, 3)
@@ -347,9 +345,23 @@ def test_sizes_that_make_no_sense_are_one_line(change, words):
 
 
 def test_sizes_beyond_the_memory_are_refused_before_any_work():
-    most = {"num_images": 500, "num_dims": 64, "num_latents": 11, "num_features": 64, "available": 2**30}
+    most = {"num_dims": 64, "num_latents": 5500, "num_features": 64, "available": 2**30}
     SIZES.check_memory(**most)
-    with pytest.raises(RunError, match=r"--num_samples=1000000000 needs about 1,430\.6 GiB of memory"):
+    with pytest.raises(RunError, match=r"--num_samples=1000000000 needs about 715\.3 GiB of memory"):
         dataclasses.replace(SIZES, num_samples=10**9).check_memory(**most)
     with pytest.raises(RunError, match=r"--num_draws=1000000 needs .* this machine has 1\.0 GiB; ask for at"):
         dataclasses.replace(SIZES, num_draws=10**6).check_memory(**most)
+
+
+def test_models_side_by_side_are_evaluated_as_each_alone(restored, judge, evaluation):
+    built, params = restored
+    other = jax.tree.map(lambda a: 0.9 * a, params)
+    packed = ModelEvaluator(
+        built.model, built.dataset, built.preprocess_fn, judge, SIZES, is_discrete=True, capacity=2
+    )
+    found = packed.evaluate_all([params, other], seed=0)
+    (alone,) = packed.evaluate_all([other], seed=0)  # a last group may be smaller
+    for one, expected in ((found[0], evaluation), (found[1], alone)):
+        assert one.metrics == expected.metrics
+        jax.tree.map(np.testing.assert_array_equal, one.pictures, expected.pictures)
+    assert found[0].metrics.rates != found[1].metrics.rates

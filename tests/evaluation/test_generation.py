@@ -68,15 +68,3 @@ def test_precision_and_recall_of_sets_that_overlap_by_half():
     # All samples in one place among many: precise, and recall near nothing.
     precision, recall = generation.precision_recall(real, real[:1] + 1e-3 * generator.normal(size=(600, 2)))
     assert (precision, recall < 0.02) == (1.0, True)
-
-
-def test_nearest_is_found_by_brute_force():
-    generator = np.random.default_rng(0)
-    train, images = generator.random((70, 4, 4, 1)), generator.random((9, 4, 4, 1))
-    table = np.sqrt(np.square(images[:, None] - train[None]).reshape(9, 70, -1).sum(axis=2))
-    index, distance = generation.nearest(images, train)
-    np.testing.assert_array_equal(index, table.argmin(axis=1))
-    np.testing.assert_allclose(distance, table.min(axis=1), rtol=1e-9)
-    index, distance = generation.nearest(train[3:5], train)
-    assert index.tolist() == [3, 4]
-    np.testing.assert_allclose(distance, 0, atol=1e-6)

@@ -125,11 +125,13 @@ def cheap(monkeypatch):
     made = []
 
     class Fake:
+        capacity = 1
+
         def __init__(self, *_: object) -> None:
             made.append(self)
 
-        def evaluate(self, params: object, seed: int) -> Evaluation:
-            return Evaluation(METRICS, PICTURES)
+        def evaluate_all(self, models: list[object], seed: int) -> list[Evaluation]:
+            return [Evaluation(METRICS, PICTURES)] * len(models)
 
     monkeypatch.setattr(evaluate_models, "ModelEvaluator", Fake)
     network: Any = None

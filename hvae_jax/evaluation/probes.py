@@ -1,0 +1,137 @@
+"""The four kinds of classifier that read a latent, in the forms that are fast on a few thousand points.
+
+They are scikit-learn's, fitted in float32 on latents that are scaled to unit variance, except where another
+form of the same takes a fraction of its time: the kernel of the SVM is one matrix product, the linear SVM's
+classes are fitted together, neighbours are found by a product of matrices.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from scipy import optimize
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC
+
+MAX_ITERATIONS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """Latents to fit on: scaled so that every dimension has mean 0 and variance 1, if it varies.
+
+    Attributes:
+      points: `[N, D]`, float32.
+      labels: `[N]`.
+      mean, std: `[D]`, before; the std of what does not vary is 1.
+    """
+
+    points: np.ndarray
+    labels: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def of(cls, latents: np.ndarray, labels: np.ndarray) -> "Scaled":
+        """Of latents `[N, D]`."""
+        mean, std = latents.mean(axis=0, dtype=np.float64), latents.std(axis=0, dtype=np.float64)
+        # Of equal numbers, a mean in finite precision leaves a std of its rounding.
+        std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
+        return cls(_scale(latents, mean, std), labels, mean, std)
+
+    def scale(self, latents: np.ndarray) -> np.ndarray:
+        """Others as these were."""
+        return _scale(latents, self.mean, self.std)
+
+
+# Labels of latents `[N, D]`.
+Predict = Callable[[np.ndarray], np.ndarray]
+# (what to fit on, setting) → classifier of scaled latents.
+Fit = Callable[[Scaled, float], Predict]
+
+
+def logistic_regression(scaled: Scaled, c: float) -> Predict:
+    """Multinomial, with the penalty |w|² / 2c, by scikit-learn."""
+    with warnings.catch_warnings():
+        # A latent without information never converges to anything; its accuracy says so.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = LogisticRegression(C=c, max_iter=MAX_ITERATIONS, tol=1e-3).fit(scaled.points, scaled.labels)
+    return fitted.predict
+
+
+def linear_svm(scaled: Scaled, c: float) -> Predict:
+    """One class against the others: ½|w|² + c Σ max(0, 1 − y f)², the bias among w, as LIBLINEAR's default.
+
+    All classes in one L-BFGS; a class's optimum does not depend on the others.
+    """
+    classes = np.unique(scaled.labels)
+    signs = np.where(scaled.labels[:, None] == classes, np.float32(1), np.float32(-1))
+    points = _with_ones(scaled.points)
+
+    def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
+        weights = w.reshape(points.shape[1], len(classes)).astype(np.float32)
+        lacking = np.maximum(1 - signs * (points @ weights), 0)
+        value = 0.5 * np.square(w).sum() + c * np.square(lacking).sum(dtype=np.float64)
+        return value, w - 2 * c * (points.T @ (lacking * signs)).ravel()
+
+    start = np.zeros(points.shape[1] * len(classes))
+    options = {"maxiter": MAX_ITERATIONS, "ftol": 1e-5, "gtol": 1e-3}
+    found = optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+    weights = found.x.reshape(points.shape[1], len(classes)).astype(np.float32)
+    return lambda latents: classes[(_with_ones(latents) @ weights).argmax(axis=1)]
+
+
+def rbf_svm(scaled: Scaled, c: float) -> Predict:
+    """Kernel exp(−γ d²), γ = 1 / (D · variance), one class against one, by scikit-learn."""
+    gamma = 1 / max(scaled.points.shape[1] * float(scaled.points.var()), np.finfo(np.float32).tiny)
+
+    def kernel(latents: np.ndarray) -> np.ndarray:
+        return np.exp(-gamma * squared_distances(latents, scaled.points))
+
+    fitted = SVC(C=c, tol=1e-2, kernel="precomputed").fit(kernel(scaled.points), scaled.labels)
+    return lambda latents: fitted.predict(kernel(latents))
+
+
+def knn(scaled: Scaled, num: float) -> Predict:
+    """The class that is most frequent among the nearest, the first of equally frequent ones."""
+    classes, numbers = np.unique(scaled.labels, return_inverse=True)
+
+    def predict(latents: np.ndarray) -> np.ndarray:
+        distances = squared_distances(latents, scaled.points)
+        nearest = np.argpartition(distances, int(num) - 1, axis=1)[:, : int(num)]
+        votes = (numbers[nearest][..., None] == np.arange(len(classes))).sum(axis=1)
+        return classes[votes.argmax(axis=1)]
+
+    return predict
+
+
+# Kind → the one setting that is tuned, its values, and how to fit the classifier. The published study
+# compares the same four kinds.
+KINDS: Mapping[str, tuple[str, tuple[float, ...], Fit]] = {
+    "logistic_regression": ("C", (0.03, 1.0), logistic_regression),
+    "linear_svm": ("C", (0.01, 0.3), linear_svm),
+    "rbf_svm": ("C", (1.0, 10.0), rbf_svm),
+    "knn": ("n_neighbors", (5, 15), knn),
+}
+
+
+def fit(kind: str, scaled: Scaled, setting: float) -> Predict:
+    """A classifier of latents `[N, D]` that are not scaled yet."""
+    predict = KINDS[kind][2](scaled, setting)
+    return lambda latents: predict(scaled.scale(latents))
+
+
+def squared_distances(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """`[N, N']` between `[N, D]` and `[N', D]`; the products in float32."""
+    norms, others_norms = (np.square(a).sum(axis=1) for a in (points, others))
+    return np.maximum(norms[:, None] + others_norms - 2 * (points @ others.T), 0)
+
+
+def _scale(latents: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    return ((latents - mean) / std).astype(np.float32)
+
+
+def _with_ones(points: np.ndarray) -> np.ndarray:
+    return np.concatenate([points, np.ones((len(points), 1), np.float32)], axis=1)
