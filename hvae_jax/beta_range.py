@@ -44,6 +44,14 @@ class BetaRange(NamedTuple):
 
         return jax.vmap(of_image)(keys)
 
+    def paid(self, betas: jax.Array, opened: jax.Array) -> jax.Array:
+        """What rates cost in the loss of images that drew betas `[B, L]`, for `opened` as in `draw`.
+
+        During a warm-up a layer above z_1 costs less than the networks are told, from nothing on: a layer
+        that is of no use in the first few hundred steps never is.
+        """
+        return betas * jnp.broadcast_to(opened.at[0].set(1.0), betas.shape)
+
     def means(self) -> np.ndarray:
         """E[β_l] of a draw, `[L]`."""
         lows, highs = np.asarray(self.lows), np.asarray(self.highs)

@@ -11,8 +11,8 @@ always meet.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,21 @@ HEAD_KERNEL_SIZE = 3
 # Far below any standard deviation worth its rate; keeps log(std) finite where softplus underflows.
 MIN_STD = 1e-6
 
-# What betas do to hidden maps and vectors, see `conditioning`; None where networks are not told them.
-Condition = Callable[[jax.Array], jax.Array] | None
+
+class Changes(Protocol):
+    """What betas do to a network, see `conditioning`; each call makes weights of the module it is in."""
+
+    def __call__(self, h: jax.Array) -> jax.Array:
+        """To hidden maps and vectors `[B, ..., C]`."""
+        ...
+
+    def of_outputs(self, h: jax.Array) -> jax.Array:
+        """To what becomes the mean and standard deviation of a latent, `[B, ..., C]`."""
+        ...
+
+
+# None where networks are not told the betas.
+Condition = Changes | None
 
 
 class Stage(NamedTuple):
@@ -176,12 +189,12 @@ class Head(nn.Module):
     shape: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, h: jax.Array, condition: Condition = None) -> tuple[jax.Array, jax.Array]:
         if len(self.shape) == 1:
             both = Dense(2 * self.shape[0])(flatten(h))
         else:
             both = Conv(2 * self.shape[-1], HEAD_KERNEL_SIZE, 1, 1)(h)
-        first, second = jnp.split(both, 2, axis=-1)
+        first, second = jnp.split(outputs(both, condition), 2, axis=-1)
         return first, second
 
 
@@ -225,7 +238,7 @@ class DenseHead(nn.Module):
     def __call__(self, h: jax.Array, condition: Condition = None) -> tuple[jax.Array, jax.Array]:
         size = math.prod(self.shape)
         h = hidden(Dense(max(size // 2, 1))(flatten(h)), condition)
-        both = Dense(2 * size)(h)
+        both = outputs(Dense(2 * size)(h), condition)
         first, second = jnp.split(both, 2, axis=-1)
         return first.reshape(-1, *self.shape), second.reshape(-1, *self.shape)
 
@@ -233,6 +246,11 @@ class DenseHead(nn.Module):
 def hidden(h: jax.Array, condition: Condition) -> jax.Array:
     """ReLU of a hidden map or vector, after what the betas do to it."""
     return nn.relu(h if condition is None else condition(h))
+
+
+def outputs(h: jax.Array, condition: Condition) -> jax.Array:
+    """What becomes a mean and a standard deviation, after what the betas do to it."""
+    return h if condition is None else condition.of_outputs(h)
 
 
 @jax.custom_jvp

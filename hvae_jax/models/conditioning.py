@@ -2,7 +2,8 @@
 
 A conditioned model is trained for a range of betas at once, `D(x; β) + Σ β_l R_l(x; β)`, each image with
 betas of its own. They enter a network as a `Condition`, which changes what is about to go through a ReLU or
-GELU. It is made twice, for the networks that infer (`bottom_up`) and for those that generate (`start`).
+GELU, and in the published networks and the ladder what becomes the mean and standard deviation of a latent.
+It is made twice, for the networks that infer (`bottom_up`) and for those that generate (`start`).
 
 Sources: scale and shift from an MLP of the multipliers: Dosovitskiy and Djolonga, You Only Train Once, 2020;
 gates: Bae et al., Multi-Rate VAE, 2023. Both with one multiplier; here there is one for each layer.
@@ -35,7 +36,7 @@ Weights = Mapping[str, jax.Array]
 
 
 class ScaleShift(NamedTuple):
-    """h (1 + scale) + shift, channel by channel, both linear in `hidden` / √HIDDEN_SIZE; they begin as 0.
+    """h (1 + scale) + shift, channel by channel, both linear in `hidden`; they begin as 0.
 
     Attributes:
       hidden: `[B, HIDDEN_SIZE]`, of the betas.
@@ -47,11 +48,14 @@ class ScaleShift(NamedTuple):
         """`[B, ..., C]`, with weights that are parameters of the module in which it is called."""
         return _Change()(h, self)
 
+    def of_outputs(self, h: jax.Array) -> jax.Array:
+        """The same of `hidden` / √HIDDEN_SIZE: what an optimiser moves by all of them at once is slower."""
+        # As fast as hidden maps, these changes shut z_L for good before it is of use to any layer below.
+        return ScaleShift(self.hidden * HIDDEN_SIZE**-0.5)(h)
+
     def apply(self, weights: Weights, h: jax.Array) -> jax.Array:
         """`[B, ..., C]` of the same, with weights "kernel" `[HIDDEN_SIZE, 2 C]` and "bias" `[2 C]`."""
-        # Of HIDDEN_SIZE inputs, which an optimiser moves all at once: no faster than a bias for that.
-        change = _affine(weights, self.hidden) * HIDDEN_SIZE**-0.5
-        scale, shift = jnp.split(change, 2, axis=-1)
+        scale, shift = jnp.split(_affine(weights, self.hidden), 2, axis=-1)
         changed = h.astype(jnp.float32) * (1.0 + _as(scale, h)) + _as(shift, h)
         return changed.astype(h.dtype)
 
@@ -71,6 +75,10 @@ class Gates(NamedTuple):
     def __call__(self, h: jax.Array) -> jax.Array:
         """`[B, ..., C]`, with weights that are parameters of the module in which it is called."""
         return _Change()(h, self)
+
+    def of_outputs(self, h: jax.Array) -> jax.Array:
+        """h: as published, only hidden maps have gates."""
+        return h
 
     def apply(self, weights: Weights, h: jax.Array) -> jax.Array:
         """`[B, ..., C]` of the same, with weights "kernel" `[L, C]` and "bias" `[C]`."""

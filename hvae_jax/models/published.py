@@ -43,7 +43,7 @@ class Prior(nn.Module):
         size = self.shape[0], self.shape[1]
         lifted = [blocks.Lift(self.stages, self.channels, size)(z, condition) for z in higher]
         h = blocks.Conv(self.channels, blocks.HEAD_KERNEL_SIZE, 1, 1)(jnp.concatenate(lifted, axis=-1))
-        return blocks.with_softplus_std(blocks.Head(self.shape)(blocks.hidden(h, condition)))
+        return blocks.with_softplus_std(blocks.Head(self.shape)(blocks.hidden(h, condition), condition))
 
 
 class Posterior(nn.Module):
@@ -69,7 +69,7 @@ class Posterior(nn.Module):
         h = blocks.Down((last,), self.channels)(jnp.concatenate([*lifted, h], axis=-1), condition)
         if self.kind == CATEGORICAL:
             return blocks.LogitsHead(self.shape)(h)
-        return blocks.with_softplus_std(blocks.Head(self.shape)(h))
+        return blocks.with_softplus_std(blocks.Head(self.shape)(h, condition))
 
 
 class Proposal(nn.Module):
@@ -84,8 +84,10 @@ class Proposal(nn.Module):
     def __call__(
         self, features: jax.Array, condition: Condition | None = None
     ) -> tuple[jax.Array, jax.Array] | Categorical:
-        head = blocks.LogitsHead if self.kind == CATEGORICAL else blocks.Head
-        return head(self.shape)(blocks.Down(self.stages, self.channels)(features, condition))
+        h = blocks.Down(self.stages, self.channels)(features, condition)
+        if self.kind == CATEGORICAL:
+            return blocks.LogitsHead(self.shape)(h)
+        return blocks.Head(self.shape)(h, condition)
 
 
 class Decoder(nn.Module):

@@ -131,8 +131,9 @@ def make_train_step(
         if beta_range is None:
             terms = fn(params, x, fold_in(keys, 1))
         else:
-            betas = beta_range.draw(fold_in(keys, 2), betas)
+            opened, betas = betas, beta_range.draw(fold_in(keys, 2), betas)
             terms = fn(params, x, fold_in(keys, 1), betas=betas)
+            betas = beta_range.paid(betas, opened)
         means = terms.distortion.mean(), terms.rates.mean(axis=0)
         return -layerwise_elbo(terms, betas).mean(), means
 

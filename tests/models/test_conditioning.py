@@ -37,7 +37,7 @@ def test_they_begin_as_networks_that_are_not_told_and_each_image_has_its_own_bet
         assert (np.asarray(one[1]) != np.asarray(two[1])).all()
 
 
-def test_the_sizes_are_those_of_the_prototype_and_no_weight_is_added_without_conditioning():
+def test_the_sizes_are_counted_by_hand_and_no_weight_is_added_without_conditioning():
     sizes = (((4, 4, 16), (20,)), 16, 3)
     x = jnp.zeros((1, 28, 28, 1))
     num = {}
@@ -47,8 +47,16 @@ def test_the_sizes_are_those_of_the_prototype_and_no_weight_is_added_without_con
         )
         params = jax.eval_shape(make_hvae(config, (28, 28, 1)).init, KEY, x, KEY)
         num[kind] = sum(leaf.size for leaf in jax.tree.leaves(params))
-    # A gate has a weight per layer and a bias for each of 528 hidden channels and units.
-    assert num == {"none": 122_713, "scale_shift": 195_705, "gates": 122_713 + 528 * (2 + 1)}
+    # A gate has a weight per layer and a bias for each of 528 hidden channels and units. A scale and a shift
+    # have 64 weights and a bias each; of them there are also those of the outputs: mean and standard deviation
+    # of 20 numbers and 16 channels where networks infer, and of 4 × 4 × 16 numbers where they generate.
+    mlp = (2 * 64 + 64) + (64 * 64 + 64)
+    changes = 2 * (64 + 1) * (528 + 2 * (20 + 16 + 4 * 4 * 16))
+    assert num == {
+        "none": 122_713,
+        "scale_shift": 122_713 + mlp + changes,
+        "gates": 122_713 + 528 * (2 + 1),
+    }
 
 
 @pytest.mark.parametrize("kind", [conditioning.Gates, conditioning.GenerativeGates])
