@@ -5,6 +5,7 @@ which is read once for the report. Samples are drawn twice, with different keys,
 the data do not allow, for want of labels, of a validation split or of images, is left out and named.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, get_args
@@ -15,6 +16,7 @@ import numpy as np
 
 from hvae_jax.data import Dataset
 from hvae_jax.evaluation import (
+    active_units,
     generation,
     information,
     measuring,
@@ -24,6 +26,7 @@ from hvae_jax.evaluation import (
     representation,
 )
 from hvae_jax.evaluation.classifier import Classifier
+from hvae_jax.evaluation.encoding import Encoder
 from hvae_jax.evaluation.measuring import Measured
 from hvae_jax.evaluation.metrics import (
     Application,
@@ -32,6 +35,7 @@ from hvae_jax.evaluation.metrics import (
     PerApplication,
     PerSplit,
     Pixels,
+    Rates,
     ReconstructionScores,
     Representation,
     SampleScores,
@@ -117,6 +121,7 @@ class ModelEvaluator:
         self._train_pixels: Any = train.map_images(lambda _, x, __: x, (), make_key(0))
         self._measure_fn = measuring.make_measure_fn(model, classifier, sizes.num_draws)
         self._sample_fn = jax.jit(self._sample)
+        self._encoder = Encoder(model, preprocess_fn, has_samples=False)
 
     @property
     def pixels(self) -> Pixels:
@@ -149,12 +154,18 @@ class ModelEvaluator:
             for split in self._splits
         }
         generated = {split: generate(split) for split in self._splits}
+
+        def summarize(split: Split) -> Rates:
+            found = rates.summarize(
+                measured[split].terms, num_dims, self._grouped, monte_carlo_rates=monte_carlo_rates
+            )
+            # Its key stands behind those of the splits' samples.
+            unit_key = jax.random.fold_in(key, 1 + len(SPLITS))
+            counted = active_units.count(self._encoder.batches(self._parts[split].images, params, unit_key))
+            return dataclasses.replace(found, active_units=counted.active, num_units=counted.units)
+
         metrics = Metrics(
-            rates=self._per_split(
-                lambda split: rates.summarize(
-                    measured[split].terms, num_dims, self._grouped, monte_carlo_rates=monte_carlo_rates
-                )
-            ),
+            rates=self._per_split(summarize),
             reconstruction=self._per_split(reconstructed.__getitem__),
             representation=read,
             information=self._per_split(
