@@ -186,6 +186,8 @@ ROWS = [
     ("grid", [GRID, "--partition=gpu"], ["--partition needs --launcher=slurm"]),
     ("evaluate", [], ["--workdir must be given"]),
     ("evaluate", ["--workdir=run", "--num_draws=0"], ["num_draws=0"]),
+    ("evaluate", ["--workdir=run", "--max_codes=3"], ["--max_codes=3 needs --codes"]),
+    ("evaluate", ["--workdir=run", "--codes", "--max_codes=0"], ["--max_codes=0"]),
     ("made_images", [], ["--data_dir must be given"]),
     ("made_images", ["--data_dir=new", "--side=1000000000"], ["--side=1000000000", "4096"]),
     ("made_images", ["--data_dir=new", "--side=1"], ["--side=1"]),
