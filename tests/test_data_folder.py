@@ -448,6 +448,11 @@ def cut(name: str, share: float) -> Callable[[Path], object]:
             lambda f: (f / "test" / "bee" / "2.png").symlink_to("nowhere.png"),
             ["/test/bee/2.png (No such file or directory)"],
         ),
+        (lambda f: os.mkfifo(f / "test" / "bee" / "2.png"), ["/test/bee/2.png (it is no file); get"]),
+        (
+            lambda f: (f / "train" / "ant" / "9.png").symlink_to("9.png"),
+            ["/train/ant/9.png (Too many levels of symbolic links); make it readable"],
+        ),
         (
             add("test/bee/0.png", GREY[:, :5]),
             [

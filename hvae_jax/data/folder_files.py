@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,18 @@ IGNORED = ("thumbs.db", "desktop.ini")
 WANTED = (
     "it must hold train/, test/ and perhaps valid/, each with PNG and JPEG files or a folder for each class"
 )
-T = TypeVar("T")
+# Columns of `read_headers`.
+HEADERS = np.dtype(
+    [(name, np.int64 if kind is int else np.bool_) for name, kind in Header.__annotations__.items()]
+)
+
+
+class Entry(NamedTuple):
+    """What is in a folder under a name; a link is what it leads to, and a file where it leads nowhere."""
+
+    name: str
+    path: str
+    is_folder: bool
 
 
 class Listing(NamedTuple):
@@ -140,7 +151,7 @@ def list_splits(name: str) -> dict[str, Listing]:
     root = find(name, "folder", f"name a folder of images: {WANTED}")
     folders: dict[str, str] = {}
     for entry in _entries(name, root):
-        if not entry.is_dir():
+        if not entry.is_folder:
             if Path(entry.name).suffix.lower() in SUFFIXES:
                 raise data_error(name, f"{entry.path} is in no split; {WANTED}")
             continue  # a licence, a table of where the images are from
@@ -175,12 +186,11 @@ def list_splits(name: str) -> dict[str, Listing]:
 
 
 def read_headers(name: str, paths: Sequence[str]) -> np.ndarray:
-    """Of every file, `[N]` of the fields of `Header`.
+    """Of every file, `[N]` of `HEADERS`.
 
     Raises:
       RunError: the first file that cannot be read.
     """
-    kinds = np.dtype([(field, np.int64 if kind is int else np.bool_) for field, kind in _FIELDS.items()])
 
     def read(start: int) -> np.ndarray:
         found = []
@@ -189,13 +199,10 @@ def read_headers(name: str, paths: Sequence[str]) -> np.ndarray:
                 found.append(tuple(read_header(path)))
             except UnreadableError as error:
                 raise _cannot_read(name, path, error) from error
-        return np.array(found, kinds)
+        return np.array(found, HEADERS)
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         return np.concatenate(list(pool.map(read, range(0, len(paths), HEADER_CHUNK))))
-
-
-_FIELDS = Header.__annotations__
 
 
 def _list_split(name: str, folder: str) -> Listing:
@@ -225,7 +232,7 @@ def _sort_out(name: str, folder: str) -> tuple[list[str], list[str]]:
     """Names of images and of folders in a folder, each sorted."""
     files, folders = [], []
     for entry in _entries(name, folder):
-        if entry.is_dir():
+        if entry.is_folder:
             folders.append(entry.name)
         elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
             files.append(entry.name)
@@ -235,14 +242,15 @@ def _sort_out(name: str, folder: str) -> tuple[list[str], list[str]]:
     return files, folders
 
 
-def _entries(name: str, folder: str | Path) -> list[os.DirEntry[str]]:
+def _entries(name: str, folder: str | Path) -> list[Entry]:
     """What is in a folder by name, without what systems leave there."""
     try:
         with os.scandir(folder) as found:
             kept = [e for e in found if not e.name.startswith(".") and e.name.lower() not in IGNORED]
+        return sorted(Entry(entry.name, entry.path, entry.is_dir()) for entry in kept)
     except OSError as error:
-        raise data_error(name, f"cannot read {folder} ({error.strerror}); make it readable") from error
-    return sorted(kept, key=lambda entry: entry.name)
+        where = error.filename or folder
+        raise data_error(name, f"cannot read {where} ({error.strerror}); make it readable") from error
 
 
 def _check_sizes(name: str, listings: Mapping[str, Listing], headers: Mapping[str, np.ndarray]) -> None:
@@ -292,5 +300,5 @@ def _cannot_read(name: str, path: str, why: object) -> RunError:
 
 
 def _digest(entries: Sequence[object]) -> str:
-    text = "\n".join(map(str, entries))
+    text = "\0".join(map(str, entries))
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -3,6 +3,8 @@
 A file is known by its content. Of several frames the first one counts, and colour profiles are not applied.
 """
 
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -112,8 +114,12 @@ def read_pixels(path: str, channels: int, side: int | None = None) -> np.ndarray
 def _open(path: str) -> Iterator[tuple[Any, int]]:
     """The file's image, with all that goes wrong in the block as `UnreadableError`, and its size in bytes."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UnreadableError("it is no file")  # a pipe would be waited for
         with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
             yield image, file.seek(0, 2)
+    except UnreadableError:
+        raise
     except UnidentifiedImageError as error:  # its message names an object in memory
         raise UnreadableError("it is no PNG or JPEG file") from error
     except OSError as error:
