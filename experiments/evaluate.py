@@ -10,7 +10,9 @@ of the same checkpoint and data and by the same version, is not evaluated again,
 The data set's classifier is trained once, in DIR/classifiers. --repeats names a grid of the same models with
 other seeds, over fewer betas if need be: the error bars of all betas then know the spread over seeds.
 --data names data that moved. --check_bounds exits with status 1 if a model breaks a bound beyond its sampling
-error. What the data do not allow, for want of labels, of a validation split or of images, is named.
+error. --codes also writes codes.npz into each run folder: posterior means, standard deviations and samples of
+every layer, with labels, for programs of your own. What the data do not allow, for want of labels, of a
+validation split or of images, is named.
 """
 
 import dataclasses
@@ -41,6 +43,9 @@ def main(arguments: list[str]) -> None:
     require_packages()
     workdir = program.folder_flag("workdir", flags.FLAGS.workdir)
     sizes = Sizes(**{name: getattr(flags.FLAGS, name) for name, *_ in _SIZES})
+    most = flags.FLAGS.max_codes
+    if most is not None and not flags.FLAGS.codes:
+        raise RunError(f"--max_codes={most} needs --codes")
     runs = results.find_runs(workdir)
     baseline_folder, repeats_folder = (
         None if value is None else program.folder_flag(name, value)
@@ -63,9 +68,13 @@ def main(arguments: list[str]) -> None:
     capacity = evaluate_models.pick_capacity(num_models)
     evaluators = Evaluators(classifiers, sizes, flags.FLAGS.data, reporter, capacity)
     evaluators.check(runs.folders[0])
+    if flags.FLAGS.codes:
+        evaluators.check_codes(runs, most)
     folders = [folder for folder in (workdir, baseline_folder, repeats_folder) if folder]
     with evaluate_models.locked(folders):
         models = evaluate_models.evaluate_runs(runs, evaluators, reporter)
+        if flags.FLAGS.codes:
+            evaluate_models.write_codes(runs, evaluators, most, reporter)
         if repeats:
             repeated = evaluate_models.evaluate_runs(repeats, evaluators, reporter)
             models += [m._replace(name=evaluate_models.name_repeat(m.folder)) for m in repeated]
@@ -104,6 +113,8 @@ def define_flags() -> None:
     flags.DEFINE_string("data", None, "A config.data.name instead of the runs' own, for data that moved.")
     flags.DEFINE_string("classifiers", None, "Where classifiers lie; DIR/classifiers by default.")
     flags.DEFINE_boolean("check_bounds", False, "Exit with status 1 if a bound is broken.")
+    flags.DEFINE_boolean("codes", False, "Also write codes.npz, the latents of every image.")
+    flags.DEFINE_integer("max_codes", None, "Images of each split in it; all by default.", lower_bound=1)
     for name, default, description in _SIZES:
         flags.DEFINE_integer(name, default, description)
 

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from experiments import program
 from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation import classifier, measuring, parts, results, settings
+from hvae_jax.evaluation import classifier, codes, measuring, parts, results, settings
 from hvae_jax.evaluation.applications import NO_LABELS, ModelEvaluator
+from hvae_jax.evaluation.encoding import Encoder
 from hvae_jax.evaluation.results import Evaluated, Runs
 from hvae_jax.evaluation.settings import Settings
 from hvae_jax.evaluation.sizes import Sizes
@@ -145,6 +146,17 @@ class Evaluators:
         )
         self._checked = folder
 
+    def check_codes(self, runs: Runs, most: int | None) -> None:
+        """That the codes.npz of all runs that have none fit onto the disk; after `check`.
+
+        Raises:
+          RunError: they do not.
+        """
+        assert self._built is not None
+        parts = codes.plan(self._built.model.config, self._built.dataset, most)
+        absent = [folder for folder in runs.folders if not (folder / codes.CODES_FILE).exists()]
+        codes.check_space(runs.folders[0], parts, len(absent))
+
     def get(
         self, folder: pathlib.Path, before: Callable[[], None]
     ) -> tuple[Experiment, ModelEvaluator, Settings]:
@@ -253,6 +265,25 @@ def evaluate_runs(runs: Runs, evaluators: Evaluators, report: Callable[[str], No
     for name, reason in models[0].metrics.left_out.items():
         report(f"left out: {name}: {reason}")
     return models
+
+
+def write_codes(runs: Runs, evaluators: Evaluators, most: int | None, report: Callable[[str], None]) -> None:
+    """Writes codes.npz of the runs that have none of these settings."""
+    shared, encoder = None, None
+    for folder in tqdm(runs.folders, unit="model", disable=None):
+        built, _, wanted = evaluators.get(folder, before=lambda: None)
+        made_with = codes.settings_of(wanted, most)
+        if codes.are_written(folder, made_with):
+            continue
+        if encoder is None or built is not shared:
+            shared, encoder = built, Encoder(built.model, built.preprocess_fn)
+        parts = codes.plan(built.model.config, built.dataset, most)
+        codes.check_space(folder, parts)
+        state = experiment.restore(built, folder)
+        params = built.at(state.eval_params, results.read_config(folder)["objective"]["betas"])
+        codes.write(folder, encoder, params, built.dataset, parts, made_with)
+        counts = ", ".join(f"{len(places)} of {split}" for split, places in parts.places.items())
+        report(f"{folder / codes.CODES_FILE} has the codes of {counts} images")
 
 
 class Reporter:

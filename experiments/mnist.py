@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
                 "streaming": "auto",  # splits of more than 1 GiB
                 "num_workers": 2,
                 "check_values": True,  # refuse images that are not bytes from 0 to 255
+                "side": FieldReference(None, field_type=int),  # of a folder of images: scales squares of them
             },
             "model": {
                 "inference": "generalized_top_down",

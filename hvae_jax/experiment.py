@@ -14,7 +14,7 @@ from hvae_jax import data, records, training
 from hvae_jax.beta_range import BetaRange
 from hvae_jax.betas import BetaControl
 from hvae_jax.categorical import anneal
-from hvae_jax.data import DataConfig, Dataset
+from hvae_jax.data import FOLDER, DataConfig, Dataset
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation.rates import LogWeightFn, NamedGroups
 from hvae_jax.groups import Groups
@@ -230,6 +230,8 @@ def from_folder(folder: str | os.PathLike[str], data: str | None = None) -> Expe
     config = with_tuples(records.config_of(folder))
     if data is not None and isinstance(config.get("data"), dict):
         config["data"]["name"] = data
+        if not data.startswith(FOLDER):  # they have been scaled where they lie now
+            config["data"]["side"] = None
     described = records.data_of(folder)
     try:
         return _build(config, 1, described, functools.partial(records.check_data, folder))

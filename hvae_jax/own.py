@@ -120,7 +120,7 @@ def make_dataset(name: str, train: np.ndarray, valid: np.ndarray, test: np.ndarr
         found = [f"{array.dtype}{list(array.shape)}" for array in (train, valid, test)]
         raise ValueError(f"train, valid and test must be alike, and only valid may be empty: {found}")
     splits = [Split(array, np.zeros(len(array), np.int32)) for array in (train, valid, test)]
-    return Dataset(name, *splits)
+    return Dataset(name, splits[0], splits[1], splits[2])
 
 
 def unchanged(keys: jax.Array, stored: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import picture_folders
 import programs as started
 import pytest
 import tiny
@@ -142,6 +143,23 @@ ROWS = [
     ("run", [DIGITS, "--config.data.name=mmnist"], ["config.data.name='mmnist'"]),
     ("run", [DIGITS, "--config.data.name=npz:masks.npz", "--config.data.num_valid=0"], ["masks.npz", "255"]),
     ("run", [DIGITS, "--config.data.name=npz:text.txt"], ["text.txt"]),
+    ("run", [DIGITS, "--config.data.name=folder:"], ["config.data.name='folder:': must be one of"]),
+    ("run", [DIGITS, "--config.data.name=folder:text.txt"], ["text.txt is a file; name a folder of images"]),
+    ("run", [DIGITS, "--config.data.name=folder:absent"], ["absent does not exist; name a folder"]),
+    ("run", [DIGITS, "--config.data.name=folder:folder"], ["folder has no train/; it must hold train/"]),
+    ("run", [DIGITS, "--config.data.name=folder:pictures"], ["train/b.png has 9 × 8", "config.data.side=N"]),
+    (
+        "run",
+        [DIGITS, "--config.data.name=folder:pictures", "--config.data.side=8"],
+        ["cannot read pictures/train/c.jpg (image file is truncated", "get the file again"],
+    ),
+    ("run", [DIGITS, "--config.data.side=8"], ["config.data.side=8: only images of folder:PATH are scaled"]),
+    ("run", [DIGITS, "--config.data.side=eight"], ["--config.data.side=eight"]),
+    (
+        "grid",
+        [GRID, "--config.data.name=folder:x", "--config.data.side=0"],
+        ["config.data.side=0", "1 to 4096"],
+    ),
     ("grid", [GRID, "--config.grid.betas=((True,1.0),(1.0,))"], ["config.grid.betas", "True"]),
     ("grid", [GRID, "--config.model.latent_shapes=((2,2,16),)"], ["is over 2 layers but the model has 1"]),
     ("grid", [GRID, "--config.grid.memory_gib=0.01"], ["config.grid.memory_gib=0.01 allows 0.01 GiB"]),
@@ -168,6 +186,8 @@ ROWS = [
     ("grid", [GRID, "--partition=gpu"], ["--partition needs --launcher=slurm"]),
     ("evaluate", [], ["--workdir must be given"]),
     ("evaluate", ["--workdir=run", "--num_draws=0"], ["num_draws=0"]),
+    ("evaluate", ["--workdir=run", "--max_codes=3"], ["--max_codes=3 needs --codes"]),
+    ("evaluate", ["--workdir=run", "--codes", "--max_codes=0"], ["--max_codes=0"]),
     ("made_images", [], ["--data_dir must be given"]),
     ("made_images", ["--data_dir=new", "--side=1000000000"], ["--side=1000000000", "4096"]),
     ("made_images", ["--data_dir=new", "--side=1"], ["--side=1"]),
@@ -336,6 +356,12 @@ def world(tmp_path_factory) -> pathlib.Path:
         test_images=pixels,
         test_labels=classes,
     )
+
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    names = {"train/a.png": noise[:8, :8], "train/b.png": noise[:9, :8], "train/c.jpg": noise}
+    picture_folders.write(folder / "pictures", names | {"test/a.png": noise[:8, :8]})
+    cut = folder / "pictures" / "train" / "c.jpg"
+    cut.write_bytes(cut.read_bytes()[:2000])
 
     config = digits.get_config().to_dict()
     seed_5 = {**config, "training": {**config["training"], "seed": 5}}

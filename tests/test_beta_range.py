@@ -160,4 +160,4 @@ def test_during_a_warm_up_layers_above_z_1_cost_less_than_they_are_told():
     drawn = jnp.array([[0.1, 0.5], [10.0, 2.0]])
     np.testing.assert_array_equal(RANGE.paid(drawn, OPEN), drawn)
     np.testing.assert_allclose(RANGE.paid(drawn, 0.25 * OPEN), [[0.1, 0.125], [10.0, 0.5]])
-    np.testing.assert_array_equal(RANGE.paid(drawn, 0.0 * OPEN), [[0.1, 0.0], [10.0, 0.0]])
+    np.testing.assert_allclose(RANGE.paid(drawn, 0.0 * OPEN), [[0.1, 0.0], [10.0, 0.0]])

@@ -37,7 +37,7 @@ def test_npz_with_its_own_validation(tmp_path: Path) -> None:
     assert_split(dataset.train, arrays["train_images"][..., None], arrays["train_labels"])
     message = error_of(lambda: load(make_config(name, num_valid=1)))
     assert message.startswith("config.data.num_valid=1: must be at most 0")
-    assert message.endswith("it has its own valid_images")
+    assert message.endswith("it has its own validation images")
 
 
 def test_npz_without_labels(tmp_path: Path) -> None:

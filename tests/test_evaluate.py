@@ -4,6 +4,7 @@ import csv
 import pathlib
 import shutil
 
+import numpy as np
 import pytest
 import services
 import small_grid
@@ -29,7 +30,7 @@ def grid(environment, tmp_path_factory) -> pathlib.Path:
     (folder / "grid.csv").write_text("model,status\n0,ok\n1,ok\n2,ok\n3,diverged\n")
     baseline = folder.parent / "one_layer"
     small_grid.make_run(baseline, data, (1.0,), seed=0)
-    flags = (f"--workdir={folder}", f"--baseline={baseline}", "--check_bounds", *QUICK)
+    flags = (f"--workdir={folder}", f"--baseline={baseline}", "--check_bounds", "--codes", *QUICK)
     result = tiny.start_anew(environment, "evaluate", *flags)
     assert result.returncode == 0, result.stderr
     assert "Bounds checked on 3 models: 0 violations" in result.stdout
@@ -37,6 +38,7 @@ def grid(environment, tmp_path_factory) -> pathlib.Path:
         "accuracy from samples of z_L ≤ f⁻¹(I_q(y; z_L)): 12 checked, 12 could have failed" in result.stdout
     )
     assert "1 models of the grid diverged" in result.stdout
+    assert "0000/codes.npz has the codes of 180 of train, 60 of valid, 90 of test images" in result.stdout
     return folder
 
 
@@ -90,6 +92,44 @@ def test_a_resumed_evaluation_does_what_is_missing_and_a_broken_bound_ends_with_
     entries = records.read_json(tmp_path / "grid" / "guidance.json")["applications"].values()
     assert {tuple(entry["unit_betas"]["models"]) for entry in entries} == {("0001", "again/0000")}
     assert {tuple(entry["unit_betas"]["seeds"]) for entry in entries} == {(1, 7)}
+
+
+def test_codes_are_those_whose_active_units_are_counted(programs, grid, tmp_path):
+    active: list[int] = []
+    for number in range(3):
+        folder = grid / "models" / f"{number:04d}"
+        rates = records.read_json(folder / "metrics.json")["rates"]
+        assert rates["test"]["num_units"] == [16, 8, 3]
+        with np.load(folder / "codes.npz") as codes:
+            for split in ("valid", "test"):
+                means = [codes[f"{split}_means_{layer}"] for layer in (1, 2, 3)]
+                active = [int((layer.astype(float).var(0, ddof=1) > 0.01).sum()) for layer in means]
+                assert rates[split]["active_units"] == active
+    with (grid / "evaluation.csv").open() as file:
+        row = list(csv.DictReader(file))[2]
+    assert [int(row[f"rates.test.active_units.{layer}"]) for layer in (1, 2, 3)] == active
+    assert not (grid / "models" / "0003" / "codes.npz").exists()
+    for entry in records.read_json(grid / "guidance.json")["applications"].values():
+        (name,) = entry["best"]["models"]
+        counted = records.read_json(grid / "models" / name / "metrics.json")["rates"]["test"]["active_units"]
+        assert entry["best"]["active_units"] == counted
+        assert f" | {', '.join(map(str, counted))} | 1 | " in (grid / "guidance.md").read_text()
+
+    shutil.copytree(grid, tmp_path / "grid")
+    files = [tmp_path / "grid" / "models" / f"{number:04d}" / "codes.npz" for number in range(3)]
+    files[1].unlink()
+    before = files[0].stat().st_mtime_ns
+    result = programs.run("evaluate", f"--workdir={tmp_path / 'grid'}", "--codes", *QUICK)
+    assert result.status == 0, result.err
+    assert files[0].stat().st_mtime_ns == before
+    with np.load(files[1]) as again, np.load(grid / "models" / "0001" / "codes.npz") as codes:
+        for name in codes:
+            np.testing.assert_array_equal(again[name], codes[name])
+    flags = ("--codes", "--max_codes=7", *QUICK)
+    result = programs.run("evaluate", f"--workdir={tmp_path / 'grid'}", *flags)
+    assert result.status == 0, result.err
+    with np.load(files[0]) as part:
+        assert part["test_means_3"].shape == (7, 3)
 
 
 def test_the_report_in_a_browser(grid):

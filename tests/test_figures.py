@@ -1,3 +1,4 @@
+import dataclasses
 import pathlib
 
 import drawn as drawn_artists
@@ -6,8 +7,10 @@ import numpy as np
 import pytest
 from small_metrics import make_metrics
 
+from hvae_jax.evaluation.metrics import GroupRate, PerSplit
+from hvae_jax.evaluation.plain import Estimate
 from hvae_jax.evaluation.results import Evaluated
-from hvae_jax.figures import applications, style
+from hvae_jax.figures import applications, report, style
 from hvae_jax.figures import runs as figures
 
 
@@ -85,3 +88,20 @@ def test_images_keep_their_sides(tmp_path, monkeypatch):
     figures.image_rows({"a row": np.ones((3, 10, 20, 1))}, "a title", tmp_path / "rows.png")
     box = kept["rows.png"].axes[0].get_window_extent()
     assert box.width / box.height == pytest.approx(3 * 20 / 10, rel=0.07)  # but for the line between rows
+
+
+def test_the_table_of_the_report_has_active_units_by_layer_or_by_group():
+    def columns(**changes) -> dict:
+        metrics = make_metrics()
+        rates = dataclasses.replace(metrics.rates.test, **changes)
+        metrics = dataclasses.replace(metrics, rates=PerSplit(test=rates))
+        found = report.columns(Evaluated("run", pathlib.Path("run"), (1.0, 1.0), 0, metrics))
+        return {name: value for name, value in found.items() if "active" in name}
+
+    names = ["active units of z_1", "active units of z_2"]
+    assert columns() == dict.fromkeys(names, "")  # as an older version left it
+    assert columns(active_units=(7, 3), num_units=(9, 3)) == dict(zip(names, (7, 3), strict=True))
+    nats = Estimate(1.0, 0.1)
+    groups = (GroupRate(name="both", lowest_layer=1, highest_layer=2, rate_nats=nats, rate_bits=nats),)
+    assert columns(active_units=(7, 3), groups=groups) == {"active units of both": 10}
+    assert columns(groups=groups) == {"active units of both": ""}

@@ -1,9 +1,10 @@
 """Data sets by name, as uint8 images, and what turns them into a model's input.
 
 `load(config)` understands `digits` (scikit-learn, nothing to download), `idx:FOLDER` (MNIST's own
-file format), `npz:FILE` (your arrays) and, once prepared, `mnist`, `fashion_mnist`, `svhn_cropped`,
-`cifar10` and `tfds:NAME` of TensorFlow Datasets, which are read without TensorFlow. A split that is too
-large to keep on the devices is streamed to them: it comes as a `stored.StoredArray`.
+file format), `npz:FILE` (your arrays), `folder:PATH` (PNG and JPEG files) and, once prepared, `mnist`,
+`fashion_mnist`, `svhn_cropped`, `cifar10` and `tfds:NAME` of TensorFlow Datasets, which are read without
+TensorFlow. A split that is too large to keep on the devices is streamed to them: it comes as a
+`stored.StoredArray`.
 
 What your arrays may be; what is not listed is refused, and `Dataset.notices` says what was changed:
 
@@ -18,6 +19,20 @@ What your arrays may be; what is not listed is refused, and `Dataset.notices` sa
 | images | `train-images-idx3-ubyte`, `t10k-images-idx3-ubyte` |
 | labels | `train-labels-idx1-ubyte`, `t10k-labels-idx1-ubyte` |
 | also | `.idx` for `-idx`, `test` for `t10k`, gzipped (known by content), in a folder of the file's name |
+
+| Files in `folder:PATH` | |
+| --- | --- |
+| splits | the folders `train`, `test`, perhaps `valid` (or `val`, `validation`) |
+| labels | a folder for each class in each of them, numbered by name; or images alone, then all are 0 |
+| images | `.png`, `.jpg`, `.jpeg`, known by content; in the order of their names |
+| also | other files beside the splits, and names that start with a dot, are passed over |
+
+| An image file | Becomes |
+| --- | --- |
+| all grey, also as palette or 1 bit | one channel |
+| any in colour | three channels; those of grey files are equal, with a notice |
+| transparent, 16 bits, CMYK, turned by EXIF | over white, the upper 8, RGB, as seen; with a notice |
+| of any size, with `DataConfig.side` | the square in its middle, scaled; without it all must have one size |
 
 | Images | Become |
 | --- | --- |
@@ -42,6 +57,7 @@ that rounding leaves constant (`binarize="round"`); a largest value below 128 gi
 """
 
 from hvae_jax.data.sources import BINARIZE as BINARIZE
+from hvae_jax.data.sources import FOLDER as FOLDER
 from hvae_jax.data.sources import TFDS_NAMES as TFDS_NAMES
 from hvae_jax.data.sources import DataConfig as DataConfig
 from hvae_jax.data.sources import Dataset as Dataset

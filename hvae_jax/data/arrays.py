@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hvae_jax.data.labels import Named, listed, to_numbers
-from hvae_jax.data.stored import Split
+from hvae_jax.data.stored import FileMarks, Split
 from hvae_jax.errors import data_error
 
 CHANNELS = (1, 2, 3, 4)
@@ -25,11 +25,13 @@ class Source(NamedTuple):
       splits: `train`, `test` and perhaps `valid`.
       class_names: of labels 0, 1, …; empty where the labels are numbers that say it themselves.
       notices: what was changed on the way, one line each.
+      marks: of splits that are made of many files.
     """
 
     splits: Mapping[str, Split]
     class_names: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    marks: Mapping[str, FileMarks] | None = None
 
 
 def to_source(name: str, images: Mapping[str, Named], labels: Mapping[str, Named]) -> Source:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from hvae_jax.data.stored import HostArray, Rows
+from hvae_jax.data.stored import FileMarks, HostArray, Rows
 
 # Images and labels that stand for a split on disk.
 NUM_SAMPLED = 64
@@ -14,7 +14,7 @@ CHUNK_BYTES = 2**24
 NUM_THREADS = 4
 
 
-def fingerprint(images: Rows, labels: Rows, is_sampled: bool = False) -> str:
+def fingerprint(images: Rows, labels: Rows, is_sampled: bool = False, marks: FileMarks | None = None) -> str:
     """A split's shapes, types and contents in 16 hexadecimal digits, the first of a SHA-256.
 
     Another image, another label or another order gives another one. Not so where `is_sampled`: reading a
@@ -25,6 +25,8 @@ def fingerprint(images: Rows, labels: Rows, is_sampled: bool = False) -> str:
       images: `[N, ...]`, in memory or stored.
       labels: `[N]`.
       is_sampled: whether a sample stands for all; one of a split is never that of all of it.
+      marks: of the files that the images are from: another name then gives another fingerprint, and of a
+        sample another size in bytes of any file.
     """
     if is_sampled:
         places = sampled_places(len(images))
@@ -33,6 +35,8 @@ def fingerprint(images: Rows, labels: Rows, is_sampled: bool = False) -> str:
         kind, parts = "all", [images, labels]
     digests = [_digest(part) for part in parts]
     described = [kind, *(f"{rows.dtype.str} {list(rows.shape)}" for rows in (images, labels)), *digests]
+    if marks is not None:
+        described += [marks.names, *([marks.sizes] if is_sampled else [])]
     return hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,22 +11,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hvae_jax.data import idx_files, npz_files, pixels, prepared, stored
+from hvae_jax.data import folder_files, idx_files, npz_files, pixels, prepared, stored
 from hvae_jax.data.arrays import Source, to_source
 from hvae_jax.data.fingerprints import fingerprint, is_in_memory
+from hvae_jax.data.folder_files import FolderImages
 from hvae_jax.data.prepared import RecordImages
-from hvae_jax.data.stored import HostArray, Split
+from hvae_jax.data.stored import FileMarks, HostArray, Split
 from hvae_jax.errors import data_error
 from hvae_jax.values import is_integer
 
 BINARIZE = ("none", "round", "sample")
 TFDS_NAMES = ("mnist", "fashion_mnist", "svhn_cropped", "cifar10")
-KNOWN_NAMES = ("digits", *TFDS_NAMES, "tfds:NAME", "idx:FOLDER", "npz:FILE")
+KNOWN_NAMES = ("digits", *TFDS_NAMES, "tfds:NAME", "idx:FOLDER", "npz:FILE", "folder:PATH")
 STREAMING = ("auto", "always", "never")
 # Bytes of a split beyond which "auto" streams it: every device would keep a copy.
 STREAM_BYTES = 2**30
 # No machine has more cores.
 MAX_WORKERS = 1024
+# Of squares that the images of a folder become.
+MAX_SIDE = 4096
+FOLDER = "folder:"
 
 
 class Dataset(NamedTuple):
@@ -40,6 +44,7 @@ class Dataset(NamedTuple):
       class_names: of labels 0, 1, …, where the source has names, or numbers with large gaps.
       notices: what became of the source's arrays, and what looks wrong with them, for a program to print
         once; one line each.
+      marks: of the files of each split, where the source is a folder of files.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Dataset(NamedTuple):
     test: Split
     class_names: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    marks: Mapping[str, FileMarks] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -76,14 +82,11 @@ class Dataset(NamedTuple):
         Returns:
           `name`, `image_shape` [H, W, C], `num_classes`, and `splits`: by name `num_images` and
           `fingerprint`, 16 hexadecimal digits that another image or label would change. Of a data set of
-          TFDS it is that of a sample, see `fingerprints.fingerprint`.
+          TFDS it is that of a sample, and of more than `STREAM_BYTES` of a folder of files: see
+          `fingerprints.fingerprint`.
         """
-        is_prepared = self.name in TFDS_NAMES or self.name.startswith("tfds:")
         splits = {
-            name: {
-                "num_images": len(split.images),
-                "fingerprint": fingerprint(*split, is_prepared or not is_in_memory(split.images)),
-            }
+            name: {"num_images": len(split.images), "fingerprint": self._fingerprint(name)}
             for name, split in self.splits.items()
         }
         return {
@@ -93,13 +96,20 @@ class Dataset(NamedTuple):
             "splits": splits,
         }
 
+    def _fingerprint(self, name: str) -> str:
+        split = self.splits[name]
+        if self.marks is not None:  # by size alone, so that streaming it makes no difference
+            return fingerprint(*split, split.images.nbytes > STREAM_BYTES, self.marks[name])
+        is_prepared = self.name in TFDS_NAMES or self.name.startswith("tfds:")
+        return fingerprint(*split, is_prepared or not is_in_memory(split.images))
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The fields of `config.data`; a value that is not allowed raises RunError.
 
     Attributes:
-      name: one of `KNOWN_NAMES`, with your path for FOLDER or FILE.
+      name: one of `KNOWN_NAMES`, with your path for FOLDER, FILE or PATH.
       data_dir: where TFDS data sets lie; "" is $TFDS_DATA_DIR, else ~/tensorflow_datasets.
       binarize: one of `BINARIZE`, see `make_preprocess`.
       num_valid: images set aside from the training split for validation, 0 or more.
@@ -108,6 +118,8 @@ class DataConfig:
         `STREAM_BYTES` ("auto"), all ("always") or none ("never"). The numbers are the same.
       num_workers: processes that read and decode what is streamed from disk; 0 reads in threads.
       check_values: refuse images that cannot be bytes from 0 to 255, see `pixels.check`; False takes all.
+      side: of the squares that the images of `folder:PATH` become, 1 to `MAX_SIDE`: the middle of each,
+        scaled. None keeps images as they are.
     """
 
     name: str
@@ -118,6 +130,7 @@ class DataConfig:
     streaming: str
     num_workers: int
     check_values: bool = True
+    side: int | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -135,6 +148,13 @@ class DataConfig:
                 raise data_error(
                     value, "must be an integer, 0 " + (f"to {most}" if most else "or more"), field
                 )
+        if self.side is not None and not is_integer(self.side, 1, MAX_SIDE):
+            raise data_error(self.side, f"must be an integer, 1 to {MAX_SIDE}, or None", "side")
+        if self.side is not None and not self.name.startswith(FOLDER):
+            problem = (
+                f"only images of {FOLDER}PATH are scaled, config.data.name is {self.name!r}; leave it out"
+            )
+            raise data_error(self.side, problem, "side")
 
 
 def load(config: DataConfig) -> Dataset:
@@ -151,8 +171,8 @@ def load(config: DataConfig) -> Dataset:
       RunError: files are missing, damaged or of another kind, or no image is left to train on.
     """
     kind = config.name.partition(":")[0]
-    read = {"digits": _read_digits, "idx": _read_idx, "npz": _read_npz}.get(kind, _open_prepared)
-    splits, class_names, notices = read(config)
+    own = {"digits": _read_digits, "idx": _read_idx, "npz": _read_npz, "folder": _open_folder}
+    splits, class_names, notices, marks = own.get(kind, _open_prepared)(config)
     for split, found in splits.items():
         if not len(found.images):
             raise data_error(config.name, f"the {split} split has no images")
@@ -160,7 +180,7 @@ def load(config: DataConfig) -> Dataset:
         notices = (*notices, *pixels.check(config.name, splits, config.binarize))
     largest = 0 if "valid" in splits else len(splits["train"].images) - 1
     if config.num_valid > largest:
-        why = "it has its own valid_images" if "valid" in splits else "an image must be left to train on"
+        why = "it has its own validation images" if "valid" in splits else "an image must be left to train on"
         raise data_error(config.num_valid, f"must be at most {largest} for {config.name}, {why}", "num_valid")
     train, aside = _set_aside(splits["train"], config.num_valid, config.split_seed)
     valid, test = splits.get("valid", aside), splits["test"]
@@ -169,7 +189,9 @@ def load(config: DataConfig) -> Dataset:
         raise data_error(config.name, f"images of train, valid and test have shapes {shapes}, must be alike")
     train, valid, test = (_place(split, config.streaming) for split in (train, valid, test))
     notices = tuple(f"{config.name}: {notice}" for notice in notices)
-    return Dataset(config.name, train, valid, test, class_names, notices)
+    if marks is not None:
+        marks = {"valid": marks["train"], **marks}
+    return Dataset(config.name, train, valid, test, class_names, notices, marks)
 
 
 def make_preprocess(binarize: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -198,7 +220,7 @@ def make_preprocess(binarize: str) -> Callable[[jax.Array, jax.Array], jax.Array
 def title_of(name: str) -> str:
     """A data set's name as figures say it: of a folder or file its own name alone, without the way there."""
     kind, _, rest = name.partition(":")
-    own = {"idx": Path(rest).name, "npz": Path(rest).stem}.get(kind, rest)
+    own = {"idx": Path(rest).name, "npz": Path(rest).stem, "folder": Path(rest).name}.get(kind, rest)
     return own or kind
 
 
@@ -209,7 +231,7 @@ def _sample(keys: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def _check_name(name: str) -> None:
-    if isinstance(name, str) and (name in ("digits", *TFDS_NAMES) or re.match("(idx|npz):.", name)):
+    if isinstance(name, str) and (name in ("digits", *TFDS_NAMES) or re.match("(idx|npz|folder):.", name)):
         return
     if isinstance(name, str) and re.match("tfds:.", name):
         if not re.fullmatch(r"tfds:\w+(/[\w.+-]+)*", name):
@@ -233,6 +255,8 @@ def _place(split: Split, streaming: str) -> Split:
     is_streamed = streaming == "always" or (streaming == "auto" and split.images.nbytes > STREAM_BYTES)
     if isinstance(split.images, RecordImages) and not is_streamed:
         return Split(*split.images.read_all())
+    if isinstance(split.images, FolderImages) and not is_streamed:
+        return Split(np.asarray(split.images), split.labels)
     if isinstance(split.images, np.ndarray) and is_streamed:
         return Split(HostArray(split.images), split.labels)
     return split
@@ -254,6 +278,10 @@ def _read_idx(config: DataConfig) -> Source:
 
 def _read_npz(config: DataConfig) -> Source:
     return to_source(config.name, *npz_files.read(config.name))
+
+
+def _open_folder(config: DataConfig) -> Source:
+    return folder_files.open_splits(config.name, config.side, config.num_workers)
 
 
 def _open_prepared(config: DataConfig) -> Source:

@@ -79,6 +79,18 @@ def select(rows: Any, index: np.ndarray) -> Any:
     return rows.select(index) if isinstance(rows, StoredArray) else rows[index]
 
 
+class FileMarks(NamedTuple):
+    """Of a split that is made of many files, what tells whether they are the same: two SHA-256.
+
+    Attributes:
+      names: of their names, in order.
+      sizes: of their sizes in bytes.
+    """
+
+    names: str
+    sizes: str
+
+
 class Split(NamedTuple):
     """Images and their labels: arrays, or where they are streamed a `StoredArray`.
 

@@ -5,10 +5,11 @@ which is read once for the report. Samples are drawn twice, with different keys,
 the data do not allow, for want of labels, of a validation split or of images, is left out and named.
 """
 
+import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar, get_args
 
@@ -19,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from hvae_jax.data import Dataset
 from hvae_jax.evaluation import (
+    active_units,
     generation,
     information,
     measuring,
@@ -29,6 +31,7 @@ from hvae_jax.evaluation import (
     representation,
 )
 from hvae_jax.evaluation.classifier import Classifier
+from hvae_jax.evaluation.encoding import Codes, Encoder
 from hvae_jax.evaluation.measuring import Measured, Real
 from hvae_jax.evaluation.metrics import (
     Application,
@@ -37,6 +40,7 @@ from hvae_jax.evaluation.metrics import (
     PerApplication,
     PerSplit,
     Pixels,
+    Rates,
     ReconstructionScores,
     Representation,
     SampleScores,
@@ -46,6 +50,8 @@ from hvae_jax.evaluation.metrics import (
 from hvae_jax.evaluation.rates import NamedGroups
 from hvae_jax.evaluation.runner import Runner
 from hvae_jax.evaluation.sizes import NUM_PICTURES, NUM_POINTS, Sizes
+from hvae_jax.keys import make_key
+from hvae_jax.models.config import CATEGORICAL
 from hvae_jax.models.hvae import HVAE
 from hvae_jax.training import Params, PreprocessFn
 
@@ -134,6 +140,7 @@ class ModelEvaluator:
         self._near = neighbours.of_split(parts.training_images(dataset), preprocess_fn)
         self._look_fn = measuring.make_look_fn(classifier)
         self._measure_fn = measuring.make_measure_fn(model, classifier, sizes.num_draws)
+        self._encoder = Encoder(model, preprocess_fn, has_samples=False)
         self._real: dict[int, tuple[dict[str, Real], np.ndarray]] = {}
 
     @property
@@ -162,7 +169,7 @@ class ModelEvaluator:
         # brings on matrices this small.
         num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         with threadpool_limits(1), ThreadPoolExecutor(num_cores) as pool:
-            begun = [self._score(*found, seed, pool) for found in zip(measured, drawn, strict=True)]
+            begun = [self._score(*found, seed, pool) for found in zip(models, measured, drawn, strict=True)]
             return [finish() for finish in begun]
 
     def measure(self, models: Sequence[Params], seed: int) -> list[dict[str, Measured]]:
@@ -189,7 +196,12 @@ class ModelEvaluator:
         self._real = {seed: (real, distances)}
 
     def _score(
-        self, measured: dict[str, Measured], drawn: dict[Split, Drawn], seed: int, pool: Executor
+        self,
+        params: Params,
+        measured: dict[str, Measured],
+        drawn: dict[Split, Drawn],
+        seed: int,
+        pool: Executor,
     ) -> Callable[[], Evaluation]:
         """Begins to score a model; returns what waits for the end."""
         num_dims, has_classes = math.prod(self._model.image_shape), self._classes.can_be_told_apart
@@ -216,7 +228,18 @@ class ModelEvaluator:
             split: pool.submit(self._score_samples, drawn[split], real[split], distances, split)
             for split in self._splits
         }
+        units = {
+            split: pool.submit(active_units.count, self._codes(params, measured[split], split))
+            for split in self._splits
+        }
         shown = pool.submit(self._near.nearest, drawn["test"].images[:NUM_PICTURES])
+
+        def summarize(split: Split) -> Rates:
+            found = rates.summarize(
+                measured[split].terms, num_dims, self._grouped, monte_carlo_rates=monte_carlo_rates
+            )
+            active, num_units = units[split].result()
+            return dataclasses.replace(found, active_units=active, num_units=num_units)
 
         def finish() -> Evaluation:
             read, coordinates = finish_reading()
@@ -234,11 +257,7 @@ class ModelEvaluator:
                 place = f"generation.{split}.{self.pixels}"
                 _name_lacking_scores(generated[split].result(), place, split, left_out)
             metrics = Metrics(
-                rates=self._per_split(
-                    lambda split: rates.summarize(
-                        measured[split].terms, num_dims, self._grouped, monte_carlo_rates=monte_carlo_rates
-                    )
-                ),
+                rates=self._per_split(summarize),
                 reconstruction=self._per_split(reconstructed.__getitem__),
                 representation=read,
                 information=self._per_split(lambda split: informed[split].result()),
@@ -258,6 +277,15 @@ class ModelEvaluator:
             return Evaluation(metrics, pictures)
 
         return finish
+
+    def _codes(self, params: Params, measured: Measured, split: Split) -> Iterable[list[Codes]]:
+        """Posterior means of every layer: of the images that are read, or of a deep network of all."""
+        if len(self._top_layers) < self._model.num_layers:
+            # No sample depends on this key: means are not drawn.
+            return self._encoder.batches(self._parts[split].images, params, make_key(0))
+        kinds = self._model.config.kinds
+        names = ["probs" if kind == CATEGORICAL else "means" for kind in kinds]
+        return [[{name: means} for name, means in zip(names, measured.read.means, strict=True)]]
 
     def _per_split(self, make: Callable[[Split], T]) -> PerSplit[T]:
         found = {split: make(split) for split in self._splits}

@@ -16,6 +16,7 @@ class Scored(NamedTuple):
       rates_nats: R_1 … R_L, on the test split.
       pixels: what the samples are that generation is scored with; None where it is not.
       left_out: why there is no number for an application: "applications.NAME" → reason.
+      active_units: of each layer, on the test split; None where they were not counted.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Scored(NamedTuple):
     scores: PerSplit[PerApplication[Score]]
     pixels: Pixels | None = None
     left_out: Mapping[str, str] = {}
+    active_units: tuple[int, ...] | None = None
 
     def serves(self, application: Application) -> bool:
         """Whether it has a number for an application, to choose by and to report."""
@@ -52,6 +54,7 @@ class Candidate:
     Attributes:
       test_standard_error: of both parts together.
       standard_error_of_seeds: None where no spread over seeds is known.
+      active_units: of each layer; None where they were not counted in every model.
     """
 
     betas: tuple[float, ...]
@@ -63,6 +66,7 @@ class Candidate:
     test_standard_error: float
     standard_error_of_images_and_draws: float
     standard_error_of_seeds: float | None
+    active_units: tuple[float, ...] | None = dataclasses.field(default=None, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)

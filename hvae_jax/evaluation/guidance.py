@@ -188,6 +188,8 @@ def _candidate(
     own = [score.standard_error for model in group if (score := model.scores.test.get(application))]
     of_images = math.sqrt(float(np.mean(np.square([error or 0.0 for error in own]))))
     of_seeds = None if spread is None else spread.standard_deviation / math.sqrt(len(group))
+    counts = [model.active_units for model in group if model.active_units is not None]
+    is_counted = len(counts) == len(group)
     return Candidate(
         betas=betas,
         rates_nats=tuple(np.mean([model.rates_nats for model in group], axis=0).tolist()),
@@ -198,6 +200,7 @@ def _candidate(
         test_standard_error=math.hypot(of_images, of_seeds or 0.0),
         standard_error_of_images_and_draws=of_images,
         standard_error_of_seeds=of_seeds,
+        active_units=tuple(np.mean(counts, axis=0).tolist()) if is_counted else None,
     )
 
 

@@ -16,17 +16,22 @@ def to_markdown(guidance: Guidance) -> str:
     lines = ["# Which betas for which application", "", introduction(guidance)]
     for application, entry in guidance.applications.items():
         unit = f", {entry.unit}" if entry.unit else ""
+        has_units = knows_units(entry)
+        names = ["choice", "betas", "rates (nats)", "seeds", "validation", "test", "best is ahead by"]
+        if has_units:
+            names.insert(3, "active units")
+        best = "**best**" if entry.num_candidates > 1 else "this model"
         lines += [
             "",
             f"## {application.capitalize()}: {entry.metric}{unit}",
             "",
-            "| choice | betas | rates (nats) | seeds | validation | test | best is ahead by |",
-            "|---|---|---|---|---|---|---|",
-            _row("**best**" if entry.num_candidates > 1 else "this model", entry.best, "", entry.unit),
+            f"| {' | '.join(names)} |",
+            "|---" * len(names) + "|",
+            _row(best, entry.best, "", entry.unit, has_units),
         ]
         for label, rival in entry.rivals().items():
             ahead = "" if rival is None else _describe(rival)
-            lines.append(_row(label, rival, ahead, entry.unit))
+            lines.append(_row(label, rival, ahead, entry.unit, has_units))
         lines += ["", f"{statement(entry)} {spread_statement(entry)}"]
         if entry.num_candidates > 1:
             lines += ["", _explain(entry.explained_by)]
@@ -106,6 +111,22 @@ def spread_statement(entry: Entry) -> str:
     )
 
 
+def knows_units(entry: Entry) -> bool:
+    """Whether active units were counted in any of the models that are compared: a column shows them."""
+    shown = (entry.best, *entry.rivals().values())
+    return any(one is not None and one.active_units is not None for one in shown)
+
+
+def describe_units(entry: Candidate) -> str:
+    """Active units of every layer, z_1 first, in short where there are many; "" if they were not counted."""
+    units = entry.active_units
+    if units is None:
+        return ""
+    if len(units) > MANY_LAYERS:
+        return f"{sum(units):.4g} in all, {units[-1]:.4g} at the top"
+    return ", ".join(f"{number:.4g}" for number in units)
+
+
 def _explain(explained: Mapping[str, Explained]) -> str:
     parts = []
     for name, found in explained.items():
@@ -115,15 +136,16 @@ def _explain(explained: Mapping[str, Explained]) -> str:
     return f"Of its variance over all models, a monotone function of one rate explains: {', '.join(parts)}."
 
 
-def _row(label: str, entry: Candidate | None, ahead: str, unit: str) -> str:
+def _row(label: str, entry: Candidate | None, ahead: str, unit: str, has_units: bool) -> str:
     if entry is None:
-        return f"| {label} | absent | | | | | |"
+        return f"| {label} | absent | | | | | |" + " |" * has_units
     betas, rates = _betas(entry), ", ".join(f"{rate:.2f}" for rate in entry.rates_nats)
     if len(entry.rates_nats) > MANY_LAYERS:
         rates = f"{sum(entry.rates_nats):.2f} in all, {entry.rates_nats[-1]:.2f} at the top"
     test = f"{_number(entry.test, unit)} ± {_number(entry.test_standard_error, unit)}"
+    units = f"{describe_units(entry)} | " if has_units else ""
     return (
-        f"| {label} | {betas} | {rates} | {len(entry.seeds)} | {_number(entry.valid, unit)} | {test} "
+        f"| {label} | {betas} | {rates} | {units}{len(entry.seeds)} | {_number(entry.valid, unit)} | {test} "
         f"| {ahead} |"
     )
 

@@ -70,6 +70,8 @@ class Rates:
 
     Attributes:
       monte_carlo_rates: layers whose rate has no closed form: log q(z) − log p(z) at the draws.
+      active_units: of each layer, latents with Var_x(E_q[z|x]) > 0.01, see `active_units.count`.
+      num_units: of each layer, how many there are.
     """
 
     num_images: int
@@ -80,6 +82,8 @@ class Rates:
     bits_per_dim: float
     groups: tuple[GroupRate, ...] | None = None
     monte_carlo_rates: tuple[int, ...] | None = None
+    active_units: tuple[int, ...] | None = None
+    num_units: tuple[int, ...] | None = None
     bound: Annotated[ImportanceBound | None, Inline()] = None
 
 

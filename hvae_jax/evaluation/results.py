@@ -64,6 +64,7 @@ class Evaluated(NamedTuple):
         return Scored(
             self.name, self.betas, self.seed, self.rates_nats,
             metrics.applications, metrics.generation.test.pixels, metrics.left_out,
+            metrics.rates.test.active_units,
         )  # fmt: skip
 
     def pictures(self) -> dict[str, np.ndarray]:

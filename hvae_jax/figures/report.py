@@ -83,7 +83,13 @@ def columns(model: Evaluated) -> dict[str, float | int | str]:
     judged, both = (scores.judged, scores.precision_recall) if scores else (None, None)
     betas = {f"β_{layer}": beta for layer, beta in enumerate(model.betas, start=1)}
     of_layers = {f"R_{layer}": rate for layer, rate in enumerate(rates.rates_nats.value, start=1)}
+    units = rates.active_units or ("",) * len(of_layers)
+    of_units = {f"active units of z_{layer}": number for layer, number in enumerate(units, start=1)}
     if rates.groups is not None:
+        of_units = {}
+        for group in rates.groups:
+            own = units[group.lowest_layer - 1 : group.highest_layer]
+            of_units[f"active units of {group.name}"] = "" if "" in own else sum(map(int, own))
         of_layers = {f"R of {group.name}": group.rate_nats.value for group in rates.groups}
         of_groups = [set(model.betas[group.lowest_layer - 1 : group.highest_layer]) for group in rates.groups]
         if all(len(values) == 1 for values in of_groups):
@@ -94,6 +100,7 @@ def columns(model: Evaluated) -> dict[str, float | int | str]:
         **betas,
         "seed": model.seed,
         **of_layers,
+        **of_units,
         "D": rates.distortion_nats.value,
         "−ELBO": rates.negative_elbo_nats.value,
         "PSNR": whole.psnr_db.value,
@@ -218,16 +225,17 @@ def _guidance(guidance: Guidance) -> str:
     parts = [f'<h2>Which betas for which application</h2><p>{introduction}</p><div class="guidance">']
     for application, entry in guidance.applications.items():
         unit = f" {entry.unit}" if entry.unit else ""
-        rows = []
+        rows, has_units = [], guidance_text.knows_units(entry)
         best = "best" if entry.num_candidates > 1 else "this model"
         for label, one in {best: entry.best, **entry.rivals()}.items():
             if one is None:
-                rows.append(f"<tr><td>{label}</td><td colspan=4>absent</td></tr>")
+                rows.append(f"<tr><td>{label}</td><td colspan={4 + has_units}>absent</td></tr>")
                 continue
             cells = (
                 label,
                 ", ".join(f"{beta:.3g}" for beta in one.betas),
                 ", ".join(f"{rate:.2f}" for rate in one.rates_nats),
+                *([guidance_text.describe_units(one)] if has_units else []),
                 f"{one.test:.3f} ± {one.test_standard_error:.3f}{unit}",
                 str(len(one.seeds)),
             )
@@ -235,8 +243,8 @@ def _guidance(guidance: Guidance) -> str:
         title = f"{application.capitalize()}: {entry.metric}"
         parts.append(
             f"<section><h3>{html.escape(title)}</h3><table><thead><tr><th>choice</th><th>betas</th>"
-            "<th>rates (nats)</th><th>test</th><th>seeds</th></tr></thead><tbody>"
-            f"{''.join(rows)}</tbody></table><p>{html.escape(guidance_text.statement(entry))} "
+            f"<th>rates (nats)</th>{'<th>active units</th>' * has_units}<th>test</th><th>seeds</th></tr>"
+            f"</thead><tbody>{''.join(rows)}</tbody></table><p>{html.escape(guidance_text.statement(entry))} "
             f"{html.escape(guidance_text.spread_statement(entry))}</p></section>"
         )
     left_out = [

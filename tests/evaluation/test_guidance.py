@@ -65,6 +65,27 @@ def test_the_table_is_recomputed_from_the_json():
     assert "standard deviation over seeds is 0.913, with 3 degrees of freedom" in text
 
 
+def test_active_units_stand_beside_the_rates_where_they_were_counted():
+    text = guidance_text.to_markdown(guidance.make_guidance(MODELS))
+    assert "active" not in text
+    counts = [(12, 4), (13, 4), (12, 5), None, (8, 8), (8, 8), (9, 1)]
+    counted = [model._replace(active_units=units) for model, units in zip(MODELS, counts, strict=True)]
+    made = guidance.make_guidance(counted)
+    assert plain.from_plain(Guidance, plain.to_plain(made), "guidance.json") == made
+    entry = there(made.applications.reconstruction)
+    # Means over the seeds of (0.1, 1); of betas of 1, one model was not counted.
+    assert (entry.best.active_units, there(entry.unit_betas).active_units) == ((12.5, 4.0), None)
+    lines = guidance_text.to_markdown(made).splitlines()
+    assert lines[6] == (
+        "| choice | betas | rates (nats) | active units | seeds | validation | test | best is ahead by |"
+    )
+    assert {line.count("|") for line in lines[6:12]} == {9}
+    assert "| **best** | 0.1, 1 | 50.00, 5.00 | 12.5, 4 | 2 | 11.00 |" in lines[8]
+    assert "| all betas 1 (the ELBO) | 1, 1 | 5.00, 5.00 |  | 2 |" in lines[10]
+    many = dataclasses.replace(entry.best, active_units=(10.0,) * 6 + (3.5,))
+    assert guidance_text.describe_units(many) == "63.5 in all, 3.5 at the top"
+
+
 def test_an_application_that_follows_one_rate_is_explained_by_it_alone():
     # Its value is a rising function of R_2, and R_1 is drawn apart from it.
     drawn = np.random.default_rng(0).uniform(0.1, 10.0, (400, 2))

@@ -47,9 +47,9 @@ def test_the_sizes_are_counted_by_hand_and_no_weight_is_added_without_conditioni
         )
         params = jax.eval_shape(make_hvae(config, (28, 28, 1)).init, KEY, x, KEY)
         num[kind] = sum(leaf.size for leaf in jax.tree.leaves(params))
-    # A gate has a weight per layer and a bias for each of 528 hidden channels and units. A scale and a shift
-    # have 64 weights and a bias each; of them there are also those of the outputs: mean and standard deviation
-    # of 20 numbers and 16 channels where networks infer, and of 4 × 4 × 16 numbers where they generate.
+    # A gate has a weight per layer and a bias for each of 528 hidden channels and units. A scale and
+    # a shift have 64 weights and a bias each; outputs have them too: mean and standard deviation of 20
+    # numbers and 16 channels where networks infer, and of 4 × 4 × 16 numbers where they generate.
     mlp = (2 * 64 + 64) + (64 * 64 + 64)
     changes = 2 * (64 + 1) * (528 + 2 * (20 + 16 + 4 * 4 * 16))
     assert num == {
