@@ -95,9 +95,8 @@ def main(arguments: list[str]) -> None:
 
 def require_packages() -> None:
     """Raises RunError where the extra `evaluation` is not installed, before any work."""
-    missing = [name for name in ("plotly", "skimage") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise RunError(f'evaluation needs {" and ".join(missing)}; pip install -e ".[evaluation]"')
+    if importlib.util.find_spec("plotly") is None:
+        raise RunError('evaluation needs plotly; pip install -e ".[evaluation]"')
 
 
 def define_flags() -> None:
