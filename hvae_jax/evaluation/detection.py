@@ -17,7 +17,6 @@ from hvae_jax.data.stored import HostArray
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import ood, ood_sets, parts
 from hvae_jax.evaluation.metrics import PerSplit, Score, Split
-from hvae_jax.evaluation.ood import Bounds
 from hvae_jax.evaluation.ood_sets import Source
 from hvae_jax.evaluation.plain import Estimate
 from hvae_jax.evaluation.rates import NamedGroups
@@ -182,7 +181,7 @@ class Detector:
 
         def take() -> Scores:
             places = next(samples)
-            return ood.scores(Bounds(*(nats[places] for nats in bounds)), self.layers)
+            return ood.scores(jax.tree.map(lambda nats: nats[places], bounds), self.layers)
 
         inside: dict[Split, Scores] = {split: take() for split in self._splits}
         outside: list[dict[Split, Scores]] = [{split: take() for split in self._splits} for _ in self.outside]

@@ -38,12 +38,12 @@ class Bounds(NamedTuple):
     Attributes:
       elbo: `[N]`, mean over the draws.
       importance_weighted: `[N]`, log of the mean weight of as many draws (Burda et al., 2016).
-      above: `[N, K]`, L^{>k} for each k, mean over the draws.
+      above: for each k `[N]`, L^{>k}, mean over the draws.
     """
 
     elbo: Any
     importance_weighted: Any
-    above: Any
+    above: Sequence[Any]
 
 
 def layers_below(model: HVAE, grouped: NamedGroups | None = None) -> tuple[int, ...]:
@@ -74,16 +74,16 @@ def make_bounds_fn(model: HVAE, num_draws: int, layers: Sequence[int]) -> ImageF
     apply: Any = model.apply
 
     def bounds(params: Params, x: jax.Array, keys: jax.Array) -> Bounds:
-        def draw(number: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def draw(number: Any) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
             draw_keys = fold_in(keys, number)
             terms = [apply(params, x, draw_keys)]
             terms += [apply(params, x, draw_keys, layer, method="terms_above") for layer in layers]
-            nats = jnp.stack([-of.distortion - of.rates.sum(axis=1) for of in terms], axis=1)
-            return nats[:, 0], apply(params, x, draw_keys, method="log_weight"), nats[:, 1:]
+            elbo, *above = [-of.distortion - of.rates.sum(axis=1) for of in terms]
+            return elbo, apply(params, x, draw_keys, method="log_weight"), above
 
         elbo, log_weight, above = jax.lax.map(draw, jnp.arange(num_draws))
         weighted = jax.nn.logsumexp(log_weight, axis=0) - math.log(num_draws)
-        return Bounds(elbo.mean(axis=0), weighted, above.mean(axis=0))
+        return Bounds(elbo.mean(axis=0), weighted, [nats.mean(axis=0) for nats in above])
 
     return bounds
 
@@ -119,8 +119,7 @@ def scores(bounds: Bounds, layers: Sequence[int]) -> dict[str, np.ndarray]:
         "negative_importance_weighted_bound": -bounds.importance_weighted,
     }
     with np.errstate(invalid="ignore"):  # inf − inf, which becomes inf
-        for place, layer in enumerate(layers):
-            above = bounds.above[:, place]
+        for layer, above in zip(layers, bounds.above, strict=True):
             found |= {f"negative_elbo_above_{layer}": -above, f"llr_above_{layer}": bounds.elbo - above}
     return {name: np.where(np.isnan(values), np.inf, values) for name, values in found.items()}
 
@@ -195,8 +194,8 @@ def fpr_at_tpr(
     """
 
     def fpr(true: np.ndarray, false: np.ndarray) -> np.ndarray:
-        place = np.argmax(true >= tpr - 1e-9, axis=1)
-        return np.take_along_axis(false, place[:, None], axis=1)[:, 0]
+        place = np.argmax(true >= tpr * true[:, -1:] - 1e-9, axis=1)
+        return np.take_along_axis(false, place[:, None], axis=1)[:, 0] / false[:, -1]
 
     return _bootstrapped(fpr, inside, outside, are_pairs, seed)
 
@@ -232,16 +231,17 @@ def _variance_of_mean(values: np.ndarray) -> float:
 
 
 def _average_precision(true: np.ndarray, false: np.ndarray) -> np.ndarray:
-    steps = np.diff(true, prepend=0.0, axis=1)
-    flagged = true + false
-    precision = np.divide(true, flagged, out=np.zeros_like(true), where=flagged > 0)
-    return (steps * precision).sum(axis=1)
+    steps, recall = np.diff(true, prepend=0, axis=1), true / true[:, -1:]
+    flagged = recall + false / false[:, -1:]
+    precision = np.divide(recall, flagged, out=np.zeros_like(recall), where=flagged > 0)
+    return (steps * precision).sum(axis=1) / true[:, -1]
 
 
 def _bootstrapped(
     statistic: Any, inside: np.ndarray, outside: np.ndarray, are_pairs: bool, seed: int
 ) -> Estimate:
-    """A statistic of the true and false positive rates `[R, T]` at falling thresholds, and its error."""
+    """A statistic of the numbers of true and of false positives `[R, T]` at falling thresholds, and its
+    error; the last threshold flags all."""
     _check(inside, outside, are_pairs)
     num, num_inside = len(inside) + len(outside), len(inside)
     both = np.concatenate([inside, outside])
@@ -251,15 +251,13 @@ def _bootstrapped(
     ends = np.append(np.flatnonzero(falling[1:] != falling[:-1]), num - 1)
     is_inside = order < num_inside
 
-    def rates(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def positives(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         counts = counts[:, order]
-        true, false = (
-            np.cumsum(np.where(which, counts, 0), axis=1)[:, ends] for which in (~is_inside, is_inside)
-        )
-        return true / len(outside), false / num_inside
+        true = np.cumsum(np.where(is_inside, 0, counts), axis=1)[:, ends]
+        return true, np.cumsum(np.where(is_inside, counts, 0), axis=1)[:, ends]
 
-    value = statistic(*rates(np.ones((1, num), np.int64)))[0]
-    drawn = [statistic(*rates(c)) for c in _resamples(num_inside, len(outside), are_pairs, seed)]
+    value = statistic(*positives(np.ones((1, num), np.int64)))[0]
+    drawn = [statistic(*positives(c)) for c in _resamples(num_inside, len(outside), are_pairs, seed)]
     return Estimate(float(value), float(np.concatenate(drawn).std(ddof=1)))
 
 

@@ -18,10 +18,10 @@ from hvae_jax.figures.style import GUIDE_COLOR, LAYER_COLORS, new_figure, wrap
 
 # Of more ratios a figure shows as many, at even distances, and the score that was chosen.
 MAX_RATIOS = 3
-NUM_BINS = 60
+NUM_BINS, MAX_TICKS = 60, 9
 _LABELS: Mapping[str, str] = {
     "negative_elbo": "−ELBO",
-    "negative_importance_weighted_bound": "−log p(x), importance-weighted",
+    "negative_importance_weighted_bound": "−importance-weighted bound",
 }
 
 
@@ -124,7 +124,23 @@ def _histogram(axes: Axes, own: np.ndarray, sets: Sequence[tuple[str, OfScore, n
         auroc = f"{name}, AUROC {entry.test.auroc.value:.3f}"
         axes.stairs(shares(values), edges, color=color, lw=1.4, label=auroc)
     axes.set_xscale("asinh", linear_width=width)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlim(edges[0], edges[-1])
+    ticks = _ticks(edges[0], edges[-1], width)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
     axes.set_ylabel("share of images")
     axes.legend(frameon=False, fontsize=8)
+
+
+def _ticks(low: float, high: float, width: float) -> list[float]:
+    """Round numbers on a scale that is linear within `width` of 0 and logarithmic beyond, not too close."""
+    powers = np.arange(-3, 10)
+    rising = np.sort(np.concatenate([step * 10.0**powers for step in (1, 2, 5)]))
+    least = (np.arcsinh(high / width) - np.arcsinh(low / width)) / MAX_TICKS
+    ticks: list[float] = []
+    # Zero first, then the larger ones of either side, where there is room.
+    for tick in (0.0, *(sign * size for size in rising[::-1] for sign in (1, -1))):
+        place = np.arcsinh(tick / width)
+        if low <= tick <= high and all(abs(place - np.arcsinh(t / width)) >= least for t in ticks):
+            ticks.append(float(tick))
+    return sorted(ticks)
