@@ -308,15 +308,30 @@ def latents(model: Evaluated, title: str, file: pathlib.Path) -> None:
 
 
 def rate_map(
-    figure: Figure, axes: Axes, models: Sequence[Evaluated], values: Sequence[float], label: str
+    figure: Figure,
+    axes: Axes,
+    models: Sequence[Evaluated],
+    values: Sequence[float],
+    label: str,
+    limits: tuple[float, float] | None = None,
 ) -> None:
-    """The plane of rates with a dot for each model, coloured by its value; the way of equal betas in it."""
+    """The plane of rates with a dot for each model, coloured by its value; the way of equal betas in it.
+
+    Args:
+      figure, axes: to draw on.
+      models: the dots.
+      values: one for each.
+      label: of the colours.
+      limits: of the colours; those of the values by default.
+    """
+    low, high = (None, None) if limits is None else limits
     x, y, x_label, y_label = rate_axes(models)
     order = np.argsort(values)
     order = order[np.isfinite(np.asarray(values)[order])]  # of a model without this number there is no dot
     dots = axes.scatter(
-        x[order], y[order], c=np.asarray(values)[order], cmap=COLOR_MAP, s=34, ec="white", lw=0.4, zorder=3
-    )
+        x[order], y[order], c=np.asarray(values)[order], cmap=COLOR_MAP, vmin=low, vmax=high, s=34,
+        ec="white", lw=0.4, zorder=3,
+    )  # fmt: skip
     figure.colorbar(dots, ax=axes, label=label, pad=0.02)
     equal: dict[tuple[float, ...], list[int]] = {}
     for number, model in enumerate(models):

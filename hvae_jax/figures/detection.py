@@ -19,6 +19,8 @@ from hvae_jax.figures.style import GUIDE_COLOR, LAYER_COLORS, new_figure, wrap
 # Of more ratios a figure shows as many, at even distances, and the score that was chosen.
 MAX_RATIOS = 3
 NUM_BINS, MAX_TICKS = 60, 9
+# Differences of AUROC that are much smaller are no colour.
+MIN_SCALE = 0.02
 _LABELS: Mapping[str, str] = {
     "negative_elbo": "−ELBO",
     "negative_importance_weighted_bound": "−importance-weighted bound",
@@ -58,7 +60,7 @@ def histograms(
       file: to write, without its ending.
     """
     names, shown = [entry.score for entry in detection.sets[0].scores], shown_scores(detection)
-    columns = 2 if len(shown) > 1 else 1
+    columns = 3 if len(shown) in (3, 5, 6) else min(len(shown), 2)
     rows = -(-len(shown) // columns)
     figure = new_figure(5.4 * columns, 2.9 * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -79,7 +81,10 @@ def histograms(
 
 
 def detection_maps(models: Sequence[Evaluated], guidance: Guidance, file: pathlib.Path) -> None:
-    """The plane of rates, a row for each set and a column for each score, coloured by the test AUROC."""
+    """The plane of rates, a row for each set and a column for each score, coloured by the test AUROC.
+
+    A row has one scale of colours, so that scores can be compared.
+    """
     found = [model.detection for model in models if model.detection is not None]
     chosen = {detection.chosen for detection in found}
     shown = [
@@ -89,9 +94,13 @@ def detection_maps(models: Sequence[Evaluated], guidance: Guidance, file: pathli
     figure = new_figure(4.3 * len(shown), 3.7 * len(sets) + 0.4)
     panels = figure.subplots(len(sets), len(shown), sharex=True, sharey=True, squeeze=False)
     for row, name in enumerate(sets):
-        for axes, score in zip(panels[row], shown, strict=True):
-            values = [detection.sets[row].by(score).test.auroc.value for detection in found]
-            rate_map(figure, axes, models, values, "AUROC")
+        areas = {
+            score: [detection.sets[row].by(score).test.auroc.value for detection in found] for score in shown
+        }
+        highest = max(map(max, areas.values()))
+        limits = min(*map(min, areas.values()), highest - MIN_SCALE), highest
+        for axes, (score, values) in zip(panels[row], areas.items(), strict=True):
+            rate_map(figure, axes, models, values, "AUROC", limits)
             if entry := guidance.applications.detection:
                 axes.plot(*best_place(models, entry), **STAR, label="best betas for detection")
             axes.set_title(f"{name}: {score_label(score)}", fontsize=11)
