@@ -139,8 +139,8 @@ def auroc(inside: np.ndarray, outside: np.ndarray, are_pairs: bool = False) -> E
       ValueError: not vectors, no image, NaN, or pairs of different length.
 
     Example:
-      >>> auroc(np.array([0.0, 1.0, 2.0]), np.array([1.5, 3.0])).value
-      0.8333333333333334
+      >>> auroc(np.array([0.0, 1.0, 2.0, 4.0]), np.array([1.5, 5.0])).value
+      0.75
     """
     return mean_auroc(inside, [outside], [are_pairs])
 
