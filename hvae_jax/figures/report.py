@@ -125,12 +125,11 @@ def columns(model: Evaluated) -> dict[str, float | int | str]:
     return {name: "" if value is None else value for name, value in found.items()}
 
 
-def _detection_columns(detection: Detection) -> dict[str, float | str | None]:
+def _detection_columns(detection: Detection) -> dict[str, float | None]:
     """How well the chosen score tells each set; without a choice the likelihood's own bound."""
     score = detection.chosen or "negative_elbo"
     mean = detection.mean_auroc
     return {
-        "told by": score_label(score).replace("$", ""),
         **{f"AUROC of {of.name}": of.by(score).test.auroc.value for of in detection.sets},
         "mean AUROC": mean and mean.test.value,
     }
@@ -227,9 +226,10 @@ def _strip(model: Evaluated) -> dict[str, str]:
     Image.fromarray(np.round(stacked * 255).astype(np.uint8)).save(file, "PNG", optimize=True)
     from_layers = model.metrics.reconstruction.test.layers or range(1, model.num_layers + 1)
     below = [f"from z_{layer} up" if layer > 1 else "from all layers" for layer in from_layers]
-    values = "".join(
-        f"<dt>{html.escape(name)}</dt><dd>{_text(value)}</dd>" for name, value in columns(model).items()
-    )
+    said = columns(model)
+    if model.detection is not None and model.detection.chosen is not None:
+        said["told by"] = score_label(model.detection.chosen).replace("$", "")
+    values = "".join(f"<dt>{html.escape(name)}</dt><dd>{_text(value)}</dd>" for name, value in said.items())
     return {
         "name": model.name,
         "image": _data_uri(file.getvalue()),
