@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from hvae_jax import experiment, records
 from hvae_jax.evaluation import ood_files, ood_sets, results
@@ -41,6 +42,7 @@ class Detectors:
         self._sources = ood_sets.read(names, config["data_dir"], is_checked, sizes.max_images, report)
         self._built: Experiment | None = None
         self._detector: Detector | None = None
+        self._described: dict[str, Any] = {}
 
     def check(self, built: Experiment) -> None:
         """Raises RunError where the sets cannot stand beside the images of these models; reads no image."""
@@ -65,9 +67,9 @@ class Detectors:
                 self._sizes,
                 built.named_groups,
             )
-            self._built = built
+            self._built, self._described = built, self._detector.described()
         folder, detector = model.folder, self._detector
-        wanted = ood_files.settings_of(of_run, self._sizes, detector.described())
+        wanted = ood_files.settings_of(of_run, self._sizes, self._described)
         why = ood_files.why_stale(folder, wanted)
         if why is not None:
             if (folder / ood_files.OOD_FILE).exists():
