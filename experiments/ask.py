@@ -33,6 +33,7 @@ APPLICATIONS = {
     "classification": "representation",
     "representation": "representation",
     "generation": "generation",
+    "detection": "detection",
 }
 PICTURES_FOLDER = "asked"
 

@@ -9,10 +9,13 @@ guidance.md, bounds.json, figures/ and report.html. A model that was already eva
 of the same checkpoint and data and by the same version, is not evaluated again, so the same command resumes.
 The data set's classifier is trained once, in DIR/classifiers. --repeats names a grid of the same models with
 other seeds, over fewer betas if need be: the error bars of all betas then know the spread over seeds.
---data names data that moved. --check_bounds exits with status 1 if a model breaks a bound beyond its sampling
-error. --codes also writes codes.npz into each run folder: posterior means, standard deviations and samples of
-every layer, with labels, for programs of your own. What the data do not allow, for want of labels, of a
-validation split or of images, is named.
+--data names data that moved. --ood names sets of images from elsewhere, as config.data.name names data, or
+noise, constant or inverted (the run's own images): every model then gets ood.json and ood.npz, how well its
+likelihood and its ratios by layer tell them; DIR gets ood.csv, and the guidance a fourth application.
+--check_bounds exits with status 1 if a model breaks a bound beyond its sampling error. --codes also writes
+codes.npz into each run folder: posterior means, standard deviations and samples of every layer, with labels,
+for programs of your own. What the data do not allow, for want of labels, of a validation split or of images,
+is named.
 """
 
 import dataclasses
@@ -21,10 +24,13 @@ import sys
 
 from absl import flags
 
-from experiments import evaluate_models, evaluate_outputs, program
+from experiments import evaluate_models, evaluate_ood, evaluate_outputs, program
 from experiments.evaluate_models import Evaluators, Reporter
+from experiments.evaluate_ood import Detectors
+from hvae_jax import experiment
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation import classifier, guidance, guidance_text, results, tables
+from hvae_jax.evaluation import classifier, guidance, guidance_text, ood_sets, results, tables
+from hvae_jax.evaluation.detection import DetectionSizes
 from hvae_jax.evaluation.sizes import Sizes
 
 _SIZES = (
@@ -46,6 +52,8 @@ def main(arguments: list[str]) -> None:
     most = flags.FLAGS.max_codes
     if most is not None and not flags.FLAGS.codes:
         raise RunError(f"--max_codes={most} needs --codes")
+    outside = None if flags.FLAGS.ood is None else ood_sets.parse(flags.FLAGS.ood)
+    outside_sizes = DetectionSizes(flags.FLAGS.ood_draws, flags.FLAGS.max_ood_images)
     runs = results.find_runs(workdir)
     baseline_folder, repeats_folder = (
         None if value is None else program.folder_flag(name, value)
@@ -67,23 +75,32 @@ def main(arguments: list[str]) -> None:
     program.split_cpu(min(program.num_cores(), num_models))
     capacity = evaluate_models.pick_capacity(num_models)
     evaluators = Evaluators(classifiers, sizes, flags.FLAGS.data, reporter, capacity)
-    evaluators.check(runs.folders[0])
+    built, detectors = evaluators.check(runs.folders[0]), None
+    if outside is not None:
+        detectors = Detectors(outside, outside_sizes, runs.folders[0], reporter)
+        detectors.check(built)
+        for beside in filter(None, (baseline_runs, repeats)):
+            detectors.check(experiment.from_folder(beside.folders[0], data=flags.FLAGS.data))
     if flags.FLAGS.codes:
         evaluators.check_codes(runs, most)
     folders = [folder for folder in (workdir, baseline_folder, repeats_folder) if folder]
     with evaluate_models.locked(folders):
-        models = evaluate_models.evaluate_runs(runs, evaluators, reporter)
+        models = evaluate_models.evaluate_runs(runs, evaluators, reporter, detectors)
         if flags.FLAGS.codes:
             evaluate_models.write_codes(runs, evaluators, most, reporter)
         if repeats:
-            repeated = evaluate_models.evaluate_runs(repeats, evaluators, reporter)
+            repeated = evaluate_models.evaluate_runs(repeats, evaluators, reporter, detectors)
             models += [m._replace(name=evaluate_models.name_repeat(m.folder)) for m in repeated]
-        baseline = evaluate_models.evaluate_runs(baseline_runs, evaluators, reporter) if baseline_runs else []
+        baseline = []
+        if baseline_runs:
+            baseline = evaluate_models.evaluate_runs(baseline_runs, evaluators, reporter, detectors)
         content = guidance.make_guidance(*([model.scored for model in s] for s in (models, baseline, others)))
         networks = results.count_networks([model.folder for model in models])
         content = dataclasses.replace(content, num_networks=networks)
         bounds = evaluate_outputs.write(workdir, models, content)
     print(guidance_text.to_markdown(content))
+    if detectors and len(models) == 1:
+        print(evaluate_ood.describe(models[0]) + "\n")
     if flags.FLAGS.check_bounds:
         evaluate_outputs.print_bounds(bounds)
     if runs.num_left_out:
@@ -110,6 +127,11 @@ def define_flags() -> None:
         "evaluation.csv of other models, whose spread over seeds stands in where these have one seed each.",
     )
     flags.DEFINE_string("data", None, "A config.data.name instead of the runs' own, for data that moved.")
+    flags.DEFINE_string(
+        "ood", None, "Data from elsewhere, with commas: config.data.name, noise, constant, inverted."
+    )
+    flags.DEFINE_integer("ood_draws", 5, "Posterior draws per image that --ood looks at.")
+    flags.DEFINE_integer("max_ood_images", 2000, "Images of each split, and of each set of --ood.")
     flags.DEFINE_string("classifiers", None, "Where classifiers lie; DIR/classifiers by default.")
     flags.DEFINE_boolean("check_bounds", False, "Exit with status 1 if a bound is broken.")
     flags.DEFINE_boolean("codes", False, "Also write codes.npz, the latents of every image.")

@@ -11,6 +11,7 @@ import jax
 from tqdm import tqdm
 
 from experiments import program
+from experiments.evaluate_ood import Detectors
 from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import classifier, codes, measuring, parts, results, settings
@@ -130,8 +131,11 @@ class Evaluators:
         self._described: list[dict[str, Any]] = []  # the data whose notices were shown
         self._current: tuple[Experiment, ModelEvaluator, Callable[..., Settings]] | None = None
 
-    def check(self, folder: pathlib.Path) -> None:
+    def check(self, folder: pathlib.Path) -> Experiment:
         """Looks at the data and the sizes before anything is written; `get` does not read them again.
+
+        Returns:
+          what the run was built from.
 
         Raises:
           RunError: other data than the run's, or none, or sizes that do not fit into memory.
@@ -145,6 +149,7 @@ class Evaluators:
             num_features=0,  # the classifier's come on top
         )
         self._checked = folder
+        return built
 
     def check_codes(self, runs: Runs, most: int | None) -> None:
         """That the codes.npz of all runs that have none fit onto the disk; after `check`.
@@ -232,8 +237,16 @@ class _Pending(NamedTuple):
     wanted: Settings
 
 
-def evaluate_runs(runs: Runs, evaluators: Evaluators, report: Callable[[str], None]) -> list[Evaluated]:
-    """Evaluates the runs that need it, as many side by side as the evaluator takes, and loads them all."""
+def evaluate_runs(
+    runs: Runs,
+    evaluators: Evaluators,
+    report: Callable[[str], None],
+    detectors: Detectors | None = None,
+) -> list[Evaluated]:
+    """Evaluates the runs that need it, as many side by side as the evaluator takes, and loads them all.
+
+    With detectors they also look at images from elsewhere.
+    """
     pending: list[_Pending] = []
     evaluator: ModelEvaluator | None = None
 
@@ -262,6 +275,12 @@ def evaluate_runs(runs: Runs, evaluators: Evaluators, report: Callable[[str], No
                 evaluate_pending()
         evaluate_pending()
     models = [results.load(folder, runs.is_grid) for folder in runs.folders]
+    if detectors is not None:
+        looked = []
+        for model in tqdm(models, desc="images from elsewhere", unit="model", disable=None):
+            built, _, wanted = evaluators.get(model.folder, before=lambda: None)
+            looked.append(detectors.add(model, built, wanted))
+        models = looked
     for name, reason in models[0].metrics.left_out.items():
         report(f"left out: {name}: {reason}")
     return models

@@ -3,20 +3,29 @@
 import pathlib
 from collections.abc import Sequence
 
+from experiments import evaluate_ood
 from hvae_jax import records
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation import bound_checks, guidance, guidance_text, tables
+from hvae_jax.evaluation import bound_checks, guidance, guidance_text, ood_files, tables
 from hvae_jax.evaluation.bound_checks import Report, Violation
 from hvae_jax.evaluation.choices import Guidance
 from hvae_jax.evaluation.plain import to_plain
 from hvae_jax.evaluation.results import Evaluated
 from hvae_jax.figures import applications as figures
+from hvae_jax.figures import detection as detection_figures
 from hvae_jax.figures import report
 from hvae_jax.figures.style import describe_betas, group_label
 
 GUIDANCE_FILE, GUIDANCE_TEXT, BOUNDS_FILE = "guidance.json", "guidance.md", "bounds.json"
 # What DIR gets; none of it may be a folder.
-FILES = (tables.TABLE_FILE, GUIDANCE_FILE, GUIDANCE_TEXT, BOUNDS_FILE, report.REPORT_FILE)
+FILES = (
+    tables.TABLE_FILE,
+    GUIDANCE_FILE,
+    GUIDANCE_TEXT,
+    BOUNDS_FILE,
+    report.REPORT_FILE,
+    ood_files.TABLE_FILE,
+)
 
 
 def check(workdir: pathlib.Path) -> None:
@@ -41,6 +50,8 @@ def write(workdir: pathlib.Path, models: Sequence[Evaluated], content: Guidance)
       content of bounds.json.
     """
     tables.write_table(workdir, models)
+    if any(model.detection for model in models):
+        ood_files.write_table(workdir, models)
     records.write_json(workdir / GUIDANCE_FILE, to_plain(content))
     records.write_text(workdir / GUIDANCE_TEXT, guidance_text.to_markdown(content))
     bounds = check_bounds(models)
@@ -62,8 +73,10 @@ def draw(folder: pathlib.Path, models: Sequence[Evaluated], content: Guidance) -
         figures.metric_by_total_rate(models, content, folder / "metric_by_total_rate")
         if "generation" in chosen:
             figures.score_factor_maps(models, content, folder / "score_factor_maps")
-        if chosen.keys() == guidance.APPLICATIONS.keys():
+        if guidance.APPLICATIONS.keys() <= chosen.keys():
             figures.trade_off(models, content, folder / "trade_off")
+        if all(model.detection for model in models):
+            detection_figures.detection_maps(models, content, folder / "detection_maps")
     best = {f"best for {name}": (name, entry.best.models[0]) for name, entry in chosen.items()}
     if not best and len(models) == 1:
         best = {"": ("model", models[0].name)}
@@ -79,6 +92,8 @@ def draw(folder: pathlib.Path, models: Sequence[Evaluated], content: Guidance) -
         title = title.removeprefix(": ")
         figures.pictures(model, title, folder / f"pictures_{ending}")
         figures.latents(model, title, folder / f"latents_{ending}")
+        if ending == "detection" and len(models) > 1:
+            evaluate_ood.draw_histograms(model, folder)
 
 
 def check_bounds(models: Sequence[Evaluated]) -> Report:

@@ -188,6 +188,15 @@ ROWS = [
     ("evaluate", ["--workdir=run", "--num_draws=0"], ["num_draws=0"]),
     ("evaluate", ["--workdir=run", "--max_codes=3"], ["--max_codes=3 needs --codes"]),
     ("evaluate", ["--workdir=run", "--codes", "--max_codes=0"], ["--max_codes=0"]),
+    ("evaluate", ["--workdir=run", "--ood="], ["--ood= must be names of data"]),
+    ("evaluate", ["--workdir=run", "--ood=noise,"], ["--ood=noise, must be names", "with commas between"]),
+    ("evaluate", ["--workdir=run", "--ood=noise,noise"], ["two sets that are called noise"]),
+    ("evaluate", ["--workdir=run", "--ood=nois"], ["--ood=nois: config.data.name='nois'", "noise, constant"]),
+    ("evaluate", ["--workdir=run", "--ood=npz:absent"], ["--ood=npz:absent: config.data.name='npz:absent'"]),
+    ("evaluate", ["--workdir=run", "--ood=npz:masks.npz"], ["--ood=npz:masks.npz", "255"]),
+    ("evaluate", ["--workdir=run", "--ood=noise,npz:wide.npz"], ["wide.npz has images of 8×6×1", "8×8×1"]),
+    ("evaluate", ["--workdir=run", "--ood=noise", "--ood_draws=0"], ["--ood_draws=0 must be at least 1"]),
+    ("evaluate", ["--workdir=run", "--max_ood_images=3"], ["--max_ood_images=3 must be at least 50"]),
     ("made_images", [], ["--data_dir must be given"]),
     ("made_images", ["--data_dir=new", "--side=1000000000"], ["--side=1000000000", "4096"]),
     ("made_images", ["--data_dir=new", "--side=1"], ["--side=1"]),
@@ -356,6 +365,8 @@ def world(tmp_path_factory) -> pathlib.Path:
         test_images=pixels,
         test_labels=classes,
     )
+    wide = np.arange(80 * 48).reshape(80, 8, 6).astype(np.uint8)
+    np.savez(folder / "wide.npz", train_images=wide, test_images=wide)
 
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
     names = {"train/a.png": noise[:8, :8], "train/b.png": noise[:9, :8], "train/c.jpg": noise}

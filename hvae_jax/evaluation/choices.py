@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from hvae_jax.evaluation.metrics import Application, PerApplication, PerSplit, Pixels, Score
+from hvae_jax.evaluation.metrics import AnyApplication, PerApplication, PerSplit, Pixels, Score
 from hvae_jax.evaluation.seeds import SeedSpread
 
 
@@ -17,6 +17,7 @@ class Scored(NamedTuple):
       pixels: what the samples are that generation is scored with; None where it is not.
       left_out: why there is no number for an application: "applications.NAME" → reason.
       active_units: of each layer, on the test split; None where they were not counted.
+      outside: names of the sets of images from elsewhere that detection tells.
     """
 
     name: str
@@ -27,21 +28,22 @@ class Scored(NamedTuple):
     pixels: Pixels | None = None
     left_out: Mapping[str, str] = {}
     active_units: tuple[int, ...] | None = None
+    outside: tuple[str, ...] = ()
 
-    def serves(self, application: Application) -> bool:
+    def serves(self, application: AnyApplication) -> bool:
         """Whether it has a number for an application, to choose by and to report."""
         return all(split and split.get(application) for split in (self.scores.valid, self.scores.test))
 
-    def reason(self, application: Application) -> str:
+    def reason(self, application: AnyApplication) -> str:
         """Why it has none."""
         return self.left_out.get(f"applications.{application}", "it was not evaluated")
 
-    def valid(self, application: Application) -> float:
+    def valid(self, application: AnyApplication) -> float:
         """The number that stands for an application on the validation split; NaN where there is none."""
         score = self.scores.valid and self.scores.valid.get(application)
         return score.value if score else math.nan
 
-    def test(self, application: Application) -> float:
+    def test(self, application: AnyApplication) -> float:
         """That on the test split."""
         score = self.scores.test.get(application)
         return score.value if score else math.nan

@@ -11,7 +11,14 @@ from sklearn.isotonic import IsotonicRegression
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import seeds
 from hvae_jax.evaluation.choices import Candidate, Entry, Explained, Guidance, KnownSpread, Rival, Scored
-from hvae_jax.evaluation.metrics import Application, PerApplication, PerSplit, Pixels, Score
+from hvae_jax.evaluation.metrics import (
+    AnyApplication,
+    Application,
+    PerApplication,
+    PerSplit,
+    Pixels,
+    Score,
+)
 from hvae_jax.evaluation.plain import from_plain
 from hvae_jax.evaluation.seeds import SeedSpread
 
@@ -21,6 +28,8 @@ APPLICATIONS: Mapping[Application, tuple[str, str]] = {
     "representation": ("accuracy from samples of the top layer", ""),
     "generation": ("inception score of {pixels} by the data set's classifier", ""),
 }
+# Where images from elsewhere are looked at. {outside}: the sets of them.
+DETECTION: tuple[str, str] = ("mean AUROC against {outside}, by the score that validation chose", "")
 PIXELS: Mapping[Pixels | None, str] = {
     "draws": "draws from p(x|z)",
     "means": "means E[x|z]",
@@ -60,7 +69,7 @@ def make_guidance(
         )
     pixels = next(iter(kinds), None)
     found, left_out = {}, {}
-    for application, (metric, unit) in APPLICATIONS.items():
+    for application, (metric, unit) in _measured(models).items():
         served = [model for model in models if model.serves(application)]
         if not served:
             left_out[application] = models[0].reason(application)
@@ -73,7 +82,7 @@ def make_guidance(
         best = _best(candidates)
         assert best is not None
         found[application] = Entry(
-            metric=metric.format(pixels=PIXELS[pixels]),
+            metric=metric.format(pixels=PIXELS[pixels], outside=_outside(served)),
             unit=unit,
             num_candidates=len(candidates),
             seed_spread=None
@@ -94,12 +103,12 @@ def make_guidance(
     return Guidance(len(models), len(models[0].betas), pixels, PerApplication(**found), left_out)
 
 
-def explained_by_rates(models: Sequence[Scored], application: Application) -> dict[str, Explained]:
+def explained_by_rates(models: Sequence[Scored], application: AnyApplication) -> dict[str, Explained]:
     """Which rate an application follows, over all models and on the test split.
 
     Args:
       models: evaluated, all of the same L.
-      application: one of APPLICATIONS.
+      application: one of APPLICATIONS, or "detection".
 
     Returns:
       for "total_rate" and each of "rate_1" … "rate_L". A few models are explained by anything: of M
@@ -135,8 +144,8 @@ def baseline_of(plain: Any, source: object) -> list[Scored]:
     Raises:
       RunError: something else, or a mean over several seeds, whose numbers it does not hold one by one.
     """
-    found: dict[Any, tuple[dict[Application, Score], dict[Application, Score]]] = {}
-    for application in APPLICATIONS:
+    found: dict[Any, tuple[dict[AnyApplication, Score], dict[AnyApplication, Score]]] = {}
+    for application in (*APPLICATIONS, "detection"):
         try:
             entry = plain["applications"].get(application, {}).get("baseline")
             # Version 0.1.0 gave one model the error of images and draws alone.
@@ -163,7 +172,19 @@ def baseline_of(plain: Any, source: object) -> list[Scored]:
     ]
 
 
-def _pool(models: Sequence[Scored], application: Application) -> SeedSpread | None:
+def _measured(models: Sequence[Scored]) -> dict[AnyApplication, tuple[str, str]]:
+    """What was looked at; detection only where there is a number for it, or a reason that there is none."""
+    asked = any(model.scores.test.detection or "applications.detection" in model.left_out for model in models)
+    return {**APPLICATIONS, **({"detection": DETECTION} if asked else {})}
+
+
+def _outside(models: Sequence[Scored]) -> str:
+    """The sets that models tell, in words; a table does not say which they were."""
+    names = list(dict.fromkeys(name for model in models for name in model.outside))
+    return ", ".join(names) or "images from elsewhere"
+
+
+def _pool(models: Sequence[Scored], application: AnyApplication) -> SeedSpread | None:
     served = [model for model in models if model.serves(application)]
     groups = _by_betas(served).values()
     return seeds.pool([[model.test(application) for model in group] for group in groups])
@@ -177,13 +198,13 @@ def _by_betas(models: Sequence[Scored]) -> dict[tuple[float, ...], list[Scored]]
 
 
 def _candidates(
-    models: Sequence[Scored], application: Application, spread: SeedSpread | None
+    models: Sequence[Scored], application: AnyApplication, spread: SeedSpread | None
 ) -> list[Candidate]:
     return [_candidate(betas, group, application, spread) for betas, group in _by_betas(models).items()]
 
 
 def _candidate(
-    betas: tuple[float, ...], group: Sequence[Scored], application: Application, spread: SeedSpread | None
+    betas: tuple[float, ...], group: Sequence[Scored], application: AnyApplication, spread: SeedSpread | None
 ) -> Candidate:
     own = [score.standard_error for model in group if (score := model.scores.test.get(application))]
     of_images = math.sqrt(float(np.mean(np.square([error or 0.0 for error in own]))))

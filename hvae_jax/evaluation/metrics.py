@@ -11,6 +11,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 from hvae_jax.evaluation.plain import Estimate, Estimates, Inline, from_plain
 
 Application = Literal["reconstruction", "representation", "generation"]
+# Also the one that is measured where sets of images from elsewhere are given; it is in no metrics.json.
+AnyApplication = Literal["reconstruction", "representation", "generation", "detection"]
 # What generation can be scored with: pixels drawn from p(x|z), or its means, clipped.
 Pixels = Literal["draws", "means"]
 Split = Literal["valid", "test"]
@@ -32,14 +34,15 @@ class PerApplication(Generic[T]):
     reconstruction: T | None = None
     representation: T | None = None
     generation: T | None = None
+    detection: T | None = None
 
-    def get(self, application: Application) -> T | None:
+    def get(self, application: AnyApplication) -> T | None:
         """By the application's name."""
         return getattr(self, application)
 
-    def items(self) -> Iterator[tuple[Application, T]]:
+    def items(self) -> Iterator[tuple[AnyApplication, T]]:
         """Names of those that are there, in the order of the fields, and what there is."""
-        for application in get_args(Application):
+        for application in get_args(AnyApplication):
             if (found := self.get(application)) is not None:
                 yield application, found
 

@@ -17,6 +17,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.evaluation import metrics, settings
 from hvae_jax.evaluation.applications import Evaluation
 from hvae_jax.evaluation.choices import Scored
+from hvae_jax.evaluation.detection import Detection
 from hvae_jax.evaluation.metrics import Metrics, RunEvaluation
 from hvae_jax.evaluation.plain import from_plain, to_plain
 from hvae_jax.evaluation.settings import Settings
@@ -38,7 +39,8 @@ class Evaluated(NamedTuple):
       folder: its run folder; only a name for a model that was read from a table.
       betas: β_1 … β_L; layers of a group have the same.
       seed: of its training.
-      metrics: content of metrics.json.
+      metrics: content of metrics.json; with `detection`, also its numbers in `applications`.
+      detection: content of ood.json, where images from elsewhere are looked at.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Evaluated(NamedTuple):
     betas: tuple[float, ...]
     seed: int
     metrics: Metrics
+    detection: Detection | None = None
 
     @property
     def num_layers(self) -> int:
@@ -60,11 +63,11 @@ class Evaluated(NamedTuple):
     @property
     def scored(self) -> Scored:
         """What guidance is to know of it."""
-        metrics = self.metrics
+        metrics, sets = self.metrics, self.detection.sets if self.detection else ()
         return Scored(
-            self.name, self.betas, self.seed, self.rates_nats,
-            metrics.applications, metrics.generation.test.pixels, metrics.left_out,
-            metrics.rates.test.active_units,
+            self.name, self.betas, self.seed, self.rates_nats, metrics.applications,
+            metrics.generation.test.pixels, metrics.left_out, metrics.rates.test.active_units,
+            tuple(of.name for of in sets),
         )  # fmt: skip
 
     def pictures(self) -> dict[str, np.ndarray]:

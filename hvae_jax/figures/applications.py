@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from hvae_jax import bounds
 from hvae_jax.evaluation.choices import Entry, Guidance
 from hvae_jax.evaluation.guidance import APPLICATIONS
-from hvae_jax.evaluation.metrics import Application
+from hvae_jax.evaluation.metrics import AnyApplication
 from hvae_jax.evaluation.results import Evaluated
 from hvae_jax.figures.style import (
     DISTORTION_COLOR,
@@ -32,14 +32,15 @@ from hvae_jax.figures.style import (
 DIAGONAL_COLOR = LAYER_COLORS[1]
 COLOR_MAP = "viridis"
 STAR = {"marker": "*", "ms": 19, "mfc": "none", "mec": "black", "mew": 1.4, "ls": "none", "zorder": 5}
-SHORT_NAMES: Mapping[Application, str] = {
+SHORT_NAMES: Mapping[AnyApplication, str] = {
     "reconstruction": "PSNR (dB)",
     "representation": "accuracy from samples of $z_L$",
     "generation": "inception score of {pixels} (own classifier)",
+    "detection": "mean AUROC of images from elsewhere",
 }
 
 
-def short_name(application: Application, models: Sequence[Evaluated]) -> str:
+def short_name(application: AnyApplication, models: Sequence[Evaluated]) -> str:
     """An application's number as axes say it, with what the samples of these models are."""
     return SHORT_NAMES[application].format(pixels=models[0].metrics.generation.test.pixels or "samples")
 
@@ -73,14 +74,14 @@ def application_maps(models: Sequence[Evaluated], guidance: Guidance, file: path
     panels = figure.subplots(1, len(chosen), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (application, entry) in zip(panels, chosen.items(), strict=True):
         values = [model.scored.test(application) for model in models]
-        _map(figure, axes, models, values, short_name(application, models))
-        x, y = _best_place(models, entry)
+        rate_map(figure, axes, models, values, short_name(application, models))
+        x, y = best_place(models, entry)
         axes.plot(x, y, **STAR, label="best betas")
         axes.set_title(application, fontsize=11)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside lower center", ncols=2)
-    _only_outer_labels(panels)
-    _save(figure, file)
+    only_outer_labels(panels)
+    save(figure, file)
 
 
 def score_factor_maps(models: Sequence[Evaluated], guidance: Guidance, file: pathlib.Path) -> None:
@@ -94,15 +95,15 @@ def score_factor_maps(models: Sequence[Evaluated], guidance: Guidance, file: pat
         "sharpness $e^{-E H[p(y|x)]}$": [one.sharpness if one else np.nan for one in judged],
     }
     for axes, (label, values) in zip(panels, factors.items(), strict=True):
-        _map(figure, axes, models, values, label)
+        rate_map(figure, axes, models, values, label)
         if entry := guidance.applications.generation:
-            x, y = _best_place(models, entry)
+            x, y = best_place(models, entry)
             axes.plot(x, y, **STAR, label="best betas for generation")
         axes.set_title(label.partition(" ")[0], fontsize=11)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside lower center", ncols=2)
-    _only_outer_labels(panels)
-    _save(figure, file)
+    only_outer_labels(panels)
+    save(figure, file)
 
 
 def metric_by_total_rate(models: Sequence[Evaluated], guidance: Guidance, file: pathlib.Path) -> None:
@@ -121,7 +122,7 @@ def metric_by_total_rate(models: Sequence[Evaluated], guidance: Guidance, file: 
         axes.grid(alpha=0.2)
     panels[0].plot([], [], **{**STAR, "ms": 12}, label="best by validation")
     panels[0].legend(frameon=False, fontsize=9, loc="best")
-    _save(figure, file)
+    save(figure, file)
 
 
 def accuracy_by_information(models: Sequence[Evaluated], file: pathlib.Path) -> None:
@@ -184,7 +185,7 @@ def accuracy_by_information(models: Sequence[Evaluated], file: pathlib.Path) -> 
         axes.grid(alpha=0.2)
     panels[0].set_ylabel("test accuracy of the class read from $z_L$")
     panels[1].legend(frameon=False, fontsize=9, loc="lower right")
-    _save(figure, file)
+    save(figure, file)
 
 
 def distortion_by_rate(models: Sequence[Evaluated], file: pathlib.Path) -> None:
@@ -211,7 +212,7 @@ def distortion_by_rate(models: Sequence[Evaluated], file: pathlib.Path) -> None:
     axes.set_xlabel("total rate $R_1 + \\dots + R_L$ (nats)")
     axes.set_ylabel("distortion D (nats)")
     axes.legend(frameon=False, fontsize=9)
-    _save(figure, file)
+    save(figure, file)
 
 
 def trade_off(models: Sequence[Evaluated], guidance: Guidance, file: pathlib.Path) -> None:
@@ -225,7 +226,9 @@ def trade_off(models: Sequence[Evaluated], guidance: Guidance, file: pathlib.Pat
     dots = axes.scatter(x[order], y[order], c=color[order], cmap=COLOR_MAP, s=34, ec="white", lw=0.4)
     figure.colorbar(dots, label=short_name(third, models))
     offsets = dict(zip(APPLICATIONS, ((-10, -16), (8, 8), (8, -14)), strict=True))
-    for application, entry in guidance.applications.items():
+    for application in APPLICATIONS:
+        entry = guidance.applications.get(application)
+        assert entry is not None
         offset, group = offsets[application], [m for m in models if m.name in entry.best.models]
         across, up = (float(np.mean([m.scored.test(name) for m in group])) for name in (first, second))
         axes.plot(across, up, **STAR)
@@ -237,7 +240,7 @@ def trade_off(models: Sequence[Evaluated], guidance: Guidance, file: pathlib.Pat
     axes.set_ylabel(SHORT_NAMES[second])
     axes.grid(alpha=0.2)
     axes.margins(0.09)
-    _save(figure, file)
+    save(figure, file)
 
 
 def pictures(model: Evaluated, title: str, file: pathlib.Path) -> None:
@@ -274,7 +277,7 @@ def pictures(model: Evaluated, title: str, file: pathlib.Path) -> None:
         figure.text((left - 0.12) / width, middle, label, ha="right", va="center", fontsize=9)
     title = wrap(title + channels_note(arrays["images"]), width)
     figure.text(0.5, 1 - 0.3 / height, title, ha="center", va="center", fontsize=11)
-    _save(figure, file)
+    save(figure, file)
 
 
 def latents(model: Evaluated, title: str, file: pathlib.Path) -> None:
@@ -301,18 +304,34 @@ def latents(model: Evaluated, title: str, file: pathlib.Path) -> None:
         if len(shares) > 1:
             axes.set_ylabel(f"second ({shares[1]:.0%})")
     figure.suptitle(wrap(title, 4.3 * len(layers)), fontsize=11)
-    _save(figure, file)
+    save(figure, file)
 
 
-def _map(
-    figure: Figure, axes: Axes, models: Sequence[Evaluated], values: Sequence[float], label: str
+def rate_map(
+    figure: Figure,
+    axes: Axes,
+    models: Sequence[Evaluated],
+    values: Sequence[float],
+    label: str,
+    limits: tuple[float, float] | None = None,
 ) -> None:
+    """The plane of rates with a dot for each model, coloured by its value; the way of equal betas in it.
+
+    Args:
+      figure, axes: to draw on.
+      models: the dots.
+      values: one for each.
+      label: of the colours.
+      limits: of the colours; those of the values by default.
+    """
+    low, high = (None, None) if limits is None else limits
     x, y, x_label, y_label = rate_axes(models)
     order = np.argsort(values)
     order = order[np.isfinite(np.asarray(values)[order])]  # of a model without this number there is no dot
     dots = axes.scatter(
-        x[order], y[order], c=np.asarray(values)[order], cmap=COLOR_MAP, s=34, ec="white", lw=0.4, zorder=3
-    )
+        x[order], y[order], c=np.asarray(values)[order], cmap=COLOR_MAP, vmin=low, vmax=high, s=34,
+        ec="white", lw=0.4, zorder=3,
+    )  # fmt: skip
     figure.colorbar(dots, ax=axes, label=label, pad=0.02)
     equal: dict[tuple[float, ...], list[int]] = {}
     for number, model in enumerate(models):
@@ -345,7 +364,8 @@ def _plot_models(axes: Axes, models: Sequence[Evaluated], x: np.ndarray, y: np.n
             axes.plot(x[which], y[which], marker, label=label, **style)
 
 
-def _best_place(models: Sequence[Evaluated], entry: Entry) -> tuple[float, float]:
+def best_place(models: Sequence[Evaluated], entry: Entry) -> tuple[float, float]:
+    """Where an application's best models lie in it, the mean over seeds."""
     x, y, _, _ = rate_axes([model for model in models if model.name in entry.best.models])
     return float(x.mean()), float(y.mean())
 
@@ -354,11 +374,13 @@ def _has_equal_betas(model: Evaluated) -> bool:
     return bool(np.allclose(model.betas, model.betas[0], rtol=1e-6))
 
 
-def _only_outer_labels(panels: np.ndarray) -> None:
+def only_outer_labels(panels: np.ndarray) -> None:
+    """Leaves the label of the vertical axis to the first of panels side by side."""
     for axes in panels[1:]:
         axes.set_ylabel("")
 
 
-def _save(figure: Figure, file: pathlib.Path) -> None:
+def save(figure: Figure, file: pathlib.Path) -> None:
+    """As PNG and PDF."""
     for suffix in (".png", ".pdf"):
         figure.savefig(file.with_suffix(suffix), dpi=DPI)

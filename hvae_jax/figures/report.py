@@ -14,8 +14,10 @@ from PIL import Image
 from hvae_jax import records
 from hvae_jax.evaluation import guidance_text
 from hvae_jax.evaluation.choices import Guidance
+from hvae_jax.evaluation.detection import Detection
 from hvae_jax.evaluation.results import Evaluated
 from hvae_jax.figures.applications import rate_axes
+from hvae_jax.figures.detection import score_label
 from hvae_jax.figures.style import tile
 
 REPORT_FILE = "report.html"
@@ -28,7 +30,10 @@ FIGURES: Mapping[str, str] = {
     "distortion_by_rate": "Distortion against total rate. On a dotted line the ELBO is the same.",
     "pictures_reconstruction": "Best for reconstruction.",
     "pictures_representation": "Best for representation.",
+    "detection_maps": "How well each score tells each set of images from elsewhere.",
+    "detection_histograms": "Scores of own test images and of images from elsewhere.",
     "pictures_generation": "Best for generation.",
+    "pictures_detection": "Best for detection.",
     "latents_representation": "Latents of the best for representation, by class.",
     "pictures_model": "What the model does.",
     "latents_model": "Its latents, by class.",
@@ -44,12 +49,12 @@ def write(folder: pathlib.Path, models: Sequence[Evaluated], guidance: Guidance)
       guidance: content of guidance.json.
     """
     pictures = json.dumps([_strip(model) for model in models])
-    figures = folder / records.FIGURES_FOLDER
+    figures, looked = folder / records.FIGURES_FOLDER, any(model.detection for model in models)
     shown = "".join(
         f'<figure><img src="{_data_uri((figures / f"{name}.png").read_bytes())}" alt="{html.escape(text)}">'
         f"<figcaption>{html.escape(text)}</figcaption></figure>"
         for name, text in FIGURES.items()
-        if (figures / f"{name}.png").exists()
+        if (figures / f"{name}.png").exists() and (looked or "detection" not in name)
     )
     name = html.escape(folder.absolute().name)
     counted = f"{guidance_text.describe_models(guidance)}, {_count(guidance.num_layers, 'layer')}"
@@ -115,7 +120,19 @@ def columns(model: Evaluated) -> dict[str, float | int | str]:
         "precision": both and both.precision_classifier,
         "recall": both and both.recall_classifier,
     }
+    if model.detection is not None:
+        found |= _detection_columns(model.detection)
     return {name: "" if value is None else value for name, value in found.items()}
+
+
+def _detection_columns(detection: Detection) -> dict[str, float | None]:
+    """How well the chosen score tells each set; without a choice the likelihood's own bound."""
+    score = detection.chosen or "negative_elbo"
+    mean = detection.mean_auroc
+    return {
+        **{f"AUROC of {of.name}": of.by(score).test.auroc.value for of in detection.sets},
+        "mean AUROC": mean and mean.test.value,
+    }
 
 
 def _maps(models: Sequence[Evaluated], guidance: Guidance) -> str:
@@ -209,9 +226,10 @@ def _strip(model: Evaluated) -> dict[str, str]:
     Image.fromarray(np.round(stacked * 255).astype(np.uint8)).save(file, "PNG", optimize=True)
     from_layers = model.metrics.reconstruction.test.layers or range(1, model.num_layers + 1)
     below = [f"from z_{layer} up" if layer > 1 else "from all layers" for layer in from_layers]
-    values = "".join(
-        f"<dt>{html.escape(name)}</dt><dd>{_text(value)}</dd>" for name, value in columns(model).items()
-    )
+    said = columns(model)
+    if model.detection is not None and model.detection.chosen is not None:
+        said["told by"] = score_label(model.detection.chosen).replace("$", "")
+    values = "".join(f"<dt>{html.escape(name)}</dt><dd>{_text(value)}</dd>" for name, value in said.items())
     return {
         "name": model.name,
         "image": _data_uri(file.getvalue()),
