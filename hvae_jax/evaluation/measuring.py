@@ -64,6 +64,20 @@ class Top(NamedTuple):
     std: Any
 
 
+class Read(NamedTuple):
+    """What is read of the latents themselves, and shown.
+
+    Attributes:
+      samples: of each layer, S draws, `[R, S, ...]`; of a deep network, the top layer of each side.
+      means: of their posteriors, with those of the layers above as latents, `[R, ...]`.
+      pictures: reconstructions from each layer, uint8.
+    """
+
+    samples: list[Any]
+    means: list[Any]
+    pictures: list[Any]
+
+
 class Measured(NamedTuple):
     """A model's own of the N images of a part.
 
@@ -77,21 +91,7 @@ class Measured(NamedTuple):
     terms: LayerwiseTerms
     reconstructed: list[Reconstructed]
     top: Top
-    read: "Read"
-
-
-class Read(NamedTuple):
-    """What is read of the latents themselves, and shown.
-
-    Attributes:
-      samples: of each layer, S draws, `[R, S, ...]`; of a deep network, the top layer of each side.
-      means: of their posteriors, with those of the layers above as latents, `[R, ...]`.
-      pictures: reconstructions as in `Measured`, uint8.
-    """
-
-    samples: list[Any]
-    means: list[Any]
-    pictures: list[Any]
+    read: Read
 
 
 class Real(NamedTuple):
