@@ -46,7 +46,7 @@ class Part(NamedTuple):
     Attributes:
       images: uint8 `[N, H, W, C]`.
       labels: class numbers `[N]`.
-      scored: places of those that probes, information, SSIM, precision and recall read, sorted.
+      scored: places of those that probes, information, precision and recall read, sorted.
       points: places of those whose latents are drawn as points.
       shown: places of those shown in pictures, all classes among them where there are enough, by class.
       compared: places of those whose nearest training images samples are compared with.

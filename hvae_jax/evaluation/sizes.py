@@ -19,11 +19,12 @@ class Sizes:
     """How much is drawn, fitted and scored.
 
     Attributes:
-      num_draws: posterior draws per image: the probes' error bars, the information, the rates.
+      num_draws: posterior draws per image: the probes' error bars, the rates; the information takes as many
+        of them as say something.
       num_samples: generated images per split.
       num_splits: parts of them for the score's error bar.
       max_fit_images: training images that the probes are fitted on, drawn once by a fixed seed.
-      max_scored_images: images of a split that probes, the information which bounds them, SSIM, and
+      max_scored_images: images of a split that probes, the information which bounds them, and
         precision and recall read, drawn once by a fixed seed.
     """
 
