@@ -161,3 +161,32 @@ def test_during_a_warm_up_layers_above_z_1_cost_less_than_they_are_told():
     np.testing.assert_array_equal(RANGE.paid(drawn, OPEN), drawn)
     np.testing.assert_allclose(RANGE.paid(drawn, 0.25 * OPEN), [[0.1, 0.125], [10.0, 0.5]])
     np.testing.assert_allclose(RANGE.paid(drawn, 0.0 * OPEN), [[0.1, 0.0], [10.0, 0.0]])
+
+
+@pytest.mark.parametrize(("warmup_fraction", "is_used"), [(0.8, True), (0.0, False)])
+def test_the_warm_up_brings_z_2_into_use(warmup_fraction, is_used):
+    """The first 50 steps on digits: a layer that has no use in them never gets one."""
+    config = digits_conditioned.get_config().to_dict()
+    config["objective"] |= {
+        "beta_range": ((0.01, 0.1), (0.01, 10.0)),
+        "betas": (0.1, 0.1),
+        "warmup_fraction": warmup_fraction,
+    }
+    config["training"] |= {"num_epochs": 20.4, "learning_rate_warmup_steps": 0}
+    built = experiment.from_config(config)
+    control = built.make_control()
+    state = training.init_state(built.init_params(0), built.objective.betas, control, built.training)
+    step_fn = training.make_train_step(
+        built.train_terms_fn, built.preprocess_fn, control, built.training, beta_range=built.beta_range
+    )
+    images = jnp.asarray(built.dataset.train.images)
+    steps = batches.batch_indices(0, len(images), built.training.batch_size, 0, 50)
+
+    @jax.jit
+    def all_steps(state, steps):
+        return jax.lax.scan(lambda state, index: step_fn(state, images[index]), state, steps)
+
+    _, metrics = all_steps(state, steps)
+    rates = np.asarray(metrics.rates[-10:]).mean(axis=0)
+    assert rates[0] > 5.0
+    assert rates[1] > 1.0 if is_used else rates[1] < 0.1

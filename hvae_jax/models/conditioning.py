@@ -49,9 +49,8 @@ class ScaleShift(NamedTuple):
         return _Change()(h, self)
 
     def of_outputs(self, h: jax.Array) -> jax.Array:
-        """The same of `hidden` / √HIDDEN_SIZE: what an optimiser moves by all of them at once is slower."""
-        # As fast as hidden maps, these changes shut z_L for good before it is of use to any layer below.
-        return ScaleShift(self.hidden * HIDDEN_SIZE**-0.5)(h)
+        """The same."""
+        return self(h)
 
     def apply(self, weights: Weights, h: jax.Array) -> jax.Array:
         """`[B, ..., C]` of the same, with weights "kernel" `[HIDDEN_SIZE, 2 C]` and "bias" `[2 C]`."""
