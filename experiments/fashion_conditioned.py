@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
         {
             "model": {"conditioning": "scale_shift"},
             "objective": {"beta_range": (0.08, 12.6), "warmup_fraction": 0.2},
-            "training": {"num_epochs": 30.0, "learning_rate_decay_fraction": 0.5},
+            "training": {"num_epochs": 30.0, "learning_rate": 6e-4, "learning_rate_decay_fraction": 0.5},
         }
     )
     return config.lock()
