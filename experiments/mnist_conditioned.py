@@ -1,4 +1,4 @@
-"""One GHVAE for every beta on MNIST binarised by rounding (28×28, 195,705 parameters).
+"""One GHVAE for every beta on MNIST binarised by rounding (28×28, 271,625 parameters).
 
 Shows: as experiments/fashion_conditioned.py, on the published data set. Not yet measured.
 Data: as experiments/mnist.py says.

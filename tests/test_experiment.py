@@ -30,8 +30,8 @@ PARAMETERS = {
     "svhn": 475_811,
     "cifar": 475_811,
     "cifar_deep": 39_145_700,  # as VDVAE's own code counts them
-    "fashion_conditioned": 195_705,
-    "mnist_conditioned": 195_705,
+    "fashion_conditioned": 271_625,
+    "mnist_conditioned": 271_625,
 }
 SHAPES = {
     "digits": (8, 8, 1),
