@@ -23,7 +23,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.grid import members as grid_members
 from hvae_jax.grid.packed import PackedTrainer, init_stack
 from hvae_jax.keys import make_key
-from hvae_jax.training import devices, loop, processes, stacks
+from hvae_jax.training import devices, intervals, processes, stacks
 from hvae_jax.training.split_evaluator import SplitEvaluator
 from hvae_jax.training.stacks import DataParallel
 
@@ -122,7 +122,7 @@ class NetworkWorker:
         step_fn = training.make_train_step(
             built.train_terms_fn, built.preprocess_fn, built.make_control(), config, devices.DEVICE_AXIS
         )
-        self._interval = loop.compile_interval(step_fn, self._batches.pick)
+        self._interval = intervals.compile_interval(step_fn, self._batches.pick)
         self._layout, stack = DataParallel(), stacks.new_stack([built.init_state()])
         self._states, self._zeros = self._layout.put(stack.states), stack.totals
         self._evaluator: SplitEvaluator | None = None
