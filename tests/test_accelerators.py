@@ -341,7 +341,7 @@ def test_no_product_weighs_rates_or_moves_betas():
 def test_a_users_setting_of_jax_changes_nothing(make_config: MakeConfig):
     for compute_dtype, setting in (("float32", "bfloat16"), ("bfloat16", "highest")):
         model = make_hvae(make_config(compute_dtype=compute_dtype), (8, 8, 1))
-        loss = functools.partial(model.apply, method="log_weight")
+        loss: Any = functools.partial(model.apply, method="log_weight")
         with jax.default_matmul_precision(setting):
             program = lower(
                 jax.grad(lambda params, x, key, loss=loss: loss(params, x, key).sum()),

@@ -59,25 +59,22 @@ def make_interval(step_fn: StepFn, pick_fn: PickFn) -> Callable[[Any, Any, Any, 
 
     def at_once(models: Any, together: Any, own: Any, counts: jax.Array) -> Any:
         """All models take a step, then all the next: those that stand still keep what they were."""
-        # Models of one order read the same images: fetched once, and with them whatever of a step depends
-        # on nothing else, as the patches that a first convolution reads.
-        is_shared = not jax.tree.leaves(own)
 
         def body(carry: Any) -> Any:
             models, done, is_going, index = carry
 
-            def step(model: Any, is_going: jax.Array, given: Any) -> Any:
-                images = given if is_shared else pick_fn(together, given, index)
-                new, ok = advance(model, images)
+            def step(model: Any, own: Any, is_going: jax.Array) -> Any:
+                # The step's place is one number for all. Where models have nothing of their own to read, so
+                # is the batch: it is fetched once, and whatever depends on nothing else, as the patches that
+                # a first convolution reads, is computed once.
+                new, ok = advance(model, pick_fn(together, own, index))
                 return jax.tree.map(lambda a, b: jnp.where(is_going, a, b), new, model), ok & is_going
 
-            given = pick_fn(together, own, index) if is_shared else own
-            all_step = stacks.side_by_side(step, (0, 0, None if is_shared else 0))
-            models, ok = all_step(models, is_going, given)
+            models, ok = stacks.side_by_side(step)(models, own, is_going)
             return models, done + ok, ok & (index + 1 < counts), index + 1
 
-        nothing = jnp.zeros_like(counts), counts > 0, jnp.zeros((), jnp.int32)
-        models, done, *_ = jax.lax.while_loop(lambda c: c[2].any(), body, (models, *nothing))
+        begin = models, jnp.zeros_like(counts), counts > 0, jnp.zeros((), jnp.int32)
+        models, done, *_ = jax.lax.while_loop(lambda carry: carry[2].any(), body, begin)
         return models, done
 
     def interval(models: Any, together: Any, own: Any, counts: jax.Array) -> Any:

@@ -127,18 +127,15 @@ def are_side_by_side(models: Any) -> bool:
     return _num_models(models) > 1 and jax.default_backend() != "cpu"
 
 
-def side_by_side(fn: Callable[..., T], in_axes: tuple[int | None, ...] = (0,)) -> Callable[..., T]:
-    """`fn` of all models of one device at once, with networks written for that.
+def side_by_side(fn: Callable[..., T]) -> Callable[..., T]:
+    """`fn` of all models of one device at once, arrays `[M, ...]` in and out.
 
-    Args:
-      fn: of one model.
-      in_axes: 0 for each argument that models have their own of, arrays `[M, ...]`; None for what they share:
-        what depends on nothing else is computed once for all of them.
+    What does not depend on a model's arguments is computed once for all.
     """
 
     def of_all(*arguments: Any) -> T:
         with convolution.as_products():
-            return jax.vmap(fn, in_axes)(*arguments)
+            return jax.vmap(fn)(*arguments)
 
     return of_all
 
