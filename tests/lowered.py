@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from hvae_jax import training
 from hvae_jax.betas import BetaControl
 from hvae_jax.keys import make_key
-from hvae_jax.models.hvae import HVAE
+from hvae_jax.models.config import ModelConfig
+from hvae_jax.models.hvae import HVAE, make_hvae
 from hvae_jax.training import TrainingConfig, batches, streaming
 from hvae_jax.training.step import StepMetrics, TrainState
 
@@ -93,11 +94,15 @@ def check(program: str, wanted: Sequence[tuple[str, ...]], min_products: int = 1
     assert calls(program) <= KNOWN_CALLS
 
 
-@functools.cache
-def params_of(model: Any) -> Any:
+def params_of(model: HVAE) -> Any:
     """The shapes of a model's parameters."""
-    key, x = make_key(0), jnp.zeros((1, *model.image_shape))
-    return jax.eval_shape(model.init, key, x, key)
+    return _params_of(model.config, model.image_shape)
+
+
+@functools.cache
+def _params_of(config: ModelConfig, image_shape: tuple[int, int, int]) -> Any:
+    key, x = make_key(0), jnp.zeros((1, *image_shape))
+    return jax.eval_shape(make_hvae(config, image_shape).init, key, x, key)
 
 
 def init(model: HVAE, control: BetaControl, config: TrainingConfig) -> TrainState:
