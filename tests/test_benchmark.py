@@ -179,8 +179,8 @@ def test_missing_pytorch_is_one_line_with_the_command():
 
 def test_a_device_is_measured_section_by_section(programs, tmp_path):
     file = tmp_path / "device.json"
-    result = programs.run("benchmark.__main__", ["--device", "--quick", f"--out={file}"])
-    assert result.returncode == 0, result.stderr
+    result = programs.run("benchmark.__main__", "--device", "--quick", f"--out={file}")
+    assert result.status == 0, result.err
     found = records.read_json(file)
     assert (found["device"]["platform"], found["device"]["jax"]) == ("cpu", jax.__version__)
     assert not {name: why for name, why in found["failed"].items() if name.endswith("ours")}
@@ -193,7 +193,7 @@ def test_a_device_is_measured_section_by_section(programs, tmp_path):
         assert row["tflop_per_s"] > 0.0
     assert ours["grid of digits, float32", "training"]["num_models"] == 2
     assert ours["bits on disk", "coding"]["decode_images_per_s"] > 0.0
-    lines = result.stdout.splitlines()
+    lines = result.out.splitlines()
     assert [line for line in lines if line.startswith("| digits, float32 | evaluation | ours |")]
 
 

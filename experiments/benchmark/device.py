@@ -253,11 +253,8 @@ def format_table(found: Mapping[str, Any]) -> str:
         what = f"{row['what']}, {row['num_models']} models" if "num_models" in row else row["what"]
         cells = [format(row[name], spec) if name in row else "" for name, (_, spec) in COLUMNS.items()]
         lines.append(_line([row["section"], what, row["who"], *cells]))
-    lines += [
-        "",
-        "Steps of a grid are of one model, summed over all. Peaks are of the first device's memory,",
-    ]
-    lines += ["on a CPU of the process."]
+    lines += ["", "Steps of a grid are of one model, summed over all."]
+    lines += ["Peaks are of the first device's memory; on a CPU, of the process."]
     if found["device"]["num_devices"] > 1 and found["device"]["platform"] == "gpu":
         lines.append("PyTorch is on one device, ours on all: CUDA_VISIBLE_DEVICES=0 compares one with one.")
     lines += [f"Left out: {name}: {reason}" for name, reason in found["failed"].items()]
