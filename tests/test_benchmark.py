@@ -219,8 +219,10 @@ def test_no_section_begins_when_the_time_is_over(monkeypatch):
     section = device.Section("late", "ours", device.OURS, {"kind": "about"}, {"described": "describe"}, 60.0)
     monkeypatch.setattr(device, "sections", lambda *_: [section])
     monkeypatch.setattr(device, "LEAST_S", 1e6)
-    found = device.measure_device(True)
+    kept = []
+    found = device.measure_device(True, keep=lambda found: kept.append(dict(found["failed"])))
     assert not found["rows"]
+    assert kept == [found["failed"]]
     assert found["failed"] == {"late, ours": "no time was left of 560 s"}
 
 
