@@ -38,6 +38,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.experiment import Experiment
 from hvae_jax.gaussian import log_prob, sample, standard
 from hvae_jax.keys import fold_in, per_image_keys
+from hvae_jax.models.convolution_products import matmul
 
 NUM_POINTS, NOISE = 16, 0.3
 
@@ -86,7 +87,7 @@ class Perceptrons:
     def perceptron(self, name: str, h: jax.Array) -> jax.Array:
         """One hidden layer."""
         hidden, out = self.params[name]
-        return jnp.tanh(h @ hidden) @ out
+        return matmul(jnp.tanh(matmul(h, hidden)), out)
 
 
 def as_gaussian(h: jax.Array) -> Gaussian:
@@ -120,8 +121,10 @@ class Waves(nnx.Module):
     """Two layers, written out."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
-        self.q_2, self.q_1 = nnx.Linear(NUM_POINTS, 4, rngs=rngs), nnx.Linear(NUM_POINTS + 2, 8, rngs=rngs)
-        self.p_1, self.x = nnx.Linear(2, 8, rngs=rngs), nnx.Linear(4, NUM_POINTS, rngs=rngs)
+        # In JAX's own precision GPUs and TPUs would take fewer digits than float32 has.
+        linear = functools.partial(nnx.Linear, precision="highest", rngs=rngs)
+        self.q_2, self.q_1 = linear(NUM_POINTS, 4), linear(NUM_POINTS + 2, 8)
+        self.p_1, self.x = linear(2, 8), linear(4, NUM_POINTS)
 
     def __call__(self, x: jax.Array, keys: jax.Array) -> LayerwiseTerms:
         """D, R_1 and R_2 of each of x `[B, 16]`."""

@@ -204,6 +204,8 @@ ROWS = [
     ("benchmark.__main__", ["--only=mnist"], ["--only=mnist is unknown"]),
     ("benchmark.__main__", ["--cores=two"], ["--cores=two is unknown"]),
     ("benchmark.__main__", ["--repeats=0"], ["--repeats=0"]),
+    ("benchmark.__main__", ["--quick"], ["--quick is of --device"]),
+    ("benchmark.__main__", ["--device", "--scaling"], ["--device has no figure and no scaling"]),
     ("grid_task", [], ["the grid's folder and the name of a chunk"]),
     ("grid_task", ["absent", "0000"], ["absent has no plan with a chunk 0000"]),
     # Folders and files.

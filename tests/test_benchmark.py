@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from experiments.benchmark import __main__ as program
-from experiments.benchmark import cases, depth, measure, tables
+from experiments.benchmark import cases, depth, device, measure, serving, tables
 from experiments.benchmark import devices as device_scaling
-from hvae_jax import experiment
+from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
 from hvae_jax.models.hvae import ModelConfig, make_hvae
 
@@ -175,6 +175,68 @@ def test_missing_pytorch_is_one_line_with_the_command():
     assert "Traceback" not in result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert 'pip install -e ".[benchmark]"' in line
+
+
+def test_a_device_is_measured_section_by_section(programs, tmp_path):
+    file = tmp_path / "device.json"
+    result = programs.run("benchmark.__main__", "--device", "--quick", f"--out={file}")
+    assert result.status == 0, result.err
+    found = records.read_json(file)
+    assert (found["device"]["platform"], found["device"]["jax"]) == ("cpu", jax.__version__)
+    assert not {name: why for name, why in found["failed"].items() if name.endswith("ours")}
+    ours = {(row["section"], row["what"]): row for row in found["rows"] if row["who"] == "ours"}
+    trained = [row for (_, what), row in ours.items() if what == "training"]
+    assert len(trained) == 4  # float32, bfloat16, deep, grid
+    for row in trained:
+        images_per_step = row["images_per_s"] / row["steps_per_s"]
+        assert images_per_step == pytest.approx(64)
+        assert row["tflop_per_s"] > 0.0
+    assert ours["grid of digits, float32", "training"]["num_models"] == 2
+    assert ours["bits on disk", "coding"]["decode_images_per_s"] > 0.0
+    lines = result.out.splitlines()
+    assert [line for line in lines if line.startswith("| digits, float32 | evaluation | ours |")]
+
+
+def test_a_section_that_fails_or_takes_too_long_is_named_and_the_others_go_on(monkeypatch):
+    about = {"described": "describe"}
+    given = [
+        device.Section("strange", "ours", device.OURS, {"kind": "nonsense"}, about, 60.0),
+        device.Section("slow", "ours", device.OURS, {"kind": "about"}, about, 0.0),
+        device.Section("sound", "ours", device.OURS, {"kind": "about"}, about, 60.0),
+    ]
+    monkeypatch.setattr(device, "sections", lambda *_: given)
+    kept = []
+    found = device.measure_device(True, keep=lambda found: kept.append(len(found["rows"])))
+    assert kept == [0, 0, 1]
+    (row,) = found["rows"]
+    assert (row["section"], row["platform"]) == ("sound", "cpu")
+    assert "KeyError: 'nonsense'" in found["failed"]["strange, ours"]
+    assert "took longer than 0 s" in found["failed"]["slow, ours"]
+    assert "Left out: slow, ours: " in device.format_table(found)
+
+
+def test_no_section_begins_when_the_time_is_over(monkeypatch):
+    section = device.Section("late", "ours", device.OURS, {"kind": "about"}, {"described": "describe"}, 60.0)
+    monkeypatch.setattr(device, "sections", lambda *_: [section])
+    monkeypatch.setattr(device, "LEAST_S", 1e6)
+    kept = []
+    found = device.measure_device(True, keep=lambda found: kept.append(dict(found["failed"])))
+    assert not found["rows"]
+    assert kept == [found["failed"]]
+    assert found["failed"] == {"late, ours": "no time was left of 560 s"}
+
+
+def test_the_time_of_one_of_many_is_that_of_turns_as_long_as_asked():
+    asked = []
+
+    def run(count: int) -> float:
+        asked.append(count)
+        return 0.01 * count + (5.0 if len(asked) == 1 else 0.0)  # the first compiles
+
+    assert serving.time_many(run, 0.5) == pytest.approx(0.01)
+    assert asked[-serving.TURNS :] == [50] * serving.TURNS
+    assert serving.time_many(run, 0.5, most=7) == pytest.approx(0.01)
+    assert asked[-1] == 7
 
 
 def test_efficiency_over_devices_by_hand():

@@ -148,7 +148,9 @@ def test_a_model_that_is_not_finite_is_frozen_and_the_others_do_not_notice(packe
     assert sorted(saved) == [140, 280, 300]
 
 
-def test_a_failed_model_takes_no_more_steps_though_later_batches_are_sound(tmp_path):
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_a_failed_model_takes_no_more_steps_though_later_batches_are_sound(tmp_path, monkeypatch, backend):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     images = IMAGES.copy()
     images[0] = np.nan
     config = dataclasses.replace(CONFIG, log_every_steps=1, eval_every_steps=100, checkpoint_every_steps=100)
@@ -234,6 +236,44 @@ def test_vmap_gives_what_one_model_after_the_other_gives(monkeypatch):
     wanted = stacks.map_models(jnp.sin, models)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     np.testing.assert_allclose(stacks.map_models(jnp.sin, models), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("orders", [(3, 3, 3, 3), (0, 0, 5, 2)], ids=["one order", "own orders"])
+def test_a_stack_side_by_side_is_that_of_one_model_after_the_other(monkeypatch, orders):
+    models = [(betas, seed, order) for (betas, seed, _), order in zip(MODELS, orders, strict=True)]
+    models[1] = (*OVERFLOWS[:2], orders[1])
+    every = dict.fromkeys(("log_every_steps", "eval_every_steps", "checkpoint_every_steps"), 20)
+    config = dataclasses.replace(CONFIG, num_epochs=10.0, **every)  # 40 steps, and calls of many
+    logs = {"cpu": [[] for _ in models], "gpu": [[] for _ in models]}
+    ends = {}
+    for backend, rows in logs.items():
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        ends[backend] = train_stack(rows, models, config=config, save=lambda step, stack: None)
+    assert ends["gpu"].failed_at.tolist() == ends["cpu"].failed_at.tolist() == [0, 1, 0, 0]
+    assert ends["gpu"].states.step.tolist() == [40, 0, 40, 40]
+    for a, b in zip(*(jax.tree.leaves(end.states) for end in ends.values()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    for row, wanted in zip(*(itertools.chain(*rows) for rows in logs.values()), strict=True):
+        assert row["step"] == wanted["step"]
+        np.testing.assert_allclose(row["rates_nats"], wanted["rates_nats"], rtol=1e-4, atol=1e-6)
+
+
+def test_the_order_of_an_epoch_is_drawn_once_for_each_order_seed(monkeypatch):
+    drawn, draw = [], batches._epoch_order
+
+    def note(seed, num_images, epoch):
+        drawn.append((seed, epoch))
+        return draw(seed, num_images, epoch)
+
+    monkeypatch.setattr(batches, "_epoch_order", note)
+    every = dict.fromkeys(("log_every_steps", "eval_every_steps", "checkpoint_every_steps"), 3)
+    config = dataclasses.replace(CONFIG, **every)  # epochs are of 4 steps
+    own = batches.ResidentBatches(IMAGES, config, Packed(6)).ordered([7, 8, 9, 7, 8, 9])
+    for step in range(0, 24, 3):
+        _, places = own.take(step, 3)
+        wanted = [batches.batch_indices(seed, 64, 16, step, 3) for seed in (7, 8, 9, 7, 8, 9)]
+        np.testing.assert_array_equal(np.asarray(places)[0], wanted)
+    assert sorted(drawn) == [(seed, epoch) for seed in (7, 8, 9) for epoch in range(6)]
 
 
 def test_side_by_side_models_have_no_native_convolutions(monkeypatch):

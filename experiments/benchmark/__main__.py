@@ -1,13 +1,19 @@
-"""Times this library against the same networks in plain PyTorch, on the CPU, side by side.
+"""Times this library against the same networks in plain PyTorch, side by side, on the CPU or a device.
 
     pip install -e ".[benchmark]" && python -m experiments.benchmark --out=rows.json --figure=steps.png
     python -m experiments.benchmark --only=digits --cores=all --repeats=5
     python -m experiments.benchmark --scaling --figure=scaling.png
+    python -m experiments.benchmark --device --out=device.json
 
 Every contender (ours, PyTorch eager, torch.compile) is one long-lived process; they are asked in turn,
 A B C A B C, and never run at the same time. Numbers are medians, a ratio is the median of the ratios of
 neighbours. Before anything is timed, both networks get the same parameters, images and noise, and must
 agree in distortion, rates and gradients. Images are random bytes; an epoch has 10,240 of them.
+
+--device is another program: it measures whatever device JAX finds, a GPU or a TPU, in less than ten minutes.
+Training in float32 and bfloat16, a grid of 49 models side by side, a deep network, evaluation and bits on
+disk, beside PyTorch on the same device where it is installed for it; what does not work there is named, and
+the rest goes on. --quick does all of it with small networks.
 """
 
 import importlib.util
@@ -20,6 +26,8 @@ from absl import flags
 
 from experiments import program
 from experiments.benchmark.cases import CASES, step_flops, verify
+from experiments.benchmark.device import format_table as format_device
+from experiments.benchmark.device import measure_device
 from experiments.benchmark.measure import measure, measure_scaling, say
 from experiments.benchmark.tables import draw_scaling, draw_steps, format_scaling, format_table, make_row
 from hvae_jax import records
@@ -39,6 +47,14 @@ def main(arguments: list[str]) -> None:
     names = pick("only", options.only, tuple(CASES))
     for file in filter(None, (out, figure)):
         program.make_parent(file)
+    if options.quick and not options.device:
+        raise RunError("--quick is of --device; give both")
+    if options.device:
+        if figure or options.scaling:
+            raise RunError("--device has no figure and no scaling; leave --figure and --scaling out")
+        found = measure_device(options.quick, keep=lambda found: out and records.write_json(out, found))
+        print(format_device(found))
+        return
     jax.config.update("jax_platforms", "cpu")
     if options.scaling:
         rows = [row for number in cores for row in measure_scaling(number, options.repeats)]
@@ -71,6 +87,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("repeats", 20, "Turns that count; epochs take a quarter of them.", lower_bound=1)
     flags.DEFINE_string("out", None, "JSON to write: a list of rows.")
     flags.DEFINE_string("figure", None, "PNG to write.")
+    flags.DEFINE_boolean("device", False, "Instead: what the device that JAX finds does, in ten minutes.")
+    flags.DEFINE_boolean("quick", False, "With --device: small networks, to see that it works.")
     flags.DEFINE_boolean("scaling", False, "Instead: our step against batch, channels, layers and side.")
 
 

@@ -2,10 +2,14 @@
 
 import pathlib
 import resource
+import statistics
 import sys
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
+
+# Turns of which the median counts.
+TURNS = 3
 
 
 def serve(
@@ -42,3 +46,19 @@ def peak_mib() -> float:
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
     return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+
+def time_many(run: Callable[[int], float], seconds: float, most: int = 10_000) -> float:
+    """Seconds of one of many, the median of turns.
+
+    Args:
+      run: a number → the seconds that as many take; the first call compiles.
+      seconds: that a turn takes, about.
+      most: that a turn has.
+    """
+    run(1)
+    once = max(run(1), 1e-6)
+    count = min(max(1, round(seconds / once)), most)
+    if count > 1:  # what is quick is better known from many
+        count = min(max(1, round(seconds / max(run(count) / count, 1e-6))), most)
+    return statistics.median(run(count) / count for _ in range(TURNS))

@@ -23,7 +23,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.grid import members as grid_members
 from hvae_jax.grid.packed import PackedTrainer, init_stack
 from hvae_jax.keys import make_key
-from hvae_jax.training import devices, loop, processes, stacks
+from hvae_jax.training import devices, intervals, processes, stacks
 from hvae_jax.training.split_evaluator import SplitEvaluator
 from hvae_jax.training.stacks import DataParallel
 
@@ -31,18 +31,33 @@ from hvae_jax.training.stacks import DataParallel
 class Contender:
     """A process of its own, pinned before it starts, that does what it is asked and says how long it took."""
 
-    def __init__(self, module: str, spec: Mapping[str, Any], cores: str, cache: str | None = None) -> None:
-        """Starts `python -m module`; `cache` is a folder for what it compiles, empty by default."""
+    def __init__(
+        self,
+        module: str,
+        spec: Mapping[str, Any],
+        cores: str,
+        cache: str | None = None,
+        is_on_cpu: bool = True,
+    ) -> None:
+        """Starts `python -m module`.
+
+        Args:
+          module: of a worker.
+          spec: what it is to do.
+          cores: "one" or "all".
+          cache: a folder for what it compiles; an empty one by default.
+          is_on_cpu: JAX gets the CPU, else whatever device it finds.
+        """
         self._scratch = tempfile.TemporaryDirectory()
         cache = cache or self._scratch.name
         environment = {
             **os.environ,
-            "JAX_PLATFORMS": "cpu",
+            **({"JAX_PLATFORMS": "cpu"} if is_on_cpu else {}),
             "JAX_COMPILATION_CACHE_DIR": cache,
             "TORCHINDUCTOR_CACHE_DIR": cache,
             "TORCHINDUCTOR_COMPILE_THREADS": "1",  # else it leaves a pool of processes behind
         }
-        self._name = f"{module} ({spec['kind']})"
+        self._name, self._is_late = f"{module} ({spec['kind']})", False
         self._errors = pathlib.Path(self._scratch.name, "errors.txt")
         self._pipe, theirs = Pipe()
         with theirs, self._errors.open("w", encoding="utf-8") as errors, _pinned(cores):
@@ -62,20 +77,20 @@ class Contender:
     def __exit__(self, *_: object) -> None:
         self._pipe.close()
         try:
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=0 if self._is_late else 10)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._scratch.cleanup()
 
-    def ask(self, method: str, *arguments: Any) -> float:
+    def ask(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
         """The worker's answer.
 
         Raises:
-          RunError: it failed, or ended.
+          RunError: it failed, or ended, or did not answer in time.
         """
         self.send(method, *arguments)
-        return self.receive()
+        return self.receive(timeout_s)
 
     def send(self, method: str, *arguments: Any) -> None:
         """Asks without waiting, so that several can be at work; `receive` has the answer."""
@@ -83,9 +98,12 @@ class Contender:
         with contextlib.suppress(OSError):
             self._pipe.send((method, arguments))
 
-    def receive(self) -> float:
+    def receive(self, timeout_s: float | None = None) -> Any:
         """The answer to the oldest `send` that has none; errors are those of `ask`."""
         try:
+            if timeout_s is not None and not self._pipe.poll(timeout_s):
+                self._is_late = True
+                raise RunError(f"{self._name} took longer than {timeout_s:.0f} s")
             kind, answer = self._pipe.recv()
         except (EOFError, OSError) as error:
             last = (self._errors.read_text("utf-8").strip().splitlines() or ["it left no message"])[-1]
@@ -122,7 +140,7 @@ class NetworkWorker:
         step_fn = training.make_train_step(
             built.train_terms_fn, built.preprocess_fn, built.make_control(), config, devices.DEVICE_AXIS
         )
-        self._interval = loop.compile_interval(step_fn, self._batches.pick)
+        self._interval = intervals.compile_interval(step_fn, self._batches.pick)
         self._layout, stack = DataParallel(), stacks.new_stack([built.init_state()])
         self._states, self._zeros = self._layout.put(stack.states), stack.totals
         self._evaluator: SplitEvaluator | None = None

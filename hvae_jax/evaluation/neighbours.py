@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hvae_jax.keys import make_key
+from hvae_jax.models.convolution_products import precision
 from hvae_jax.training import PreprocessFn
 from hvae_jax.training.split_evaluator import SplitEvaluator
 
@@ -88,7 +89,7 @@ def _find(images: jax.Array, tiles: jax.Array, center: jax.Array, scale: jax.Arr
 
     def one_tile(best: tuple[jax.Array, jax.Array], tile: tuple[jax.Array, jax.Array]):
         pixels = tile[0].astype(jnp.float32) * scale - center[None]
-        products = jnp.matmul(images, pixels.T, precision=jax.lax.Precision.HIGHEST)
+        products = jnp.matmul(images, pixels.T, precision=precision(images.dtype))
         distance = jnp.square(pixels).sum(axis=1)[None] - 2 * products  # but for |image|²
         place, least = distance.argmin(axis=1), distance.min(axis=1)
         is_nearer = least < best[0]

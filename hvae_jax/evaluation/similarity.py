@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hvae_jax.models.convolution_products import precision
+
 # A mean squared error below this counts as this: 100 dB instead of infinity, so that means exist.
 MIN_SQUARED_ERROR = 1e-10
 # Of SSIM, for values in [0, 1] (Wang et al., 2004).
@@ -69,8 +71,8 @@ def _window_sums(a: jax.Array, size: int) -> jax.Array:
     # As products with matrices of ones and zeros: XLA's windows, and sums of shifted copies, take ten times
     # as long on CPUs.
     down, across = (_band(side, size) for side in a.shape[:2])
-    a = jnp.einsum("uh,hwn->uwn", down, a, precision=jax.lax.Precision.HIGHEST)
-    return jnp.einsum("vw,uwn->uvn", across, a, precision=jax.lax.Precision.HIGHEST)
+    a = jnp.einsum("uh,hwn->uwn", down, a, precision=precision(a.dtype))
+    return jnp.einsum("vw,uwn->uvn", across, a, precision=precision(a.dtype))
 
 
 def _band(side: int, size: int) -> jax.Array:

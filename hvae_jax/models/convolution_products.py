@@ -1,7 +1,8 @@
 """The matrix product of all networks; convolution and transposed convolution as one of them each.
 
-`precision` is where it is decided how exact the products and convolutions of the models are. It is an
-argument of each, which gradients inherit: no setting of JAX, a user's or a test's, changes it.
+`precision` is where it is decided how exact the products and convolutions are, of models and of all that
+judges them. It is an argument of each, which gradients inherit: no setting of JAX, a user's or a test's,
+changes it.
 
 The convolutions here, with shifted slices around the product, are for `vmap` over models, where a native
 convolution would become a grouped one, and for transposed convolutions to few channels on CPUs. Their

@@ -103,13 +103,25 @@ class ResidentBatches:
         # One order for all is sent once a device; an order of its own once a model.
         self._seeds = seeds[:1] if len(np.unique(seeds)) == 1 else seeds
         self.pick: PickFn = pick_alike if len(self._seeds) == 1 else pick_own
+        self._epoch_orders: dict[tuple[int, int], np.ndarray] = {}
 
     def take(self, step: int, count: int) -> tuple[Any, Any]:
         """All images `[D, N, ...]`, and the places of each step's: `[D, K, B / D]`, or of each model."""
-        orders = {}
+        orders, before = {}, self._epoch_orders
+        # Kept until a call no longer reads them: many calls may fall into one epoch.
+        self._epoch_orders = {}
+
+        def epoch_order(seed: int, num_images: int, epoch: int) -> np.ndarray:
+            found = before.get((seed, epoch))
+            found = _epoch_order(seed, num_images, epoch) if found is None else found
+            self._epoch_orders[seed, epoch] = found
+            return found
+
         for seed in np.unique(self._seeds).tolist():
             orders[seed] = np.zeros((self.steps_per_call, self._batch_size), np.int32)
-            orders[seed][:count] = batch_indices(seed, self.num_images, self._batch_size, step, count)
+            orders[seed][:count] = batch_indices(
+                seed, self.num_images, self._batch_size, step, count, epoch_order
+            )
         if self.pick is pick_own:
             return self._images, self._layout.put(np.stack([orders[seed] for seed in self._seeds.tolist()]))
         (order,) = orders.values()
@@ -148,23 +160,42 @@ def split_batches(indices: np.ndarray) -> np.ndarray:
     return parts[devices.local_part()]
 
 
-def batch_indices(seed: int, num_images: int, batch_size: int, start: int, num_steps: int) -> np.ndarray:
+def _epoch_order(seed: int, num_images: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(num_images).astype(np.int32)
+
+
+# Who reads batch by batch would draw a whole epoch for each.
+_last_epoch_orders = functools.lru_cache(maxsize=2)(_epoch_order)
+
+
+def batch_indices(
+    seed: int,
+    num_images: int,
+    batch_size: int,
+    start: int,
+    num_steps: int,
+    epoch_order: Callable[[int, int, int], np.ndarray] = _last_epoch_orders,
+) -> np.ndarray:
     """Which images make up the batches of steps start … start + num_steps − 1.
 
     Epochs are permutations laid end to end and cut into batches: every image is seen once per
     epoch, and a batch may cross from one epoch to the next. Drawn on the host, 4 bytes an image:
     the order is then the same on every platform and for every version of JAX.
 
+    Args:
+      seed: of the order.
+      num_images: of an epoch.
+      batch_size: images of a step.
+      start: the first step.
+      num_steps: how many.
+      epoch_order: (seed, num_images, epoch) → the permutation of an epoch, from whoever keeps it; by default
+        the last two are kept.
+
     Returns:
       `[num_steps, batch_size]` int32.
     """
     first, last = start * batch_size, (start + num_steps) * batch_size
     epochs = range(first // num_images, (last - 1) // num_images + 1)
-    order = np.concatenate([_epoch_order(seed, num_images, epoch) for epoch in epochs])
+    order = np.concatenate([epoch_order(seed, num_images, epoch) for epoch in epochs])
     offset = first - epochs[0] * num_images
     return order[offset : offset + last - first].reshape(num_steps, batch_size)
-
-
-@functools.lru_cache(maxsize=2)  # who reads batch by batch would draw a whole epoch for each
-def _epoch_order(seed: int, num_images: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(num_images).astype(np.int32)

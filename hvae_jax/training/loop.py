@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hvae_jax.beta_range import BetaRange
@@ -20,17 +19,16 @@ from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.training import devices, processes, stacks
 from hvae_jax.training.batches import Batches, PickFn
 from hvae_jax.training.config import TrainingConfig
+from hvae_jax.training.intervals import compile_interval
 from hvae_jax.training.optimizer import SkipState
 from hvae_jax.training.stacks import Layout, Stack
 from hvae_jax.training.step import (
     Params,
     PreprocessFn,
-    StepFn,
     StepMetrics,
     TermsFn,
     TermsOfStep,
     TrainState,
-    is_finite,
     make_train_step,
 )
 
@@ -252,49 +250,6 @@ class Trainer:
         padded[: len(counts)] = counts
         taken = batches.take(step, int(counts.max()))
         return self._programs[batches.pick](models, *taken, self.layout.put(padded))
-
-
-def compile_interval(step_fn: StepFn, pick_fn: PickFn) -> Callable[..., Any]:
-    """Many steps of every model of every device as one compiled loop; what the models were is donated.
-
-    Args:
-      step_fn: from `make_train_step`.
-      pick_fn: of the batches.
-
-    Returns:
-      `(models, together, own, counts) → (models, done)`, every array led by the devices:
-        models: (`TrainState`, totals) of each model of a device. `totals` are sums of the metrics over the
-          steps of the logged interval that other calls did. They go through the loop, so that a mean does
-          not depend on how the steps are dealt to calls.
-        together, own: as `Batches.take` gives them.
-        counts: how many steps each model takes. Not static, so a short call compiles nothing new.
-        done: a model stops at its first step that is not finite; the steps before it are counted, and
-          `totals` grow by those alone.
-    """
-
-    def interval(models: Any, together: Any, own: Any, counts: jax.Array) -> Any:
-        def one(model: Any) -> Any:
-            (state, totals), own, count = model
-
-            def body(carry: Any) -> Any:
-                state, totals, done, _ = carry
-                state, metrics = step_fn(state, pick_fn(together, own, done))
-                ok = is_finite(metrics)
-                totals = jax.tree.map(lambda total, m: total + jnp.where(ok, m, 0.0), totals, metrics)
-                return state, totals, done + ok, ok
-
-            carry: tuple[TrainState, StepMetrics, jax.Array, jax.Array] = (
-                state,
-                totals,
-                jnp.zeros((), jnp.int32),
-                jnp.array(True),
-            )
-            state, totals, done, _ = jax.lax.while_loop(lambda c: (c[2] < count) & c[3], body, carry)
-            return (state, totals), done
-
-        return stacks.map_models(one, (models, own, counts))
-
-    return devices.over_devices(interval, (True, True, True, True), donated=(0,), all_processes=True)
 
 
 class NotFinite(Exception):

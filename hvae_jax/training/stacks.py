@@ -113,11 +113,32 @@ Layout = Packed | DataParallel
 
 def map_models(fn: Callable[[Any], T], models: Any) -> T:
     """`fn` of every model of one device, arrays `[M, ...]` in and out."""
-    if jax.tree.leaves(models)[0].shape[0] == 1:
+    if are_side_by_side(models):
+        return side_by_side(fn)(models)
+    if _num_models(models) == 1:
         return jax.tree.map(lambda a: a[None], fn(entry(models, 0)))
+    return jax.lax.map(fn, models)
+
+
+def are_side_by_side(models: Any) -> bool:
+    """Whether the models of one device, arrays `[M, ...]`, are computed at once, or one after the other."""
     # On CPUs a batched matrix product is slower than the products one after the other, and small
     # products of one model stay in cache; accelerators are filled only by many models at once.
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(fn, models)
-    with convolution.as_products():
-        return jax.vmap(fn)(models)
+    return _num_models(models) > 1 and jax.default_backend() != "cpu"
+
+
+def side_by_side(fn: Callable[..., T]) -> Callable[..., T]:
+    """`fn` of all models of one device at once, arrays `[M, ...]` in and out.
+
+    What does not depend on a model's arguments is computed once for all.
+    """
+
+    def of_all(*arguments: Any) -> T:
+        with convolution.as_products():
+            return jax.vmap(fn)(*arguments)
+
+    return of_all
+
+
+def _num_models(models: Any) -> int:
+    return jax.tree.leaves(models)[0].shape[0]
