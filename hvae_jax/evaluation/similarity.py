@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from hvae_jax.models.convolution_products import precision
 
@@ -12,7 +13,7 @@ MIN_SQUARED_ERROR = 1e-10
 _C1, _C2 = 0.01**2, 0.03**2
 
 
-def psnr(images: jax.Array, others: jax.Array) -> jax.Array:
+def psnr(images: ArrayLike, others: ArrayLike) -> jax.Array:
     """Peak signal-to-noise ratio, 10 log10(1 / mean squared error), of each image.
 
     Args:
@@ -24,12 +25,12 @@ def psnr(images: jax.Array, others: jax.Array) -> jax.Array:
     Raises:
       ValueError: shapes differ.
     """
-    images, others = _clipped(images, others)
-    error = jnp.square(images - others).mean(axis=(1, 2, 3))
+    x, y = _clipped(images, others)
+    error = jnp.square(x - y).mean(axis=(1, 2, 3))
     return -10 * jnp.log10(jnp.maximum(error, MIN_SQUARED_ERROR))
 
 
-def ssim(images: jax.Array, others: jax.Array) -> jax.Array:
+def ssim(images: ArrayLike, others: ArrayLike) -> jax.Array:
     """Structural similarity of each image: the mean over all windows that lie inside it.
 
     A window is 7 × 7 as usual, and 3 × 3 for images of less than 16 pixels a side: inside 8 × 8 the usual
@@ -46,12 +47,12 @@ def ssim(images: jax.Array, others: jax.Array) -> jax.Array:
     Raises:
       ValueError: shapes differ.
     """
-    images, others = _clipped(images, others)
-    num_images, height, width, num_channels = images.shape
+    clipped = _clipped(images, others)
+    num_images, height, width, num_channels = clipped[0].shape
     size = 7 if min(height, width) >= 16 else 3
     num = size**2
     # Images and channels last: what CPUs add is then long rows.
-    x, y = (jnp.transpose(a, (1, 2, 0, 3)).reshape(height, width, -1) for a in (images, others))
+    x, y = (jnp.transpose(a, (1, 2, 0, 3)).reshape(height, width, -1) for a in clipped)
     mean_x, mean_y = (_window_sums(a, size) / num for a in (x, y))
     # Of values about ½, whose squares lose fewer digits.
     x, y = x - 0.5, y - 0.5
@@ -81,10 +82,10 @@ def _band(side: int, size: int) -> jax.Array:
     return jnp.asarray((shift >= 0) & (shift < size), jnp.float32)
 
 
-def _clipped(images: jax.Array, others: jax.Array) -> tuple[jax.Array, jax.Array]:
-    if images.shape != others.shape or images.ndim != 4:
+def _clipped(images: ArrayLike, others: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    first, second = (jnp.asarray(a, jnp.float32) for a in (images, others))
+    if first.shape != second.shape or first.ndim != 4:
         raise ValueError(
-            f"images and reconstructions must both be [N, H, W, C], got {images.shape} and {others.shape}"
+            f"images and reconstructions must both be [N, H, W, C], got {first.shape} and {second.shape}"
         )
-    first, second = (jnp.clip(jnp.asarray(a, jnp.float32), 0.0, 1.0) for a in (images, others))
-    return first, second
+    return jnp.clip(first, 0.0, 1.0), jnp.clip(second, 0.0, 1.0)

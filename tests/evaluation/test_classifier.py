@@ -140,7 +140,8 @@ def test_another_classifier_than_the_one_there_is_trained_and_said(trained, tmp_
 def test_labels_may_be_huge_and_sparse(trained, tmp_path):
     dataset = small_dataset()
     ids = np.asarray([7, 400_000, 1_000_000], np.int32)
-    renamed = Dataset(dataset.name, *(Split(s.images, ids[s.labels]) for s in dataset.splits.values()))
+    train, valid, test = (Split(s.images, ids[s.labels]) for s in dataset.splits.values())
+    renamed = Dataset(dataset.name, train, valid, test)
     found = load_or_train(tmp_path / "c", renamed)
     jax.tree.map(np.testing.assert_array_equal, found.params, trained[1].params)
     assert found.report["test_accuracy"] == trained[1].report["test_accuracy"]
