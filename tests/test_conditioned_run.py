@@ -61,7 +61,8 @@ def test_it_is_asked_and_makes_a_grid_without_training(finished, programs, tmp_p
     assert results.count_networks([*folders, finished]) is None
     # The same model at the same betas, with more draws.
     error = 5.0 * np.asarray(there["test_rate_standard_errors_nats"])
-    assert (np.abs(found["rates_nats"][0, 0, 0] - there["test_rates_nats"]) < error).all()
+    # Hardly trained, z_2 may have the same rate for every image, and no error.
+    assert (np.abs(found["rates_nats"][0, 0, 0] - there["test_rates_nats"]) < error + 1e-6).all()
     tiny.assert_one_error(
         programs.run(
             "grid",
