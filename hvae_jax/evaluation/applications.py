@@ -6,15 +6,12 @@ the data do not allow, for want of labels, of a validation split or of images, i
 """
 
 import dataclasses
-import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar, get_args
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import threadpool_limits
 
@@ -29,6 +26,7 @@ from hvae_jax.evaluation import (
     rates,
     reconstruction,
     representation,
+    samples,
 )
 from hvae_jax.evaluation.classifier import Classifier
 from hvae_jax.evaluation.encoding import Codes, Encoder
@@ -49,14 +47,14 @@ from hvae_jax.evaluation.metrics import (
 )
 from hvae_jax.evaluation.rates import NamedGroups
 from hvae_jax.evaluation.runner import Runner
-from hvae_jax.evaluation.sizes import NUM_PICTURES, NUM_POINTS, Sizes
+from hvae_jax.evaluation.samples import Drawn
+from hvae_jax.evaluation.sizes import NUM_PICTURES, Sizes
 from hvae_jax.keys import make_key
 from hvae_jax.models.config import CATEGORICAL
 from hvae_jax.models.hvae import HVAE
 from hvae_jax.training import Params, PreprocessFn
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-SAMPLE_BATCH = 250
 T = TypeVar("T")
 NO_LABELS = "the training split has no labels of two or more classes"
 NO_VALID = (
@@ -75,18 +73,6 @@ class Evaluation(NamedTuple):
 
     metrics: Metrics
     pictures: dict[str, np.ndarray]
-
-
-class Drawn(NamedTuple):
-    """Samples of a model.
-
-    Attributes:
-      images: the first of them, at most `NUM_POINTS` and as many more as fill a batch.
-      judged: features `[N, F]` and p(y|x) `[N, K]` of all; empty without a classifier.
-    """
-
-    images: np.ndarray
-    judged: tuple[np.ndarray, ...]
 
 
 class ModelEvaluator:
@@ -140,6 +126,7 @@ class ModelEvaluator:
         self._near = neighbours.of_split(parts.training_images(dataset), preprocess_fn)
         self._look_fn = measuring.make_look_fn(classifier)
         self._measure_fn = measuring.make_measure_fn(model, classifier, sizes.num_draws)
+        self._sample_fn = samples.make_sample_fn(model, classifier, sizes.num_samples, is_discrete)
         self._encoder = Encoder(model, preprocess_fn, has_samples=False)
         self._real: dict[int, tuple[dict[str, Real], np.ndarray]] = {}
 
@@ -179,10 +166,8 @@ class ModelEvaluator:
 
     def draw(self, models: Sequence[Params], seed: int, split: Split) -> list[Drawn]:
         """Samples of each model, with draws of their own for each split."""
-        return [
-            Drawn(images[: self._sizes.num_samples], tuple(a[: self._sizes.num_samples] for a in judged))
-            for images, judged in self._runner.call(self._sample, models, seed, 1 + SPLITS.index(split))
-        ]
+        found = self._runner.call(self._sample_fn, models, seed, 1 + SPLITS.index(split))
+        return [samples.cut(one, self._sizes.num_samples) for one in found]
 
     def _look(self, seed: int, params: Params) -> None:
         """At the images, once for all models."""
@@ -314,31 +299,6 @@ class ModelEvaluator:
         if len(self._parts["test"].scored) < 2:
             return "the test split has fewer than 2 images"
         return None
-
-    @functools.cached_property
-    def _sample(self) -> Callable[[tuple[Params, Params], jax.Array], Any]:
-        """((params, params of the classifier), key) → the first samples, and what is said of all."""
-        apply: Any = self._model.apply
-        method = "draw" if self._is_discrete else "sample"
-        num_samples = self._sizes.num_samples
-        num_batches = -(-num_samples // SAMPLE_BATCH)
-        num_shown = -(-min(num_samples, NUM_POINTS) // SAMPLE_BATCH)
-
-        def sample(both: tuple[Params, Params], key: jax.Array) -> Any:
-            params, judge_params = both
-
-            def one_batch(key: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-                images = jnp.clip(apply(params, key, SAMPLE_BATCH, method=method), 0.0, 1.0)
-                return images, self._classifier(judge_params, images) if self._classifier else ()
-
-            keys = jax.random.split(key, num_batches)
-            images, judged = jax.lax.map(one_batch, keys[:num_shown])
-            if num_batches > num_shown:
-                others = jax.lax.map(lambda key: one_batch(key)[1], keys[num_shown:])
-                judged = jax.tree.map(lambda *both: jnp.concatenate(both), judged, others)
-            return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (images, judged))
-
-        return sample
 
     def _score_samples(self, drawn: Drawn, real: Real, distances: np.ndarray, split: Split) -> SampleScores:
         """Scores of samples beside the images of a split as the models see them."""
