@@ -140,6 +140,11 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     file = folder / records.CONFIG_FILE
     config = records.read_json(file)
     groups = ("data", "model", "objective", "training")
+    if isinstance(config, dict) and "objective" in config and not {"data", "model"} & set(config):
+        raise RunError(
+            f"{file} has neither data nor model: the run is of networks of your own (hvae_jax.own), which "
+            "only your program can build; use hvae_jax.evaluation from there"
+        )
     if not isinstance(config, dict) or not all(isinstance(config.get(group), dict) for group in groups):
         raise RunError(f"{file} is not the config of a run; restore it or use another folder")
     return config

@@ -275,3 +275,9 @@ def test_many_lines_that_end_alike_are_said_a_few_times(capsys):
         "model 1 is evaluated again: version was 1, is 2 (and of others, which are not listed)",
         "left out: knn: too few",
     ]
+
+
+def test_a_run_of_networks_of_ones_own_is_named_as_such(tmp_path):
+    records.write_json(tmp_path / records.CONFIG_FILE, {"objective": {"betas": [1.0]}, "training": {}})
+    with pytest.raises(RunError, match=r"has neither data nor model: the run is of networks of your own"):
+        results.read_config(tmp_path)
