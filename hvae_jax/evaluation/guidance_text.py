@@ -77,6 +77,8 @@ def statement(entry: Entry) -> str:
         return "No model has equal betas, so whether independent betas won cannot be said."
     if len(rival.betas) == 1:
         return "With one layer there are no independent betas to compare."
+    if rival.is_best and entry.seed_spread is None:
+        return "The best model has equal betas; whether it would with other seeds cannot be said."
     if rival.is_best:
         return "Independent betas did not win: the best model has equal betas."
     count = rival.num_standard_errors

@@ -152,6 +152,13 @@ def test_without_a_second_seed_nothing_is_won_and_nothing_lost(test, words):
     assert (entry.seed_spread, entry.best.standard_error_of_seeds) == (None, None)
 
 
+def test_without_a_second_seed_equal_betas_are_best_and_others_have_not_lost():
+    models = [model("0", (0.1, 1.0), 0, 3.0, 9.0), model("1", (1.0, 1.0), 0, 4.0, 5.0)]
+    text = guidance_text.to_markdown(guidance.make_guidance(models))
+    assert "The best model has equal betas; whether it would with other seeds cannot be said." in text
+    assert "did not win" not in text
+
+
 def test_one_model_is_told_of_itself_alone():
     made = guidance.make_guidance([model("run", (1.0, 0.5), 0, 5.0, 4.0)])
     text = guidance_text.to_markdown(made)
