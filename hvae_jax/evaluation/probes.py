@@ -77,7 +77,7 @@ def linear_svm(scaled: Scaled, c: float) -> Predict:
         return value, w - 2 * c * (points.T @ (lacking * signs)).ravel()
 
     start = np.zeros(points.shape[1] * len(classes))
-    options = {"maxiter": MAX_ITERATIONS, "ftol": 1e-5, "gtol": 1e-3}
+    options = {"maxiter": 2 * MAX_ITERATIONS, "ftol": 1e-6, "gtol": 1e-3}
     found = optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
     weights = found.x.reshape(points.shape[1], len(classes)).astype(np.float32)
     return lambda latents: classes[(_with_ones(latents) @ weights).argmax(axis=1)]
