@@ -81,6 +81,21 @@ def describe_network(config: Mapping[str, Any], image_shape: tuple[int, int, int
     }
 
 
+def torch_spec(
+    config: Mapping[str, Any], image_shape: tuple[int, int, int], is_compiled: bool
+) -> dict[str, Any]:
+    """What `torch_reference` trains: the network, images and objective of a config of `npz:` data."""
+    return {
+        "kind": "network",
+        "network": describe_network(config, image_shape),
+        "training": config["training"],
+        "betas": config["objective"]["betas"],
+        "binarize": config["data"]["binarize"],
+        "data": config["data"]["name"].removeprefix("npz:"),
+        "compile": is_compiled,
+    }
+
+
 def step_flops(case: Case) -> float:
     """Floating point operations of the products in one training step, from their shapes alone.
 

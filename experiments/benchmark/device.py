@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments import digits_deep
-from experiments.benchmark.cases import CASES, Case, describe_network, step_flops, with_random_images
+from experiments.benchmark.cases import CASES, Case, step_flops, torch_spec, with_random_images
 from experiments.benchmark.measure import say
 from experiments.benchmark.workers import Contender
 from hvae_jax.errors import RunError
@@ -189,14 +189,8 @@ def sections(sizes: Sizes, kind: str, folder: pathlib.Path) -> Iterator[Section]
                     continue
                 case, flops = sizes.cases[title], step_flops(sizes.cases[title])
                 spec = {
-                    "kind": "network",
                     **every,
-                    "network": describe_network(config, case.image_shape),
-                    "training": config["training"],
-                    "betas": config["objective"]["betas"],
-                    "binarize": config["data"]["binarize"],
-                    "data": config["data"]["name"].removeprefix("npz:"),
-                    "compile": who == COMPILED,
+                    **torch_spec(config, case.image_shape, who == COMPILED),
                     "compute_dtype": dtype,
                     "device": device,
                 }

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from experiments.benchmark.cases import SCALING, Case, describe_network, scaling_config, with_random_images
+from experiments.benchmark.cases import SCALING, Case, scaling_config, torch_spec, with_random_images
 from experiments.benchmark.workers import Contender
 from hvae_jax.errors import RunError
 
@@ -49,23 +49,15 @@ def measure(case: Case, cores: str, repeats: int) -> tuple[Measurements, list[st
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         config = with_random_images(case.config, case.image_shape, NUM_IMAGES, pathlib.Path(folder))
         ours_spec = {"kind": "network", "config": config}
-        torch_spec = {
-            "kind": "network",
-            "network": describe_network(config, case.image_shape),
-            "training": config["training"],
-            "betas": config["objective"]["betas"],
-            "binarize": config["data"]["binarize"],
-            "data": config["data"]["name"].removeprefix("npz:"),
-            "compile": False,
-        }
+        eager, compiled = (torch_spec(config, case.image_shape, is_compiled) for is_compiled in (False, True))
         out.first_step_s, warm_peak_mib = measure_first_step(ours_spec, cores, min(repeats, 3))
 
         def start(module: str, spec: Mapping[str, Any]) -> Contender:
             return stack.enter_context(Contender(module, spec, cores))
 
-        networks = {"ours": start(OURS, ours_spec), "torch": start(TORCH, torch_spec)}
+        networks = {"ours": start(OURS, ours_spec), "torch": start(TORCH, eager)}
         networks["grid"] = start(OURS, {**ours_spec, "kind": "grid"})
-        networks["torch_compile"] = start(TORCH, {**torch_spec, "compile": True})
+        networks["torch_compile"] = start(TORCH, compiled)
         products = {name: start(m, {"kind": "gemm"}) for name, m in (("xla", OURS), ("torch", TORCH))}
 
         for name, contender in list(networks.items()):

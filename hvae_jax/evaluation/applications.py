@@ -7,7 +7,6 @@ the data do not allow, for want of labels, of a validation split or of images, i
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar, get_args
@@ -49,6 +48,7 @@ from hvae_jax.evaluation.rates import NamedGroups
 from hvae_jax.evaluation.runner import Runner
 from hvae_jax.evaluation.samples import Drawn
 from hvae_jax.evaluation.sizes import NUM_PICTURES, Sizes
+from hvae_jax.grid.local_tasks import num_cores
 from hvae_jax.keys import make_key
 from hvae_jax.models.config import CATEGORICAL
 from hvae_jax.models.hvae import HVAE
@@ -154,8 +154,7 @@ class ModelEvaluator:
                 of_model[split] = found
         # Scoring is NumPy and scikit-learn on one core each; a second thread of the BLAS costs twice what it
         # brings on matrices this small.
-        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        with threadpool_limits(1), ThreadPoolExecutor(num_cores) as pool:
+        with threadpool_limits(1), ThreadPoolExecutor(num_cores()) as pool:
             begun = [self._score(*found, seed, pool) for found in zip(models, measured, drawn, strict=True)]
             return [finish() for finish in begun]
 

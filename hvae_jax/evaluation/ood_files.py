@@ -1,12 +1,7 @@
 """What a look at images from elsewhere leaves: ood.json and ood.npz in a run folder, ood.csv above them."""
 
-import csv
 import dataclasses
-import io
-import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +14,8 @@ from hvae_jax.evaluation.detection import Detection, DetectionSizes, Found
 from hvae_jax.evaluation.plain import flatten, from_plain, to_plain
 from hvae_jax.evaluation.results import Evaluated
 from hvae_jax.evaluation.settings import Settings
+from hvae_jax.files.arrays import read_arrays, write_arrays
+from hvae_jax.files.text import write_rows
 
 OOD_FILE, SCORES_FILE, TABLE_FILE = "ood.json", "ood.npz", "ood.csv"
 
@@ -75,15 +72,7 @@ def save(folder: pathlib.Path, found: Found, made_with: DetectionSettings) -> No
     Raises:
       RunError: no space, or no permission.
     """
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **found.scores)  # type: ignore[arg-type]
-    file = folder / SCORES_FILE
-    partial = file.with_name(file.name + ".partial")
-    try:
-        partial.write_bytes(buffer.getvalue())
-        os.replace(partial, file)
-    except OSError as error:
-        raise RunError(f"{file} cannot be written: {error.strerror}") from error
+    write_arrays(folder / SCORES_FILE, found.scores)
     records.write_json(folder / OOD_FILE, {"settings": to_plain(made_with), **to_plain(found.detection)})
 
 
@@ -103,12 +92,7 @@ def load_scores(folder: pathlib.Path) -> dict[str, np.ndarray]:
     Raises:
       RunError: absent or damaged.
     """
-    file = folder / SCORES_FILE
-    try:
-        with np.load(file) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise RunError(f"{file} is absent or damaged; evaluate again") from error
+    return read_arrays(folder / SCORES_FILE)
 
 
 def write_table(folder: pathlib.Path, models: Sequence[Evaluated]) -> None:
@@ -128,12 +112,7 @@ def write_table(folder: pathlib.Path, models: Sequence[Evaluated]) -> None:
         for of_set in model.detection.sets
         for entry in of_set.scores
     ]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    records.write_text(folder / TABLE_FILE, text.getvalue())
+    write_rows(folder / TABLE_FILE, rows)
 
 
 def _read(content: Any, file: pathlib.Path) -> Detection:

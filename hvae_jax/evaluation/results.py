@@ -1,12 +1,9 @@
 """What an evaluation leaves in a run folder, metrics.json and pictures.npz, and the run folders below one."""
 
 import csv
-import io
 import json
 import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +18,7 @@ from hvae_jax.evaluation.detection import Detection
 from hvae_jax.evaluation.metrics import Metrics, RunEvaluation
 from hvae_jax.evaluation.plain import from_plain, to_plain
 from hvae_jax.evaluation.settings import Settings
+from hvae_jax.files.arrays import read_arrays, write_arrays
 from hvae_jax.groups import Groups
 from hvae_jax.models.config import ModelConfig
 from hvae_jax.objective_config import ObjectiveConfig
@@ -212,9 +210,8 @@ def why_stale(folder: pathlib.Path, wanted: Settings) -> str | None:
     except (RunError, AttributeError):
         return f"{METRICS_FILE} is damaged"
     try:
-        with np.load(folder / PICTURES_FILE) as arrays:
-            is_whole = {"images", "samples"} <= dict(arrays).keys()
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        is_whole = {"images", "samples"} <= read_arrays(folder / PICTURES_FILE).keys()
+    except RunError:
         is_whole = False
     return None if is_whole else f"{PICTURES_FILE} is absent or damaged"
 
@@ -225,15 +222,7 @@ def save(folder: pathlib.Path, evaluation: Evaluation, made_with: Settings) -> N
     Raises:
       RunError: no space, or no permission.
     """
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **evaluation.pictures)  # type: ignore[arg-type]
-    file = folder / PICTURES_FILE
-    partial = file.with_name(file.name + ".partial")
-    try:
-        partial.write_bytes(buffer.getvalue())
-        os.replace(partial, file)
-    except OSError as error:
-        raise RunError(f"{file} cannot be written: {error.strerror}") from error
+    write_arrays(folder / PICTURES_FILE, evaluation.pictures)
     content = {"settings": to_plain(made_with), **to_plain(evaluation.metrics)}
     records.write_json(folder / METRICS_FILE, content)
 

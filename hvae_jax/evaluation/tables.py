@@ -2,16 +2,15 @@
 
 import csv
 import dataclasses
-import io
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import metrics
 from hvae_jax.evaluation.plain import nest, to_row
 from hvae_jax.evaluation.results import Evaluated
+from hvae_jax.files.text import write_rows
 
 TABLE_FILE = "evaluation.csv"
 
@@ -27,12 +26,7 @@ def write_table(folder: pathlib.Path, models: Sequence[Evaluated]) -> None:
         }
         for model in models
     ]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    records.write_text(folder / TABLE_FILE, text.getvalue())
+    write_rows(folder / TABLE_FILE, rows)
 
 
 def read_table(file: str | os.PathLike[str]) -> list[Evaluated]:

@@ -1,9 +1,12 @@
 """Reading and writing the files of a folder: text in UTF-8 whatever the locale, whole or not at all."""
 
 import contextlib
+import csv
+import io
 import json
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hvae_jax.errors import RunError
@@ -50,6 +53,20 @@ def write_text(file: pathlib.Path, text: str) -> None:
       RunError: no space, no permission, or a folder of that name.
     """
     write_bytes(file, text.encode("utf-8"))
+
+
+def write_rows(file: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """As CSV: the columns of all rows in the order in which they first come, a cell that a row lacks empty.
+
+    Raises:
+      RunError: no space, or no permission.
+    """
+    text = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(file, text.getvalue())
 
 
 def write_bytes(file: pathlib.Path, content: bytes) -> None:
