@@ -21,9 +21,9 @@ from experiments.environment import (
     use_compile_cache,
 )
 from experiments.paths import file_flag, folder_flag, make_parent, source_flag
+from hvae_jax.cores import num_cores
 from hvae_jax.data import Dataset
 from hvae_jax.errors import RunError, Stopped
-from hvae_jax.grid.local_tasks import num_cores
 from hvae_jax.training import processes
 
 __all__ = [

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import re
@@ -13,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hvae_jax.cores import num_cores
 from hvae_jax.models import conditioning
 from hvae_jax.models.hvae import HVAE
 from hvae_jax.training.checkpoints import sum_state
@@ -36,8 +36,7 @@ def device() -> str:
     first = jax.devices()[0]
     if first.platform != "cpu":
         return f"{first.platform} {first.device_kind}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"cpu {_processor()}, {cores} cores"
+    return f"cpu {_processor()}, {num_cores()} cores"
 
 
 def betas_of(variables: Any) -> list[float]:

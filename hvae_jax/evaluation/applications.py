@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar, get_args
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from hvae_jax.cores import num_cores
 from hvae_jax.data import Dataset
 from hvae_jax.evaluation import (
     active_units,
@@ -48,7 +49,6 @@ from hvae_jax.evaluation.rates import NamedGroups
 from hvae_jax.evaluation.runner import Runner
 from hvae_jax.evaluation.samples import Drawn
 from hvae_jax.evaluation.sizes import NUM_PICTURES, Sizes
-from hvae_jax.grid.local_tasks import num_cores
 from hvae_jax.keys import make_key
 from hvae_jax.models.config import CATEGORICAL
 from hvae_jax.models.hvae import HVAE

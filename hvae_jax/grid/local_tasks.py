@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, NamedTuple
 
+from hvae_jax.cores import num_cores
 from hvae_jax.errors import RunError
 
 POLL_SECONDS = 0.1
@@ -43,11 +44,6 @@ class _Running(NamedTuple):
     task: Task
     process: subprocess.Popen
     log: IO[str]
-
-
-def num_cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_slots(num: int | None, cpus_per_task: int, gpus_per_task: int) -> Slots:
