@@ -199,7 +199,7 @@ def test_packed_models_share_a_streamed_batch():
 
 @pytest.mark.parametrize(
     ("what", "num_models"),
-    [("terms", 1), ("terms", 3), ("bound", 1), ("measure", 1), ("measure", 3), ("marked", 3)],
+    [("terms", 1), ("terms", 3), ("bound", 1), ("measure", 1), ("measure", 3), ("read", 3), ("marked", 3)],
 )
 def test_a_pass_over_the_images(make_config: MakeConfig, what: str, num_models: int):
     is_conditioned = what == "marked"
@@ -211,10 +211,11 @@ def test_a_pass_over_the_images(make_config: MakeConfig, what: str, num_models: 
     fn: Any = {
         "terms": rates.make_repeated_terms(model.apply, 3),
         "bound": rates.make_importance_bound(functools.partial(model.apply, method="log_weight"), 3),
-        "measure": measuring.make_measure_fn(model, Classifier(network, (), {}), 2),
+        "measure": measuring.make_measure_fn(model, Classifier(network, (), {}), 1, 2),
+        "read": measuring.make_read_fn(model, 2),
         "marked": RANGE.make_terms(model.apply),
     }[what]
-    if what == "measure":
+    if what in ("measure", "read"):
         params = params, judge
     over_batches = make_over_batches(fn, data.make_preprocess("round"))
 

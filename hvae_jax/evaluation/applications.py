@@ -30,7 +30,7 @@ from hvae_jax.evaluation import (
 )
 from hvae_jax.evaluation.classifier import Classifier
 from hvae_jax.evaluation.encoding import Codes, Encoder
-from hvae_jax.evaluation.measuring import Measured, Real
+from hvae_jax.evaluation.measuring import Measured, Read, Real
 from hvae_jax.evaluation.metrics import (
     Application,
     Generation,
@@ -55,6 +55,8 @@ from hvae_jax.models.hvae import HVAE
 from hvae_jax.training import Params, PreprocessFn
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+# Which of its passes, and samples of the first split: each has draws of its own.
+MEASURE, DRAW, READ = 0, 1, 3
 T = TypeVar("T")
 NO_LABELS = "the training split has no labels of two or more classes"
 NO_VALID = (
@@ -117,18 +119,23 @@ class ModelEvaluator:
             num_latents=measuring.num_kept_latents(model, self._parts),
             num_features=0 if classifier is None else classifier.num_features,
         )
-        # One array for all, so that there is one program; the test split comes last, since the draws of an
-        # image follow from its place.
-        joined = parts.join(self._parts, parts.is_streamed(dataset))
-        judge_params = () if classifier is None else classifier.params
-        self._runner = Runner(joined, preprocess_fn, judge_params, capacity)
-        self._rows = measuring.read_rows(self._parts)
+        # Both splits in one array, so that there is one program; the test split comes last, since the draws
+        # of an image follow from its place. What latents are read of is another array: fewer images of these,
+        # and those that probes are fitted on.
+        self._judged: dict[Split, parts.Part] = {split: self._parts[split] for split in self._splits}
+        judge_params, streamed = () if classifier is None else classifier.params, parts.is_streamed(dataset)
+        whole = parts.join((part.images for part in self._judged.values()), streamed)
+        read = parts.join((part.images[part.read] for part in self._parts.values()), streamed)
+        self._runner = Runner(whole, preprocess_fn, judge_params, capacity)
+        self._reader = Runner(read, preprocess_fn, (), capacity)
         self._near = neighbours.of_split(parts.training_images(dataset), preprocess_fn)
         self._look_fn = measuring.make_look_fn(classifier)
-        self._measure_fn = measuring.make_measure_fn(model, classifier, sizes.num_draws)
+        num_draws = measuring.enough_draws(len(whole), sizes.num_draws)
+        self._measure_fn = measuring.make_measure_fn(model, classifier, num_draws, sizes.num_draws)
+        self._read_fn = measuring.make_read_fn(model, sizes.num_draws)
         self._sample_fn = samples.make_sample_fn(model, classifier, sizes.num_samples, is_discrete)
         self._encoder = Encoder(model, preprocess_fn, has_samples=False)
-        self._real: dict[int, tuple[dict[str, Real], np.ndarray]] = {}
+        self._real: dict[int, tuple[dict[Split, Real], np.ndarray]] = {}
 
     @property
     def capacity(self) -> int:
@@ -147,7 +154,7 @@ class ModelEvaluator:
     def evaluate_all(self, models: Sequence[Params], seed: int) -> list[Evaluation]:
         """The same of several models, at most `capacity`: each as if it were alone."""
         self._look(seed, models[0])
-        measured = self.measure(models, seed)
+        measured, reads = self.measure(models, seed), self.read(models, seed)
         drawn: list[dict[Split, Drawn]] = [{} for _ in models]
         for split in self._splits:
             for of_model, found in zip(drawn, self.draw(models, seed, split), strict=True):
@@ -155,17 +162,25 @@ class ModelEvaluator:
         # Scoring is NumPy and scikit-learn on one core each; a second thread of the BLAS costs twice what it
         # brings on matrices this small.
         with threadpool_limits(1), ThreadPoolExecutor(num_cores()) as pool:
-            begun = [self._score(*found, seed, pool) for found in zip(models, measured, drawn, strict=True)]
+            begun = [
+                self._score(*found, seed, pool) for found in zip(models, measured, reads, drawn, strict=True)
+            ]
             return [finish() for finish in begun]
 
-    def measure(self, models: Sequence[Params], seed: int) -> list[dict[str, Measured]]:
-        """What sections are made from, for "train" (what probes are fitted on), "valid" and "test"."""
-        found = self._runner.map_images(self._measure_fn, models, seed, 0, self._rows)
-        return [measuring.split_measured(one, self._parts) for one in found]
+    def measure(self, models: Sequence[Params], seed: int) -> list[dict[Split, Measured]]:
+        """What is found of every image of both splits."""
+        rows = measuring.rows_of(self._judged, lambda part: part.shown)
+        found = self._runner.map_images(self._measure_fn, models, seed, MEASURE, rows)
+        return [measuring.split_measured(one, self._judged) for one in found]
+
+    def read(self, models: Sequence[Params], seed: int) -> list[dict[str, Read]]:
+        """Latents, of the splits' and of "train", which probes are fitted on."""
+        found = self._reader.map_images(self._read_fn, models, seed, READ)
+        return [measuring.split_read(one, self._parts) for one in found]
 
     def draw(self, models: Sequence[Params], seed: int, split: Split) -> list[Drawn]:
         """Samples of each model, with draws of their own for each split."""
-        found = self._runner.call(self._sample_fn, models, seed, 1 + SPLITS.index(split))
+        found = self._runner.call(self._sample_fn, models, seed, DRAW + SPLITS.index(split))
         return [samples.cut(one, self._sizes.num_samples) for one in found]
 
     def _look(self, seed: int, params: Params) -> None:
@@ -173,8 +188,9 @@ class ModelEvaluator:
         if seed in self._real:
             return
         # Any model's parameters do: they are not looked at.
-        ((found, x),) = self._runner.map_images(self._look_fn, [params], seed, 0, self._rows)
-        real = measuring.split_real((found, x), self._parts)
+        rows = measuring.rows_of(self._judged, lambda part: part.read)
+        ((found, x),) = self._runner.map_images(self._look_fn, [params], seed, MEASURE, rows)
+        real = measuring.split_real((found, x), self._judged)
         test = self._parts["test"]
         _, distances = self._near.nearest(real["test"].x[test.among_read(test.compared)])
         self._real = {seed: (real, distances)}
@@ -182,7 +198,8 @@ class ModelEvaluator:
     def _score(
         self,
         params: Params,
-        measured: dict[str, Measured],
+        measured: dict[Split, Measured],
+        reads: dict[str, Read],
         drawn: dict[Split, Drawn],
         seed: int,
         pool: Executor,
@@ -195,9 +212,7 @@ class ModelEvaluator:
         from_layers = None if is_every_layer else self._from_layers
         real, distances = self._real[seed]
 
-        finish_reading = representation.represent(
-            measured, self._parts, reason is None, self._top_layers, pool
-        )
+        finish_reading = representation.represent(reads, self._parts, reason is None, self._top_layers, pool)
         informed: dict[Split, Future[Any]] = {
             split: pool.submit(
                 information.inform,
@@ -213,7 +228,7 @@ class ModelEvaluator:
             for split in self._splits
         }
         units = {
-            split: pool.submit(active_units.count, self._codes(params, measured[split], split))
+            split: pool.submit(active_units.count, self._codes(params, reads[split], split))
             for split in self._splits
         }
         shown = pool.submit(self._near.nearest, drawn["test"].images[:NUM_PICTURES])
@@ -262,14 +277,14 @@ class ModelEvaluator:
 
         return finish
 
-    def _codes(self, params: Params, measured: Measured, split: Split) -> Iterable[list[Codes]]:
+    def _codes(self, params: Params, read: Read, split: Split) -> Iterable[list[Codes]]:
         """Posterior means of every layer: of the images that are read, or of a deep network of all."""
         if len(self._top_layers) < self._model.num_layers:
             # No sample depends on this key: means are not drawn.
             return self._encoder.batches(self._parts[split].images, params, make_key(0))
         kinds = self._model.config.kinds
         names = ["probs" if kind == CATEGORICAL else "means" for kind in kinds]
-        return [[{name: means} for name, means in zip(names, measured.read.means, strict=True)]]
+        return [[{name: means} for name, means in zip(names, read.means, strict=True)]]
 
     def _per_split(self, make: Callable[[Split], T]) -> PerSplit[T]:
         found = {split: make(split) for split in self._splits}
@@ -322,7 +337,7 @@ class ModelEvaluator:
             "samples": _as_bytes(drawn.images[:NUM_PICTURES]),
             "neighbors": self._near.as_bytes(neighbors),
             "images": _as_bytes(real.x[shown]),
-            "reconstructions": np.stack([images[shown] for images in test.read.pictures]),
+            "reconstructions": np.stack(test.pictures),
         }
 
 

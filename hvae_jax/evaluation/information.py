@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from hvae_jax import bounds
-from hvae_jax.evaluation.measuring import Measured
+from hvae_jax.evaluation.measuring import ENOUGH_DRAWS, Measured
 from hvae_jax.evaluation.metrics import Information, LabelInformation, Population
 from hvae_jax.evaluation.parts import Part
 from hvae_jax.evaluation.plain import Estimate
@@ -33,8 +33,6 @@ from hvae_jax.evaluation.rates import standard_error
 
 # Rows of the N × N table of log-densities at a time: with 10,000 images, 4 MB that stay in cache.
 TILE_NUMBERS = 1_000_000
-# Of all images together, beyond which more say nothing: the error of 20,000 is about 0.01 nats.
-ENOUGH_DRAWS = 20_000
 # Dimensions per unrolled pass over a tile.
 DIMS_PER_PASS = 32
 

@@ -1,29 +1,36 @@
-"""What a pass over the images gives of them, and of a model: all that its evaluation is made from.
+"""What passes over the images give of them, and of a model: all that its evaluation is made from.
 
 What is a number for each image is computed in the pass; of arrays as large as images or latents, only what is
-read of them later comes back.
+read of them later comes back. A pass does for its images what they are there for and nothing else: those that
+probes are fitted on are encoded, never reconstructed.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hvae_jax import bounds
+from hvae_jax import bounds, distributions
+from hvae_jax.categorical import Categorical
 from hvae_jax.evaluation import similarity
 from hvae_jax.evaluation.classifier import Classifier
 from hvae_jax.evaluation.parts import Part
+from hvae_jax.gaussian import Gaussian
 from hvae_jax.keys import fold_in
-from hvae_jax.models.hierarchy import CategoricalCode
+from hvae_jax.models.hierarchy import CategoricalCode, Code
 from hvae_jax.models.hvae import HVAE
 from hvae_jax.objective import LayerwiseTerms
 from hvae_jax.training import Params
 
 # Of an image's fingerprint, as 32-bit numbers: two of 10⁵ images have the same with a chance of 10⁻²⁹.
 NUM_HASHES = 4
+# Of all images together, beyond which more say nothing: the error of 20,000 is about 0.01 nats of the
+# information, and that of a mean over images is almost all their own spread.
+ENOUGH_DRAWS = 20_000
+Name = TypeVar("Name", bound=str)
 
 
 class Judged(NamedTuple):
@@ -65,37 +72,35 @@ class Top(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What is read of the latents themselves, and shown.
+    """Latents of the images of a part that are at `Part.read`.
 
     Attributes:
       samples: of each layer, S draws, `[R, S, ...]`; of a deep network, the top layer of each side.
       means: of their posteriors, with those of the layers above as latents, `[R, ...]`.
-      pictures: reconstructions from each layer, uint8.
     """
 
     samples: list[Any]
     means: list[Any]
-    pictures: list[Any]
 
 
 class Measured(NamedTuple):
-    """A model's own of the N images of a part.
+    """A model's own of the N images of a split.
 
     Attributes:
       terms: `[N]` and `[N, L]`, means over the draws.
       reconstructed: from each layer; of a deep network, from the lowest layer of each side of its maps.
       top: of all images.
-      read: of the images at `Part.read` alone.
+      pictures: reconstructions from the same layers, uint8, of the images at `Part.shown`.
     """
 
     terms: LayerwiseTerms
     reconstructed: list[Reconstructed]
     top: Top
-    read: Read
+    pictures: list[Any]
 
 
 class Real(NamedTuple):
-    """The images of a part, whatever the model.
+    """The images of a split, whatever the model.
 
     Attributes:
       entropy: of the images as a population of their own, nats.
@@ -119,27 +124,30 @@ def read_layers(model: HVAE) -> tuple[list[int], list[int]]:
 
 
 def num_kept_latents(model: HVAE, parts: Mapping[str, Part]) -> int:
-    """Numbers in one draw of all latents that come back: z_L of every image, other layers where read."""
+    """Numbers in one draw of all latents that come back: z_L of both splits, all layers where read."""
     sizes = [math.prod(model.config.latent_shapes[layer - 1]) for layer in read_layers(model)[1]]
-    num_images = sum(len(part.images) for part in parts.values())
+    num_images = sum(len(part.images) for name, part in parts.items() if name != "train")
     num_read = sum(len(part.read) for part in parts.values())
     return num_images * sizes[-1] + num_read * sum(sizes)
 
 
-def make_measure_fn(model: HVAE, classifier: Classifier | None, num_draws: int) -> Any:
-    """((params, params of the classifier), x, keys) → ((terms, reconstructed, top), `Read`)."""
+def enough_draws(num_images: int, most: int) -> int:
+    """Of each image, for means over images."""
+    return min(most, max(1, ENOUGH_DRAWS // num_images))
+
+
+def make_measure_fn(model: HVAE, classifier: Classifier | None, num_draws: int, num_top_draws: int) -> Any:
+    """((params, params of the classifier), x, keys) → ((terms, reconstructed, top), pictures).
+
+    Args:
+      num_draws, num_top_draws: of each image, for its terms, and for `Top`.
+    """
     apply: Any = model.apply
-    from_layers, top_layers = read_layers(model)
+    from_layers, _ = read_layers(model)
 
     def measure(both: tuple[Params, Params], x: jax.Array, keys: jax.Array) -> Any:
         params, judge_params = both
-
-        def draw(number: Any) -> tuple[LayerwiseTerms, list[jax.Array]]:
-            terms, draws = apply(params, x, fold_in(keys, number), method="terms_and_draws")
-            return terms, [draws[layer - 1] for layer in top_layers]
-
-        terms, samples = jax.lax.map(draw, jnp.arange(num_draws))
-        samples = [jnp.moveaxis(sample, 0, 1) for sample in samples]
+        terms = jax.lax.map(lambda number: apply(params, x, fold_in(keys, number)), jnp.arange(num_draws))
         codes = apply(params, x, keys, 0.0, method="encode")
         reconstructed, pictures = [], []
         for lowest in from_layers:
@@ -153,33 +161,56 @@ def make_measure_fn(model: HVAE, classifier: Classifier | None, num_draws: int) 
             found = similarity.psnr(x, picture), similarity.ssim(x, picture)
             reconstructed.append(Reconstructed(*found, judged))
             pictures.append(jnp.round(picture * 255).astype(jnp.uint8))
-        top = codes[-1]
-        std = None if isinstance(top, CategoricalCode) else top.std
-        means = [codes[layer - 1].mean for layer in top_layers]
-        of_all = jax.tree.map(lambda t: t.mean(axis=0), terms), reconstructed, Top(samples[-1], top.mean, std)
-        return of_all, Read(samples, means, pictures)
+        top = jax.lax.map(
+            lambda number: _draw_top(codes[-1], fold_in(keys, num_draws + number)), jnp.arange(num_top_draws)
+        )
+        std = None if isinstance(codes[-1], CategoricalCode) else codes[-1].std
+        found = Top(jnp.moveaxis(top, 0, 1), codes[-1].mean, std)
+        return (jax.tree.map(lambda t: t.mean(axis=0), terms), reconstructed, found), pictures
 
     return measure
 
 
-def split_measured(found: Any, parts: Mapping[str, Part]) -> dict[str, Measured]:
+def make_read_fn(model: HVAE, num_draws: int) -> Any:
+    """((params, anything), x, keys) → `Read`."""
+    apply: Any = model.apply
+    _, top_layers = read_layers(model)
+
+    def read(both: tuple[Params, Any], x: jax.Array, keys: jax.Array) -> Read:
+        def draw(number: Any) -> list[jax.Array]:
+            codes = apply(both[0], x, fold_in(keys, number), method="encode")
+            return [codes[layer - 1].sample for layer in top_layers]
+
+        samples = [jnp.moveaxis(z, 0, 1) for z in jax.lax.map(draw, jnp.arange(num_draws))]
+        codes = apply(both[0], x, keys, 0.0, method="encode")
+        return Read(samples, [codes[layer - 1].mean for layer in top_layers])
+
+    return read
+
+
+def split_measured(found: Any, parts: Mapping[Name, Part]) -> dict[Name, Measured]:
     """What `measure_fn` gave of the images of all parts, one after the other, by part."""
-    of_all, read = found
+    of_all, pictures = found
     by_part = zip(
         _cut(of_all, [len(part.images) for part in parts.values()]),
-        _cut(read, [len(part.read) for part in parts.values()]),
+        _cut(pictures, [len(part.shown) for part in parts.values()]),
         strict=True,
     )
     measured = {}
-    for name, ((terms, reconstructed, top), read) in zip(parts, by_part, strict=True):
-        measured[name] = Measured(terms, reconstructed, top, read)
+    for name, ((terms, reconstructed, top), shown) in zip(parts, by_part, strict=True):
+        measured[name] = Measured(terms, reconstructed, top, shown)
     return measured
 
 
-def read_rows(parts: Mapping[str, Part]) -> np.ndarray:
-    """Places of what is read among the images of all parts, one after the other."""
+def split_read(found: Read, parts: Mapping[Name, Part]) -> dict[Name, Read]:
+    """What `read_fn` gave of what is read of all parts, one after the other, by part."""
+    return dict(zip(parts, _cut(found, [len(part.read) for part in parts.values()]), strict=True))
+
+
+def rows_of(parts: Mapping[Name, Part], places: Callable[[Part], np.ndarray]) -> np.ndarray:
+    """Where places of each part stand among the images of all parts, one after the other."""
     starts = np.cumsum([0, *(len(part.images) for part in parts.values())])
-    return np.concatenate([start + part.read for start, part in zip(starts, parts.values(), strict=False)])
+    return np.concatenate([start + places(part) for start, part in zip(starts, parts.values(), strict=False)])
 
 
 def make_look_fn(
@@ -194,7 +225,7 @@ def make_look_fn(
     return look
 
 
-def split_real(found: Any, parts: Mapping[str, Part]) -> dict[str, Real]:
+def split_real(found: Any, parts: Mapping[Name, Part]) -> dict[Name, Real]:
     """What `look_fn` gave of the images of all parts, one after the other, by part."""
     (hashes, features), x = found
     sizes = [len(part.images) for part in parts.values()]
@@ -205,6 +236,12 @@ def split_real(found: Any, parts: Mapping[str, Part]) -> dict[str, Real]:
         _, counts = np.unique(part_hashes, axis=0, return_counts=True)
         reals[name] = Real(bounds.label_entropy(counts), part_features, x)
     return reals
+
+
+def _draw_top(code: Code | CategoricalCode, keys: jax.Array) -> jax.Array:
+    if isinstance(code, CategoricalCode):
+        return distributions.sample(keys, Categorical(jnp.log(code.probs)))
+    return distributions.sample(keys, Gaussian(code.mean, code.std))
 
 
 def _judge(probs: jax.Array) -> Judged:

@@ -5,6 +5,7 @@ the first images are no sample of the others.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,8 +51,8 @@ class Part(NamedTuple):
       points: places of those whose latents are drawn as points.
       shown: places of those shown in pictures, all classes among them where there are enough, by class.
       compared: places of those whose nearest training images samples are compared with.
-      read: places of those of which more is kept than numbers, sorted: all of the above, or every image of
-        what probes are fitted on.
+      read: places of those whose latents are kept, sorted: all of the above, or every image of what probes
+        are fitted on.
     """
 
     images: np.ndarray
@@ -84,10 +85,10 @@ def make_parts(dataset: Dataset, classes: Classes, sizes: Sizes) -> dict[str, Pa
     return parts
 
 
-def join(parts: dict[str, Part], is_streamed: bool) -> Any:
-    """The images of all parts in one array, which stays on the host where the data are streamed."""
-    images = np.concatenate([part.images for part in parts.values()])
-    return HostArray(images) if is_streamed else images
+def join(images: Iterable[np.ndarray], is_streamed: bool) -> Any:
+    """In one array, which stays on the host where the data are streamed."""
+    joined = np.concatenate(list(images))
+    return HostArray(joined) if is_streamed else joined
 
 
 def is_streamed(dataset: Dataset) -> bool:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
-from hvae_jax.evaluation.measuring import Measured, Read
+from hvae_jax.evaluation.measuring import Read
 from hvae_jax.evaluation.metrics import Layer, Probes, ProbeScores, Representation
 from hvae_jax.evaluation.parts import Part
 from hvae_jax.evaluation.plain import Estimate
@@ -119,7 +119,7 @@ def probe(train: Seen, valid: Seen, test: Seen) -> Probes:
 
 
 def represent(
-    measured: Mapping[str, Measured],
+    reads: Mapping[str, Read],
     parts: Mapping[str, Part],
     has_probes: bool,
     top_layers: Sequence[int],
@@ -128,10 +128,10 @@ def represent(
     """Begins the section, and each layer's means of the test split's `points` along two directions, `[N, 2]`.
 
     Args:
-      measured: by part.
+      reads: by part.
       parts: "train", which probes are fitted on, "valid", which chooses them, "test".
       has_probes: whether the data allow for them.
-      top_layers: whose latents were measured.
+      top_layers: whose latents they are.
       pool: what the layers are read in.
 
     Returns:
@@ -141,14 +141,14 @@ def represent(
     def seen(name: str, what: Callable[[Read], np.ndarray]) -> Seen:
         part = parts[name]
         places = part.read if name == "train" else part.scored
-        latents = what(measured[name].read)[part.among_read(places)]
+        latents = what(reads[name])[part.among_read(places)]
         return Seen(np.moveaxis(latents, 1, 0), part.labels[places])
 
     def probe_all(what: Callable[[Read], np.ndarray]) -> Probes:
         return probe(*(seen(name, what) for name in ("train", "valid", "test")))
 
     begun, points = [], parts["test"].among_read(parts["test"].points)
-    for index, means in enumerate(measured["test"].read.means):
+    for index, means in enumerate(reads["test"].means):
         of = (lambda r, i=index: r.samples[i]), (lambda r, i=index: r.means[i][:, None])
         of_samples, of_means = (pool.submit(probe_all, what) if has_probes else None for what in of)
         begun.append((of_samples, of_means, pool.submit(principal_components, means[points])))

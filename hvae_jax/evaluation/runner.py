@@ -38,19 +38,19 @@ class Runner:
         self.capacity = capacity if self._layout is None else self._layout.capacity
 
     def map_images(
-        self, fn: ImageFn, models: Sequence[Params], seed: int, fold: int, rows: np.ndarray
-    ) -> list[tuple[Any, Any]]:
-        """`fn((params, shared), x, keys)` of every image, and of some its second part, for each of models.
+        self, fn: ImageFn, models: Sequence[Params], seed: int, fold: int, rows: np.ndarray | None = None
+    ) -> list[Any]:
+        """`fn((params, shared), x, keys)` of every image, for each of models.
 
         Args:
           fn: see `SplitEvaluator.map_images`.
           models: their parameters, on the host; at most `capacity`.
           seed: of the draws.
           fold: number of this pass.
-          rows: places of those of whose images the second part is kept.
+          rows: places of R images. `fn` then returns a pair, of whose second what is of these is kept.
 
         Returns:
-          for each model a pair of trees of `[N, ...]` and of `[R, ...]`.
+          for each model arrays `[N, ...]`; with `rows` a pair of such and of `[R, ...]`.
         """
         if self._layout is None:
             key = jax.random.fold_in(make_key(seed), fold)

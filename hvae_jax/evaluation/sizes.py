@@ -19,8 +19,8 @@ class Sizes:
     """How much is drawn, fitted and scored.
 
     Attributes:
-      num_draws: posterior draws per image: the probes' error bars, the rates; the information takes as many
-        of them as say something.
+      num_draws: posterior draws per image, for the probes' error bars. Rates and information take as many of
+        them as say something, see `measuring.ENOUGH_DRAWS`.
       num_samples: generated images per split.
       num_splits: parts of them for the score's error bar.
       max_fit_images: training images that the probes are fitted on, drawn once by a fixed seed.
