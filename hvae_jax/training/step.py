@@ -6,6 +6,7 @@ place in the global batch: the number of devices does not change a run, and a re
 uninterrupted one bit for bit.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -95,10 +96,16 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         key=to_data(make_key(config.seed)),
         params=params,
-        opt_state=config.make_optimizer().init(params),
+        opt_state=_compiled_optimizer_init(config)(params),
         ema_params=params if config.ema_decay else {},
         beta_state=control.init(jnp.asarray(betas, jnp.float32)),
     )
+
+
+@functools.cache
+def _compiled_optimizer_init(config: TrainingConfig) -> Callable[[Params], Any]:
+    """One program, where each shape of a parameter would have its own."""
+    return jax.jit(config.make_optimizer().init)
 
 
 def make_train_step(
