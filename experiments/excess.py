@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
     out = None if options.out is None else program.file_flag("out", options.out, (".json",))
     figure = None if options.figure is None else program.file_flag("figure", options.figure)
     folders = [program.folder_flag("runs", name) for name in options.runs]
-    separate = read_separate(program.source_flag("separate", options.separate))
+    separate = read_separate(program.source_flag("separate", options.separate, grid_table.GRID_FILE))
     program.split_cpu(program.num_cores())
     builts = [experiment.from_folder(folder, data=options.data) for folder in folders]
     grid_from_model.check_runs("runs", folders, builts)
@@ -90,15 +90,12 @@ def main(arguments: list[str]) -> None:
         figures.excess_map(points, figure)
 
 
-def read_separate(source: pathlib.Path) -> dict[Betas, Separate]:
+def read_separate(file: pathlib.Path) -> dict[Betas, Separate]:
     """Betas → the models that a grid trained for them; those that diverged are left out.
 
     Raises:
       RunError: no table of a grid of fixed betas.
     """
-    file = source / grid_table.GRID_FILE if source.is_dir() else source
-    if not file.is_file():
-        raise RunError(f"--separate: {file} does not exist; give a trained grid's folder, or its grid.csv")
     found: dict[Betas, list[tuple[float, np.ndarray]]] = collections.defaultdict(list)
     for row in grid_table.read_csv(file):
         num_layers = sum(name.startswith("test_rate_") for name in row)

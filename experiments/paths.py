@@ -65,12 +65,13 @@ def file_flag(
     return path
 
 
-def source_flag(name: str, value: str | os.PathLike[str]) -> pathlib.Path:
+def source_flag(name: str, value: str | os.PathLike[str], in_folder: str = "") -> pathlib.Path:
     """The file to read that `--name=value` means.
 
     Args:
       name: of the flag, without dashes.
       value: as given; a ~ at its start is the home folder.
+      in_folder: a folder means the file of this name in it; with none a folder is refused.
 
     Raises:
       RunError: an address such as gs://, no file, or a folder.
@@ -80,7 +81,11 @@ def source_flag(name: str, value: str | os.PathLike[str]) -> pathlib.Path:
     if existing != path:
         raise RunError(f"{_label(name)}={value} does not exist")
     if path.is_dir():
-        raise RunError(f"{_label(name)}={value} must be a file, but it is a folder")
+        if not in_folder:
+            raise RunError(f"{_label(name)}={value} must be a file, but it is a folder")
+        path = path / in_folder
+        if not path.is_file():
+            raise RunError(f"{_label(name)}={value} is a folder without {in_folder}")
     return path
 
 

@@ -239,6 +239,7 @@ ROWS = [
     # excess.
     ("excess", [], ["--runs must be given"]),
     ("excess", ["--runs=run", "--separate=absent.csv"], ["absent.csv does not exist"]),
+    ("excess", ["--runs=run", "--separate=folder"], ["--separate=folder is a folder without grid.csv"]),
     ("excess", ["--runs=run", "--separate=text.txt"], ["text.txt is damaged"]),
     # explorer.
     ("explorer", [], ["--workdir must be given"]),

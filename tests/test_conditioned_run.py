@@ -83,7 +83,7 @@ def test_excess_over_itself_is_none(finished, programs, tmp_path):
     table_file = tmp_path / "grid" / "grid.csv"
     flags = (f"--runs={finished}", f"--out={out}", f"--figure={figure}")
     ended = programs.run(
-        "excess", *flags, f"--separate={table_file}", "--equal_rates", "--num_samples=4", draws=True
+        "excess", *flags, f"--separate={table_file.parent}", "--equal_rates", "--num_samples=4", draws=True
     )
     assert ended.status == 0, ended.err
     assert "excess: mean" in ended.out
