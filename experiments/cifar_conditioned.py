@@ -15,6 +15,6 @@ def get_config() -> ConfigDict:
     config = cifar.get_config().unlock()
     told = fashion_conditioned.get_config().to_dict()
     fields = {"model": ["conditioning"], "objective": ["beta_range", "warmup_fraction"]}
-    fields["training"] = ["learning_rate_decay_fraction"]
+    fields["training"] = [name for name in told["training"] if name.startswith(("batch", "learning_rate"))]
     config.update({group: {name: told[group][name] for name in names} for group, names in fields.items()})
     return config.lock()

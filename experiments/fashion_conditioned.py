@@ -1,8 +1,10 @@
 """One GHVAE for every beta on Fashion-MNIST binarised by rounding (28×28, 271,625 parameters), 30 epochs.
 
 Shows: what the 49 models of fashion_grid.py show, for the price of three. On the test split, mean of three
-seeds, D + Σ β_l R_l is lower than theirs at 47 of 49 betas, by 16.8 nats in the mean, and at worst 2.8 higher
-(β_1 = β_2 = 10, where it answers to β_2 too weakly). See the results, "One model for every beta".
+seeds, D + Σ β_l R_l is lower than theirs at all 49 betas, by more than 4 nats at each; and than
+that of nine models of 30 epochs at eight (not at β_1 = β_2 = 10). See the results, "One model for every beta".
+Recipe: what lost z_2 at every beta, for good, was a high learning rate from the first step and layers that
+begin dear. So the rate rises over 2,000 steps, and for a fifth of them z_2 costs less than its networks are told.
 Data: as experiments/fashion.py says.
 Command: python -m experiments.run --config=experiments/fashion_conditioned.py
 """
@@ -19,7 +21,13 @@ def get_config() -> ConfigDict:
         {
             "model": {"conditioning": "scale_shift"},
             "objective": {"beta_range": (0.08, 12.6), "warmup_fraction": 0.2},
-            "training": {"num_epochs": 30.0, "learning_rate": 6e-4, "learning_rate_decay_fraction": 0.5},
+            "training": {
+                "num_epochs": 30.0,
+                "batch_size": 64,
+                "learning_rate": 2e-3,
+                "learning_rate_warmup_steps": 2000,
+                "learning_rate_decay_fraction": 0.5,
+            },
         }
     )
     return config.lock()

@@ -154,6 +154,7 @@ def test_the_shipped_recipes_guard_the_top_layer(config):
     shipped = config.get_config()
     assert shipped.objective.warmup_fraction > 0
     assert shipped.training.learning_rate_decay_fraction > 0
+    assert shipped.training.learning_rate_warmup_steps > 0
 
 
 def test_during_a_warm_up_layers_above_z_1_cost_less_than_they_are_told():
