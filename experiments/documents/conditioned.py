@@ -11,6 +11,8 @@ EXCESS = {
     "Fashion-MNIST, the study's 49 models": "fashion_excess.json",
     "Fashion-MNIST, 9 models of 30 epochs": "fashion_30_epochs_excess.json",
 }
+# Lines of three betas say nothing of smoothness.
+MIN_POINTS = 16
 
 
 def excess() -> str:
@@ -46,6 +48,8 @@ def answering() -> str:
     )
     rows = []
     for title, name in EXCESS.items():
+        if read(name)["summary"]["num_points"] < MIN_POINTS:
+            continue
         both = read(name)["answering"]
         seeds = [_answers(of_seed, name) for of_seed in both["conditioned"]]
         for layer, alone in enumerate(_answers(both["separate"], name)):
