@@ -30,6 +30,7 @@ WRITERS: Mapping[str, Writer] = {
     "depth": deep.depth,
     "conditioned_excess": conditioned.excess,
     "conditioned_answering": conditioned.answering,
+    "conditioned_guidance": conditioned.guidance,
     "conditioned_cost": conditioned.cost,
     "codec_files": codec.files,
     "codec_grid": codec.grid,
