@@ -122,9 +122,9 @@ class ModelEvaluator:
         # Both splits in one array, so that there is one program; the test split comes last, since the draws
         # of an image follow from its place. What latents are read of is another array: fewer images of these,
         # and those that probes are fitted on.
-        self._judged: dict[Split, parts.Part] = {split: self._parts[split] for split in self._splits}
+        self._by_split: dict[Split, parts.Part] = {split: self._parts[split] for split in self._splits}
         judge_params, streamed = () if classifier is None else classifier.params, parts.is_streamed(dataset)
-        whole = parts.join((part.images for part in self._judged.values()), streamed)
+        whole = parts.join((part.images for part in self._by_split.values()), streamed)
         read = parts.join((part.images[part.read] for part in self._parts.values()), streamed)
         self._runner = Runner(whole, preprocess_fn, judge_params, capacity)
         self._reader = Runner(read, preprocess_fn, (), capacity)
@@ -169,9 +169,9 @@ class ModelEvaluator:
 
     def measure(self, models: Sequence[Params], seed: int) -> list[dict[Split, Measured]]:
         """What is found of every image of both splits."""
-        rows = measuring.rows_of(self._judged, lambda part: part.shown)
+        rows = measuring.rows_of(self._by_split, lambda part: part.shown)
         found = self._runner.map_images(self._measure_fn, models, seed, MEASURE, rows)
-        return [measuring.split_measured(one, self._judged) for one in found]
+        return [measuring.split_measured(one, self._by_split) for one in found]
 
     def read(self, models: Sequence[Params], seed: int) -> list[dict[str, Read]]:
         """Latents, of the splits' and of "train", which probes are fitted on."""
@@ -188,9 +188,9 @@ class ModelEvaluator:
         if seed in self._real:
             return
         # Any model's parameters do: they are not looked at.
-        rows = measuring.rows_of(self._judged, lambda part: part.read)
+        rows = measuring.rows_of(self._by_split, lambda part: part.read)
         ((found, x),) = self._runner.map_images(self._look_fn, [params], seed, MEASURE, rows)
-        real = measuring.split_real((found, x), self._judged)
+        real = measuring.split_real((found, x), self._by_split)
         test = self._parts["test"]
         _, distances = self._near.nearest(real["test"].x[test.among_read(test.compared)])
         self._real = {seed: (real, distances)}

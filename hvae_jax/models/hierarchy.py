@@ -155,11 +155,7 @@ class Hierarchy:
           distortion `[B]` and rates `[B, L]`, nats. Each rate's KL is analytic, but that of a mixture, which
           is a Monte Carlo estimate: log q(z) − log p(z) at the draw.
         """
-        return self._terms(x, key, [Source(POSTERIOR)] * self.num_layers, relaxation)[0]
-
-    def terms_and_draws(self, x: jax.Array, key: jax.Array) -> tuple[LayerwiseTerms, list[jax.Array]]:
-        """`terms`, and the posterior draws z_1 … z_L that they are of, each `[B, ...]`: those of `encode`."""
-        return self._terms(x, key, [Source(POSTERIOR)] * self.num_layers, keeps_draws=True)
+        return self._terms(x, key, [Source(POSTERIOR)] * self.num_layers, relaxation)
 
     def terms_above(
         self, x: jax.Array, key: jax.Array, layer: int, prior_temperature: float = 1.0
@@ -184,7 +180,7 @@ class Hierarchy:
         self._check_layer("layer", layer, lowest=0)
         sources = [Source(PRIOR, prior_temperature)] * layer
         sources += [Source(POSTERIOR)] * (self.num_layers - layer)
-        return self._terms(x, key, sources)[0]
+        return self._terms(x, key, sources)
 
     def log_weight(self, x: jax.Array, key: jax.Array) -> jax.Array:
         """log p(x, z) − log q(z|x) at one posterior draw: the importance weight of x.
@@ -362,14 +358,13 @@ class Hierarchy:
         key: jax.Array,
         sources: Sequence[Source],
         relaxation: Relaxation | None = None,
-        keeps_draws: bool = False,
-    ) -> tuple[LayerwiseTerms, list[Any]]:
-        def rate(found: Layer) -> tuple[jax.Array, jax.Array | None]:
+    ) -> LayerwiseTerms:
+        def rate(found: Layer) -> jax.Array:
             # Exactly 0 where z is of the prior.
-            return distributions.rate(found.q, found.p, found.z), found.z if keeps_draws else None
+            return distributions.rate(found.q, found.p, found.z)
 
         betas, keys = self.told(x.shape[0]), per_image_keys(key, x.shape[0])
-        state, found = walk(
+        state, rates = walk(
             self.networks,
             x.shape[0],
             sources,
@@ -380,8 +375,7 @@ class Hierarchy:
             relaxation=relaxation,
         )
         log_likelihood = self.likelihood.log_prob(self.networks.outputs(state), x)
-        rates, draws = zip(*found, strict=True)
-        return LayerwiseTerms(-log_likelihood, jnp.stack(rates, axis=1)), list(draws)
+        return LayerwiseTerms(-log_likelihood, jnp.stack(rates, axis=1))
 
     def _draw_pixels(self, keys: jax.Array, outputs: jax.Array) -> jax.Array:
         return self.likelihood.sample(fold_in(keys, self.num_layers), outputs)

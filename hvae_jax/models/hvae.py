@@ -97,12 +97,6 @@ class HVAE(nn.Module):
             relaxation = Relaxation(gumbel_temperature, self.config.gumbel_hard)
         return self._hierarchy(betas).terms(self._check(x), key, relaxation)
 
-    def terms_and_draws(
-        self, x: jax.Array, key: jax.Array, *, betas: Betas | None = None
-    ) -> tuple[LayerwiseTerms, list[jax.Array]]:
-        """D and R_1 … R_L as a call gives them, and the draws z_1 … z_L that they are of."""
-        return self._hierarchy(betas).terms_and_draws(self._check(x), key)
-
     def terms_above(
         self,
         x: jax.Array,

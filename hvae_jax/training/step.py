@@ -6,6 +6,7 @@ place in the global batch: the number of devices does not change a run, and a re
 uninterrupted one bit for bit.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -96,7 +97,7 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         key=to_data(make_key(config.seed)),
         params=params,
-        opt_state=_compiled_optimizer_init(config)(params),
+        opt_state=_compiled_optimizer_init(dataclasses.replace(config, seed=0))(params),
         ema_params=params if config.ema_decay else {},
         beta_state=control.init(jnp.asarray(betas, jnp.float32)),
     )
@@ -104,7 +105,7 @@ def init_state(
 
 @functools.cache
 def _compiled_optimizer_init(config: TrainingConfig) -> Callable[[Params], Any]:
-    """One program, where each shape of a parameter would have its own."""
+    """One program for all seeds, where each shape of a parameter would have its own."""
     return jax.jit(config.make_optimizer().init)
 
 
