@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hvae_jax.cores import num_cores
 from hvae_jax.data.arrays import Source
 from hvae_jax.data.labels import listed
 from hvae_jax.data.npz_files import SPLITS
@@ -21,7 +22,7 @@ from hvae_jax.data.stored import FileMarks, Split, StoredArray
 from hvae_jax.errors import RunError, data_error
 
 # Pillow decodes without Python's lock. A thread takes so many files at a time, by headers and by pixels.
-NUM_THREADS = min(16, os.cpu_count() or 1)
+NUM_THREADS = min(16, num_cores())
 HEADER_CHUNK, PIXEL_CHUNK = 256, 16
 # What systems leave in folders, beside names that start with a dot.
 IGNORED = ("thumbs.db", "desktop.ini")
