@@ -19,6 +19,7 @@ is named.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import sys
 
@@ -32,6 +33,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.evaluation import classifier, guidance, guidance_text, ood_sets, results, tables
 from hvae_jax.evaluation.detection import DetectionSizes
 from hvae_jax.evaluation.sizes import Sizes
+from hvae_jax.models.classifier import NETWORKS
 
 _SIZES = (
     ("num_draws", 5, "Posterior draws per image."),
@@ -74,7 +76,13 @@ def main(arguments: list[str]) -> None:
     reporter, num_models = Reporter(), max(len(one.folders) for one in (runs, baseline_runs, repeats) if one)
     program.split_cpu(min(program.num_cores(), num_models))
     capacity = evaluate_models.pick_capacity(num_models)
-    evaluators = Evaluators(classifiers, sizes, flags.FLAGS.data, reporter, capacity)
+    choose_training = functools.partial(
+        classifier.choose_training,
+        network=flags.FLAGS.classifier,
+        channels=flags.FLAGS.classifier_channels,
+        num_epochs=flags.FLAGS.classifier_epochs,
+    )
+    evaluators = Evaluators(classifiers, sizes, flags.FLAGS.data, reporter, capacity, choose_training)
     built, detectors = evaluators.check(runs.folders[0]), None
     if outside is not None:
         detectors = Detectors(outside, outside_sizes, runs.folders[0], reporter)
@@ -133,6 +141,18 @@ def define_flags() -> None:
     flags.DEFINE_integer("ood_draws", 5, "Posterior draws per image that --ood looks at.")
     flags.DEFINE_integer("max_ood_images", 2000, "Images of each split, and of each set of --ood.")
     flags.DEFINE_string("classifiers", None, "Where classifiers lie; DIR/classifiers by default.")
+    flags.DEFINE_enum(
+        "classifier",
+        None,
+        list(NETWORKS),
+        "That judges images; by default resnet18 for colour, which wants an accelerator.",
+    )
+    flags.DEFINE_integer(
+        "classifier_channels", None, "Of its first layer; 16, of a resnet18 64.", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "classifier_epochs", None, "Of its training; by the number of images.", lower_bound=1
+    )
     flags.DEFINE_boolean("check_bounds", False, "Exit with status 1 if a bound is broken.")
     flags.DEFINE_boolean("codes", False, "Also write codes.npz, the latents of every image.")
     flags.DEFINE_integer("max_codes", None, "Images of each split in it; all by default.", lower_bound=1)

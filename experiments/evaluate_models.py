@@ -16,6 +16,7 @@ from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import classifier, codes, measuring, parts, results, settings
 from hvae_jax.evaluation.applications import NO_LABELS, ModelEvaluator
+from hvae_jax.evaluation.classifier import ClassifierTraining
 from hvae_jax.evaluation.encoding import Encoder
 from hvae_jax.evaluation.results import Evaluated, Runs
 from hvae_jax.evaluation.settings import Settings
@@ -113,6 +114,7 @@ class Evaluators:
         data: str | None,
         report: Callable[[str], None],
         capacity: int = 1,
+        choose_training: Callable[..., ClassifierTraining] = classifier.choose_training,
     ) -> None:
         """Loads nothing yet.
 
@@ -122,7 +124,9 @@ class Evaluators:
           data: a `config.data.name` instead of that of the runs, for data that moved.
           report: called with what the user should know, once for each line.
           capacity: models that are evaluated side by side.
+          choose_training: of the classifier, from the shape and the number of the images.
         """
+        self._choose_training = choose_training
         self._capacity = capacity
         self._classifiers, self._sizes, self._data, self._report = classifiers, sizes, data, report
         self._shared: str | None = None
@@ -138,10 +142,11 @@ class Evaluators:
           what the run was built from.
 
         Raises:
-          RunError: other data than the run's, or none, or sizes that do not fit into memory.
+          RunError: other data than the run's, or none, sizes that do not fit into memory, no such classifier.
         """
         built = self._built = experiment.from_folder(folder, data=self._data)
         records.check_data(folder, built.dataset.describe())
+        self._choose_training(built.dataset.image_shape, len(built.dataset.train.images))
         found = parts.make_parts(built.dataset, parts.find_classes(built.dataset), self._sizes)
         self._sizes.check_memory(
             num_dims=built.num_dims,
@@ -201,7 +206,7 @@ class Evaluators:
                 self._classifiers / classifier.folder_name(dataset.name, binarize),
                 dataset,
                 built.preprocess_fn,
-                classifier.default_training(dataset.image_shape, len(dataset.train.images)),
+                self._choose_training(dataset.image_shape, len(dataset.train.images)),
                 fingerprints,
                 self._report,
             )

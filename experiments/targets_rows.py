@@ -1,7 +1,6 @@
 """The rows that experiments.targets_table writes: read back, checked, and asked what made them."""
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -127,8 +126,8 @@ def made_by(config: Mapping[str, Mapping[str, Any]], described: Mapping[str, Any
     except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
         version = "not installed"
     return {
-        "config": _hash([rest, shapes[0], shapes[-1]]),
-        "data": _hash(settings.data_fingerprints(described)),
+        "config": settings.digest([rest, shapes[0], shapes[-1]]),
+        "data": settings.digest(settings.data_fingerprints(described)),
         "version": version,
     }
 
@@ -177,10 +176,6 @@ def check_made_by(
                 f"--out={file}: row {number} was made with config.objective.pi_gains={row.pi_gains}, not "
                 f"{gains}; {advice}"
             )
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def describe(rows: Sequence[Row]) -> str:

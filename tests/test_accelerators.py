@@ -26,7 +26,7 @@ from hvae_jax.groups import Groups
 from hvae_jax.keys import make_key
 from hvae_jax.likelihoods import LogisticMixture
 from hvae_jax.models import conditioning
-from hvae_jax.models.classifier import make_classifier
+from hvae_jax.models.classifier import ConvNet, ResNet18
 from hvae_jax.models.config import DEEP, PUBLISHED, ModelConfig
 from hvae_jax.models.hvae import HVAE, make_hvae
 from hvae_jax.objective import LayerwiseTerms, layerwise_elbo
@@ -206,7 +206,7 @@ def test_a_pass_over_the_images(make_config: MakeConfig, what: str, num_models: 
     config = make_config(likelihood="bernoulli", conditioning="scale_shift" if is_conditioned else "none")
     model = make_hvae(config, (8, 8, 1))
     params: Any = params_of(model)
-    network = make_classifier((8, 8, 1), 10)
+    network = ConvNet(10)
     judge = jax.eval_shape(network.init, make_key(0), jnp.zeros((1, 8, 8, 1)))
     fn: Any = {
         "terms": rates.make_repeated_terms(model.apply, 3),
@@ -230,9 +230,13 @@ def test_a_pass_over_the_images(make_config: MakeConfig, what: str, num_models: 
     assert set(lowered.results(program, "compare", "ui8")) == {(EVAL_BATCH, 8, 8, 1)}
 
 
-@pytest.mark.parametrize("image_shape", [(28, 28, 1), (32, 32, 3)], ids=str)
-def test_training_a_classifier(image_shape: tuple[int, int, int]):
-    network, x = make_classifier(image_shape, 10), shape(2, *image_shape)
+@pytest.mark.parametrize(
+    ("network", "image_shape"),
+    [(ConvNet(10), (28, 28, 1)), (ResNet18(10), (32, 32, 3))],
+    ids=["grey", "colour"],
+)
+def test_training_a_classifier(network: ConvNet | ResNet18, image_shape: tuple[int, int, int]):
+    x = shape(2, *image_shape)
     params = jax.eval_shape(network.init, make_key(0), x)
 
     def loss(params: Any, x: jax.Array) -> jax.Array:

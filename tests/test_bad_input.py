@@ -186,6 +186,13 @@ ROWS = [
     ("grid", [GRID, "--partition=gpu"], ["--partition needs --launcher=slurm"]),
     ("evaluate", [], ["--workdir must be given"]),
     ("evaluate", ["--workdir=run", "--num_draws=0"], ["num_draws=0"]),
+    ("evaluate", ["--workdir=run", "--classifier=vgg"], ["classifier", "vgg", "convnet"]),
+    ("evaluate", ["--workdir=run", "--classifier_epochs=0"], ["--classifier_epochs=0"]),
+    (
+        "evaluate",
+        ["--workdir=run", "--classifier=resnet18", "--classifier_channels=8"],
+        ["--classifier_channels=8 must be a multiple of 16"],
+    ),
     ("evaluate", ["--workdir=run", "--max_codes=3"], ["--max_codes=3 needs --codes"]),
     ("evaluate", ["--workdir=run", "--codes", "--max_codes=0"], ["--max_codes=0"]),
     ("evaluate", ["--workdir=run", "--ood="], ["--ood= must be names of data"]),

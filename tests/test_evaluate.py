@@ -12,7 +12,7 @@ import tiny
 from playwright import sync_api
 
 from hvae_jax import records
-from hvae_jax.evaluation import guidance_text, plain
+from hvae_jax.evaluation import guidance_text, plain, tables
 from hvae_jax.evaluation.choices import Guidance
 
 BETAS = ((0.1, 1.0, 1.0), (1.0, 1.0, 1.0), (3.0, 0.3, 1.0))
@@ -61,6 +61,10 @@ def test_everything_that_is_promised_is_there(grid):
     with (grid / "evaluation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["model"] for row in rows] == ["0000", "0001", "0002"]
+    made_with = [row["made_with"] for row in rows]
+    assert len(set(made_with)) == 3
+    assert {len(digest) for digest in made_with} == {16}
+    assert [model.made_with for model in tables.read_table(grid / "evaluation.csv")] == made_with
     metrics = plain.flatten(records.read_json(grid / "models" / "0001" / "metrics.json"))
     name = "generation.test.draws.inception_score_classifier"
     assert float(rows[1][name]) == metrics[name]

@@ -19,7 +19,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.evaluation import parts, settings
 from hvae_jax.files import claims
 from hvae_jax.keys import fold_in, make_key
-from hvae_jax.models.classifier import ConvNet, ResNet18, make_classifier
+from hvae_jax.models.classifier import GROUP_SIZE, NETWORKS, ConvNet, ResNet18, usual_network
 from hvae_jax.training import Params, PreprocessFn
 from hvae_jax.training.batches import batch_indices
 from hvae_jax.training.checkpoints import Checkpoints
@@ -35,9 +35,11 @@ WAIT_SECONDS = 3600.0
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierTraining:
-    """How a classifier is trained: AdamW, the learning rate on a cosine to 0.
+    """Which classifier, and how it is trained: AdamW, the learning rate on a cosine to 0.
 
     Attributes:
+      network: of `models.classifier.NETWORKS`.
+      channels: of its first layer; the others have more in proportion.
       num_epochs: passes over the training split.
       batch_size: images per step.
       learning_rate: the first one.
@@ -45,6 +47,8 @@ class ClassifierTraining:
       seed: of parameters, order and what binarisation draws.
     """
 
+    network: str
+    channels: int
     num_epochs: int
     batch_size: int
     learning_rate: float
@@ -68,7 +72,7 @@ class Classifier(NamedTuple):
     @property
     def num_features(self) -> int:
         """F."""
-        return 512 if isinstance(self.network, ResNet18) else self.network.num_features
+        return self.network.num_features
 
     def __call__(self, params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Features `[B, F]` and p(y|x) `[B, M]` of images `[B, H, W, C]`, under `params`."""
@@ -76,17 +80,37 @@ class Classifier(NamedTuple):
         return out[0], jax.nn.softmax(out[1])
 
 
-def default_training(image_shape: tuple[int, int, int], num_images: int) -> ClassifierTraining:
+def choose_training(
+    image_shape: tuple[int, int, int],
+    num_images: int,
+    network: str | None = None,
+    channels: int | None = None,
+    num_epochs: int | None = None,
+) -> ClassifierTraining:
     """Enough for a small network to learn a small data set, and for a ResNet to learn 50,000 images.
 
-    On two CPU cores: seconds for 8 × 8, two minutes for 28 × 28. The ResNet wants an accelerator.
+    On two CPU cores: seconds for 8 × 8, two minutes for 28 × 28. The ResNet of 64 channels wants an
+    accelerator: hours on a CPU.
+
+    Args:
+      image_shape: H, W, C.
+      num_images: of the training split.
+      network, channels, num_epochs: instead of what is usual for such images.
+
+    Raises:
+      RunError: channels that do not go into groups.
     """
-    if image_shape[-1] >= 3:
-        return ClassifierTraining(
-            num_epochs=30, batch_size=128, learning_rate=1e-3, weight_decay=5e-4, seed=0
-        )
-    num_epochs = min(40, max(4, 200_000 // num_images))
-    return ClassifierTraining(num_epochs, batch_size=64, learning_rate=2e-3, weight_decay=1e-3, seed=0)
+    network = network or usual_network(image_shape)
+    channels = channels or NETWORKS[network].channels
+    if network == "resnet18":
+        if channels % GROUP_SIZE:
+            raise RunError(
+                f"--classifier_channels={channels} must be a multiple of {GROUP_SIZE} for a resnet18, whose "
+                "channels are normalised in groups of so many"
+            )
+        return ClassifierTraining(network, channels, num_epochs or 30, 128, 1e-3, 5e-4, seed=0)
+    num_epochs = num_epochs or min(40, max(4, 200_000 // num_images))
+    return ClassifierTraining(network, channels, num_epochs, 64, 2e-3, 1e-3, seed=0)
 
 
 def folder_name(dataset_name: str, binarize: str) -> str:
@@ -147,11 +171,10 @@ def load_or_train(
             f"config.data.name={dataset.name!r} has no labels of two or more classes: there is no classifier "
             "to judge samples with, and no class to read from a latent"
         )
-    network = make_classifier(dataset.image_shape, classes.num_trained)
+    network = NETWORKS[training.network](classes.num_trained, training.channels)
     wanted = {
         "data": described,
         "training": dataclasses.asdict(training),
-        "network": type(network).__name__,
         "version": settings.package_version(),
     }
     strange = sorted({entry.name for entry in folder.iterdir()} - _OWN) if folder.is_dir() else []

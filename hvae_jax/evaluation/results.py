@@ -39,6 +39,7 @@ class Evaluated(NamedTuple):
       seed: of its training.
       metrics: content of metrics.json; with `detection`, also its numbers in `applications`.
       detection: content of ood.json, where images from elsewhere are looked at.
+      made_with: `settings.digest` of what decided the numbers; empty where a table does not say.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Evaluated(NamedTuple):
     seed: int
     metrics: Metrics
     detection: Detection | None = None
+    made_with: str = ""
 
     @property
     def num_layers(self) -> int:
@@ -161,8 +163,9 @@ def load(folder: pathlib.Path, is_grid: bool) -> Evaluated:
     """
     config, file = read_config(folder), folder / METRICS_FILE
     name, betas = folder.name if is_grid else "run", betas_of(folder, config)
-    found = metrics.read(records.read_json(file), file)
-    return Evaluated(name, folder, betas, int(config["training"]["seed"]), found)
+    content = records.read_json(file)
+    found, made_with = metrics.read(content, file), settings.digest(content.get("settings"))
+    return Evaluated(name, folder, betas, int(config["training"]["seed"]), found, made_with=made_with)
 
 
 def betas_of(folder: pathlib.Path, config: Mapping[str, Any]) -> tuple[float, ...]:

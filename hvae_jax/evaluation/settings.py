@@ -55,7 +55,12 @@ def config_hash(config: Mapping[str, Any]) -> str:
         free = _FREE.get(group, ())
         if free is not None:
             kept[group] = {name: value for name, value in fields.items() if name not in free}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(kept)
+
+
+def digest(content: Any) -> str:
+    """16 hexadecimal digits of what JSON can say."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def data_fingerprints(described: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,16 @@ TABLE_FILE = "evaluation.csv"
 
 
 def write_table(folder: pathlib.Path, models: Sequence[Evaluated]) -> None:
-    """Writes evaluation.csv; where a model has no such number its cell is empty."""
+    """Writes evaluation.csv; where a model has no such number its cell is empty.
+
+    Column `made_with` differs wherever config, checkpoint, data, classifier, sizes or version do.
+    """
     rows = [
         {
             "model": model.name,
             **{f"beta_{layer}": beta for layer, beta in enumerate(model.betas, start=1)},
             "seed": model.seed,
+            "made_with": model.made_with,
             **to_row(dataclasses.replace(model.metrics, left_out={})),
         }
         for model in models
@@ -58,10 +62,11 @@ def read_table(file: str | os.PathLike[str]) -> list[Evaluated]:
 def _read_row(row: Mapping[str, str], file: pathlib.Path) -> Evaluated:
     betas, numbers = [], dict(row)
     name, seed = numbers.pop("model"), int(numbers.pop("seed"))
+    made_with = numbers.pop("made_with", "")
     while (column := f"beta_{len(betas) + 1}") in numbers:
         betas.append(float(numbers.pop(column)))
     found = metrics.read(nest(numbers), f"{file}: model {name}")
-    model = Evaluated(name, pathlib.Path(name), tuple(betas), seed, found)
+    model = Evaluated(name, pathlib.Path(name), tuple(betas), seed, found, made_with=made_with)
     if len(model.rates_nats) != len(betas):
         raise ValueError(f"{len(betas)} betas and {len(model.rates_nats)} rates")
     return model

@@ -47,7 +47,7 @@ def restored(tmp_path_factory):
 @pytest.fixture(scope="module")
 def judge(restored, tmp_path_factory):
     built, _ = restored
-    training = classifier.ClassifierTraining(5, 40, 3e-3, 1e-4, 0)
+    training = classifier.ClassifierTraining("convnet", 16, 5, 40, 3e-3, 1e-4, 0)
     folder = tmp_path_factory.mktemp("classifier")
     return classifier.load_or_train(
         folder, built.dataset, built.preprocess_fn, training, {}, report=lambda _: None

@@ -10,10 +10,10 @@ from hvae_jax import data, records
 from hvae_jax.data import Dataset, Split
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import classifier, settings
-from hvae_jax.models.classifier import ConvNet, ResNet18, make_classifier
+from hvae_jax.models.classifier import ConvNet, ResNet18, usual_network
 
 TRAINING = classifier.ClassifierTraining(
-    num_epochs=6, batch_size=40, learning_rate=3e-3, weight_decay=1e-4, seed=0
+    network="convnet", channels=16, num_epochs=6, batch_size=40, learning_rate=3e-3, weight_decay=1e-4, seed=0
 )
 PREPROCESS = data.make_preprocess("round")
 
@@ -29,24 +29,44 @@ def load_or_train(folder, dataset, training=TRAINING, described=None, report=lam
     return classifier.load_or_train(folder, dataset, PREPROCESS, training, described, report)
 
 
-def test_the_residual_network_has_the_published_size_and_forgets_the_batch():
-    network = make_classifier((32, 32, 3), num_classes=10)
-    assert isinstance(network, ResNet18)
-    x = jnp.zeros((2, 32, 32, 3))
+def shapes(network, *image_shape):
+    """(number of parameters, shape of features, shape of logits) for a batch of 2."""
+    x = jnp.zeros((2, *image_shape))
     params = jax.eval_shape(network.init, jax.random.key(0), x)
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 11_173_962
     features, logits = jax.eval_shape(network.apply, params, x)  # type: ignore[misc]
-    assert (features.shape, logits.shape) == ((2, 512), (2, 10))
+    return sum(leaf.size for leaf in jax.tree.leaves(params)), features.shape, logits.shape
+
+
+def test_the_residual_network_has_the_published_size():
+    assert shapes(ResNet18(10), 32, 32, 3) == (11_173_962, (2, 512), (2, 10))
+    count, *of_images = shapes(ResNet18(10, channels=16), 32, 32, 3)
+    assert of_images == [(2, 128), (2, 10)]
+    assert count < 11_173_962 / 15
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "asked", "chosen"),
+    [
+        ((28, 28, 1), (None, None, None), ("convnet", 16, 4)),
+        ((32, 32, 3), (None, None, None), ("resnet18", 64, 30)),
+        ((32, 32, 3), (None, 16, 5), ("resnet18", 16, 5)),
+        ((32, 32, 3), ("convnet", 32, None), ("convnet", 32, 4)),
+    ],
+)
+def test_the_classifier_is_the_usual_one_unless_another_is_asked_for(image_shape, asked, chosen):
+    training = classifier.choose_training(image_shape, 50_000, *asked)
+    assert (training.network, training.channels, training.num_epochs) == chosen
+
+
+def test_channels_that_do_not_go_into_groups_are_refused():
+    with pytest.raises(RunError, match=r"--classifier_channels=24 must be a multiple of 16"):
+        classifier.choose_training((32, 32, 3), 50_000, channels=24)
 
 
 @pytest.mark.parametrize("side", [8, 28])
 def test_grey_images_get_a_small_network(side):
-    network = make_classifier((side, side, 1), num_classes=7)
-    assert isinstance(network, ConvNet)
-    x = jnp.zeros((2, side, side, 1))
-    params = jax.eval_shape(network.init, jax.random.key(0), x)
-    features, logits = jax.eval_shape(network.apply, params, x)  # type: ignore[misc]
-    assert (features.shape, logits.shape) == ((2, 64), (2, 7))
+    assert usual_network((side, side, 1)) == "convnet"
+    assert shapes(ConvNet(7), side, side, 1)[1:] == ((2, 64), (2, 7))
 
 
 @pytest.fixture(scope="module")

@@ -249,6 +249,7 @@ def test_a_table_is_read_back_as_it_was_written(tmp_path):
     assert generation.pixels == "means"
     judged = there(there(generation.scores).judged)
     assert judged.inception_score_classifier.value == ghvae[0].scored.test("generation")
+    ghvae[0] = ghvae[0]._replace(made_with="0123456789abcdef")
     tables.write_table(tmp_path, ghvae)
     assert tables.read_table(tmp_path / "evaluation.csv") == ghvae
     for name, content in (("empty", ""), ("other", "model,status\n0,ok\n"), ("binary", "\x00\x01")):
