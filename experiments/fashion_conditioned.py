@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.update(
         {
             "model": {"conditioning": "scale_shift"},
-            "objective": {"beta_range": (0.08, 12.6), "warmup_fraction": 0.2},
+            "objective": {"beta_range": (0.05, 20.0), "warmup_fraction": 0.2},
             "training": {
                 "num_epochs": 30.0,
                 "batch_size": 64,

@@ -1,11 +1,14 @@
 """The four kinds of classifier that read a latent, in the forms that are fast on a few thousand points.
 
 They are scikit-learn's, fitted in float32 on latents that are scaled to unit variance, except where another
-form of the same takes a fraction of its time: the kernel of the SVM is one matrix product, the linear SVM's
-classes are fitted together, neighbours are found by a product of matrices.
+form of the same takes a fraction of its time: the kernel of the SVM is one matrix product and so are all its
+decisions, the linear SVM's classes are fitted together, neighbours are found by a product of matrices. Kinds
+that are told the same latents share their distances.
 """
 
 import dataclasses
+import functools
+import itertools
 import warnings
 from collections.abc import Callable, Mapping
 
@@ -41,14 +44,32 @@ class Scaled:
         std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
         return cls(_scale(latents, mean, std), labels, mean, std)
 
-    def scale(self, latents: np.ndarray) -> np.ndarray:
-        """Others as these were."""
-        return _scale(latents, self.mean, self.std)
+    def queries(self, latents: np.ndarray) -> "Queries":
+        """Others `[N', D]`, scaled as these were."""
+        return Queries(_scale(latents, self.mean, self.std), self.points)
 
 
-# Labels of latents `[N, D]`.
-Predict = Callable[[np.ndarray], np.ndarray]
-# (what to fit on, setting) → classifier of scaled latents.
+@dataclasses.dataclass(frozen=True)
+class Queries:
+    """Latents to be classified by what was fitted on others.
+
+    Attributes:
+      points: `[N', D]`, scaled.
+      fitted_on: `[N, D]`, scaled.
+    """
+
+    points: np.ndarray
+    fitted_on: np.ndarray
+
+    @functools.cached_property
+    def distances(self) -> np.ndarray:
+        """Squared, from each to each of the others, `[N', N]`; found once for all kinds and settings."""
+        return squared_distances(self.points, self.fitted_on)
+
+
+# Labels `[N']`.
+Predict = Callable[[Queries], np.ndarray]
+# (what to fit on, setting) → classifier.
 Fit = Callable[[Scaled, float], Predict]
 
 
@@ -58,7 +79,7 @@ def logistic_regression(scaled: Scaled, c: float) -> Predict:
         # A latent without information never converges to anything; its accuracy says so.
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = LogisticRegression(C=c, max_iter=MAX_ITERATIONS, tol=1e-3).fit(scaled.points, scaled.labels)
-    return fitted.predict
+    return lambda queries: fitted.predict(queries.points)
 
 
 def linear_svm(scaled: Scaled, c: float) -> Predict:
@@ -80,28 +101,45 @@ def linear_svm(scaled: Scaled, c: float) -> Predict:
     options = {"maxiter": 2 * MAX_ITERATIONS, "ftol": 1e-6, "gtol": 1e-3}
     found = optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
     weights = found.x.reshape(points.shape[1], len(classes)).astype(np.float32)
-    return lambda latents: classes[(_with_ones(latents) @ weights).argmax(axis=1)]
+    return lambda queries: classes[(_with_ones(queries.points) @ weights).argmax(axis=1)]
 
 
 def rbf_svm(scaled: Scaled, c: float) -> Predict:
     """Kernel exp(−γ d²), γ = 1 / (D · variance), one class against one, by scikit-learn."""
     gamma = 1 / max(scaled.points.shape[1] * float(scaled.points.var()), np.finfo(np.float32).tiny)
+    own = np.exp(-gamma * squared_distances(scaled.points, scaled.points))
+    fitted = SVC(C=c, tol=1e-2, kernel="precomputed").fit(own, scaled.labels)
+    # What `fitted.predict` does row by row and pair by pair of classes: all decisions are one product.
+    pairs = list(itertools.combinations(range(len(fitted.classes_)), 2))
+    ends = np.cumsum([0, *fitted.n_support_])
+    weights = np.zeros((len(fitted.support_), len(pairs)), np.float32)
+    for column, (one, other) in enumerate(pairs):
+        for own, against in ((one, other - 1), (other, one)):
+            rows = slice(ends[own], ends[own + 1])
+            weights[rows, column] = fitted.dual_coef_[against, rows]
+    # Two classes alone have the other sign in scikit-learn.
+    sign = -1 if len(pairs) == 1 else 1
+    one_hot = np.eye(len(fitted.classes_), dtype=np.float32)
+    of_one, of_other = (one_hot[list(side)] for side in zip(*pairs, strict=True))
 
-    def kernel(latents: np.ndarray) -> np.ndarray:
-        return np.exp(-gamma * squared_distances(latents, scaled.points))
+    def predict(queries: Queries) -> np.ndarray:
+        kernel = np.exp(-gamma * queries.distances[:, fitted.support_])
+        is_one = sign * (kernel @ weights + fitted.intercept_.astype(np.float32)) > 0
+        votes = is_one @ of_one + ~is_one @ of_other
+        return fitted.classes_[votes.argmax(axis=1)]
 
-    fitted = SVC(C=c, tol=1e-2, kernel="precomputed").fit(kernel(scaled.points), scaled.labels)
-    return lambda latents: fitted.predict(kernel(latents))
+    return predict
 
 
 def knn(scaled: Scaled, num: float) -> Predict:
     """The class that is most frequent among the nearest, the first of equally frequent ones."""
     classes, numbers = np.unique(scaled.labels, return_inverse=True)
+    one_hot = np.eye(len(classes), dtype=np.float32)[numbers]
 
-    def predict(latents: np.ndarray) -> np.ndarray:
-        distances = squared_distances(latents, scaled.points)
-        nearest = np.argpartition(distances, int(num) - 1, axis=1)[:, : int(num)]
-        votes = (numbers[nearest][..., None] == np.arange(len(classes))).sum(axis=1)
+    def predict(queries: Queries) -> np.ndarray:
+        # As near as the last of them: values are found faster than places, and votes are a product.
+        radius = np.partition(queries.distances, int(num) - 1, axis=1)[:, int(num) - 1 : int(num)]
+        votes = (queries.distances <= radius).astype(np.float32) @ one_hot
         return classes[votes.argmax(axis=1)]
 
     return predict
@@ -118,9 +156,8 @@ KINDS: Mapping[str, tuple[str, tuple[float, ...], Fit]] = {
 
 
 def fit(kind: str, scaled: Scaled, setting: float) -> Predict:
-    """A classifier of latents `[N, D]` that are not scaled yet."""
-    predict = KINDS[kind][2](scaled, setting)
-    return lambda latents: predict(scaled.scale(latents))
+    """A classifier of latents."""
+    return KINDS[kind][2](scaled, setting)
 
 
 def squared_distances(points: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -25,11 +25,13 @@ class Probe(NamedTuple):
 
     Attributes:
       setting: name and value of what was tuned.
-      fitted: one classifier per draw of the latents, with that setting.
+      scaled: each draw of the latents that it was fitted on.
+      fitted: one classifier per draw, with that setting.
       valid_accuracy: mean over them.
     """
 
     setting: tuple[str, float]
+    scaled: list[Scaled]
     fitted: list[Predict]
     valid_accuracy: float
 
@@ -63,22 +65,29 @@ def fit(
     """
     train, valid = (latents.reshape(*latents.shape[:2], -1) for latents in (train, valid))
     scaled = [Scaled.of(draw, train_labels) for draw in train]
-    probes = {}
-    for kind in kinds:
-        name, values, _ = KINDS[kind]
-        if kind == "knn":
-            values = [value for value in values if value <= len(train_labels)]
+    settings: dict[str, tuple[str, float]] = {}
+    fitted: dict[str, list[Predict]] = {}
+    accuracies: dict[str, list[float]] = {}
+    for number, (of_draw, draw) in enumerate(zip(scaled, valid, strict=True)):
+        queries = of_draw.queries(draw)
+        for kind in kinds:
+            name, values, _ = KINDS[kind]
+            if kind == "knn":
+                values = [value for value in values if value <= len(train_labels)]
+            if number:
+                values = [settings[kind][1]] if kind in settings else []
             if not values:
                 continue
-        candidates = [fit_one(kind, scaled[0], value) for value in values]
-        accuracies = [np.mean(candidate(valid[0]) == valid_labels) for candidate in candidates]
-        best = int(np.argmax(accuracies))
-        others = [fit_one(kind, draw, values[best]) for draw in scaled[1:]]
-        rest = [np.mean(other(draw) == valid_labels) for other, draw in zip(others, valid[1:], strict=True)]
-        probes[kind] = Probe(
-            (name, values[best]), [candidates[best], *others], float(np.mean([accuracies[best], *rest]))
-        )
-    return probes
+            candidates = [fit_one(kind, of_draw, value) for value in values]
+            found = [float(np.mean(candidate(queries) == valid_labels)) for candidate in candidates]
+            best = int(np.argmax(found))
+            settings.setdefault(kind, (name, values[best]))
+            fitted.setdefault(kind, []).append(candidates[best])
+            accuracies.setdefault(kind, []).append(found[best])
+    return {
+        kind: Probe(settings[kind], scaled, fitted[kind], float(np.mean(accuracies[kind])))
+        for kind in settings
+    }
 
 
 def choose(probes: Mapping[str, Probe]) -> str:
@@ -87,10 +96,15 @@ def choose(probes: Mapping[str, Probe]) -> str:
 
 
 def score(probe: Probe, latents: np.ndarray, labels: np.ndarray) -> ProbeScores:
-    """Accuracy on a split that had no say in the probe; its error is of the images and of the draws.
+    """Of one kind, see `score_all`."""
+    return score_all({"": probe}, latents, labels)[""]
+
+
+def score_all(probes: Mapping[str, Probe], latents: np.ndarray, labels: np.ndarray) -> dict[str, ProbeScores]:
+    """Accuracies on a split that had no say in the probes; errors are of the images and of the draws.
 
     Args:
-      probe: fitted on S draws.
+      probes: by kind, all fitted on the same S draws.
       latents: `[S, N, ...]`, one draw for each of the classifiers.
       labels: `[N]`.
 
@@ -98,9 +112,19 @@ def score(probe: Probe, latents: np.ndarray, labels: np.ndarray) -> ProbeScores:
       ValueError: another number of draws.
     """
     latents = latents.reshape(*latents.shape[:2], -1)
-    if len(latents) != len(probe.fitted):
-        raise ValueError(f"the probe was fitted on {len(probe.fitted)} draws, latents has {len(latents)}")
-    hits = np.stack([fitted(draw) == labels for fitted, draw in zip(probe.fitted, latents, strict=True)])
+    hits: dict[str, list[np.ndarray]] = {kind: [] for kind in probes}
+    scaled = next(iter(probes.values())).scaled
+    if len(latents) != len(scaled):
+        raise ValueError(f"the probe was fitted on {len(scaled)} draws, latents has {len(latents)}")
+    for number, draw in enumerate(latents):
+        queries = scaled[number].queries(draw)
+        for kind, one in probes.items():
+            hits[kind].append(one.fitted[number](queries) == labels)
+    return {kind: _score(one, np.stack(hits[kind])) for kind, one in probes.items()}
+
+
+def _score(probe: Probe, hits: np.ndarray) -> ProbeScores:
+    """Of whether each image was told at each draw, `[S, N]`."""
     by_image, by_draw = hits.mean(axis=0), hits.mean(axis=1)
     variance = by_image.var(ddof=1) / len(by_image)
     if len(by_draw) > 1:
@@ -115,7 +139,7 @@ def score(probe: Probe, latents: np.ndarray, labels: np.ndarray) -> ProbeScores:
 def probe(train: Seen, valid: Seen, test: Seen) -> Probes:
     """What every kind reads of a latent, draws of it or means with S = 1."""
     probes = fit(*train, *valid)
-    return Probes(chosen=choose(probes), **{kind: score(one, *test) for kind, one in probes.items()})
+    return Probes(chosen=choose(probes), **score_all(probes, *test))
 
 
 def represent(

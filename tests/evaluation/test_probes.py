@@ -35,7 +35,8 @@ def test_each_kind_says_what_scikit_learns_says(kind):
         expected = (
             ORIGINALS[kind](setting).fit(scaler.transform(train), labels).predict(scaler.transform(test))
         )
-        found = probes.fit(kind, Scaled.of(train, labels), setting)(test)
+        scaled = Scaled.of(train, labels)
+        found = probes.fit(kind, scaled, setting)(scaled.queries(test))
         assert (found == expected).mean() > 0.99
         assert set(found) <= {0, 10, 20, 30}
 
@@ -50,5 +51,18 @@ def test_what_never_varies_is_scaled_to_0():
 def test_a_latent_that_says_nothing_at_all_is_read_without_a_warning():
     labels = np.arange(60) % 3
     for kind, (_, values, _) in KINDS.items():
-        found = probes.fit(kind, Scaled.of(np.zeros((60, 4), np.float32), labels), values[0])
-        assert set(found(np.zeros((5, 4), np.float32))) <= {0, 1, 2}
+        scaled = Scaled.of(np.zeros((60, 4), np.float32), labels)
+        found = probes.fit(kind, scaled, values[0])(scaled.queries(np.zeros((5, 4), np.float32)))
+        assert set(found) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 7])
+def test_the_kernel_machine_decides_as_scikit_learns_does_for_any_number_of_classes(num_classes):
+    generator = np.random.default_rng(num_classes)
+    labels = generator.integers(0, num_classes, 500) - 3
+    points = (labels[:, None] + generator.normal(size=(500, 3))).astype(np.float32)
+    scaled = Scaled.of(points[:300], labels[:300])
+    gamma = 1 / (3 * scaled.points.var())
+    original = SVC(C=2.0, tol=1e-2, gamma=gamma).fit(scaled.points, labels[:300])
+    queries = scaled.queries(points[300:])
+    np.testing.assert_array_equal(probes.rbf_svm(scaled, 2.0)(queries), original.predict(queries.points))

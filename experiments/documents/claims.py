@@ -1,0 +1,121 @@
+"""What theory and the paper say of the applications, set beside what one network per seed shows on each data set."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from experiments.documents.blocks import RESULTS, table, there
+from hvae_jax.evaluation import bound_checks, guidance, tables
+from hvae_jax.evaluation.choices import Candidate, Entry, Guidance
+from hvae_jax.evaluation.metrics import AnyApplication
+from hvae_jax.evaluation.results import Evaluated
+
+# Title → evaluation.csv of a grid of conditioned networks, three seeds.
+TABLES = {
+    "Fashion-MNIST": "fashion_conditioned_evaluation.csv",
+    "MNIST": "mnist_conditioned_evaluation.csv",
+    "CIFAR-10 (JPEG copies)": "cifar_conditioned_evaluation.csv",
+}
+TITLES: dict[AnyApplication, str] = {
+    "reconstruction": "PSNR, dB",
+    "representation": "accuracy from samples of z_2",
+    "generation": "inception score",
+    "detection": "AUROC of images from elsewhere",
+}
+
+
+def claims() -> str:
+    """A row for each claim, a column for each data set."""
+    rows: list[tuple[str, Callable[[str], str]]] = [
+        (
+            "Reconstruction wants the total rate, wherever it is: of the variance of PSNR it explains",
+            _follows_total,
+        ),
+        ("Accuracy from samples of z_2 stays under its bound", _under_bounds),
+        ("and R_2 drives it: of its variance it explains", _follows_top),
+        ("Generation is best where every β is 1: −ELBO is lowest at", _best_elbo),
+        ("and the inception score is highest at", functools.partial(_best_at, application="generation")),
+    ]
+    rows += [
+        (f"Independent betas beat equal ones: {title}", functools.partial(_ahead, application=application))
+        for application, title in TITLES.items()
+    ]
+    return table(("claim", *TABLES), ([claim, *map(measure, TABLES)] for claim, measure in rows))
+
+
+@functools.cache
+def _models(title: str) -> Sequence[Evaluated]:
+    return tables.read_table(RESULTS / TABLES[title])
+
+
+@functools.cache
+def _guidance(title: str) -> Guidance:
+    return guidance.make_guidance([model.scored for model in _models(title)])
+
+
+def _entry(title: str, application: AnyApplication) -> Entry:
+    return there(_guidance(title).applications.get(application))
+
+
+def _share(title: str, application: AnyApplication, rate: str) -> str:
+    return f"{100 * there(_entry(title, application).explained_by[rate].share):.0f} %"
+
+
+def _follows_total(title: str) -> str:
+    alone = ", ".join(
+        f"R_{layer} alone {_share(title, 'reconstruction', f'rate_{layer}')}" for layer in (1, 2)
+    )
+    return f"{_share(title, 'reconstruction', 'total_rate')} ({alone})"
+
+
+def _follows_top(title: str) -> str:
+    return f"{_share(title, 'representation', 'rate_2')} (the total rate {_share(title, 'representation', 'total_rate')})"
+
+
+def _under_bounds(title: str) -> str:
+    kinds = bound_checks.worth([model.metrics for model in _models(title)])
+    kind = kinds["top_accuracy"]
+    broken = sum(kind.num_violations for kind in kinds.values())
+    return f"{broken} violations; {kind.num_could_fail} of {kind.num_checked} accuracies could have"
+
+
+def _best_elbo(title: str) -> str:
+    by_betas: dict[tuple[float, ...], list[float]] = {}
+    for model in _models(title):
+        by_betas.setdefault(model.betas, []).append(model.metrics.rates.test.negative_elbo_nats.value)
+    best = min(by_betas, key=lambda betas: float(np.mean(by_betas[betas])))
+    return f"{_betas(best)}, {np.mean(by_betas[best]):.1f} nats"
+
+
+def _best_at(title: str, application: AnyApplication) -> str:
+    entry = _entry(title, application)
+    unit = there(entry.unit_betas)
+    if unit.is_best:
+        return f"{_betas(entry.best.betas)}"
+    return f"{_betas(entry.best.betas)}; ahead of β = 1 by {unit.difference:.3f} ± {unit.difference_standard_error:.3f}"
+
+
+def _ahead(title: str, application: AnyApplication) -> str:
+    """By how much, with its error, and in each seed, where the networks are the same."""
+    entry = _entry(title, application)
+    equal, digits = there(entry.equal_betas), 2 if entry.unit else 3
+    if equal.is_best:
+        return f"no: {_betas(entry.best.betas)}, {entry.best.test:.{digits}f}"
+    seeds = ", ".join(f"{seed:+.{digits}f}" for seed in _by_seed(title, application, entry.best, equal))
+    verdict = "yes" if there(equal.num_standard_errors) >= 2 else "not clearly"
+    return (
+        f"{verdict}: {_betas(entry.best.betas)} {entry.best.test:.{digits}f}, {equal.betas[0]:.3g} alike "
+        f"{equal.test:.{digits}f}; {equal.difference:+.{digits}f} ± {equal.difference_standard_error:.{digits}f} "
+        f"(seeds {seeds})"
+    )
+
+
+def _by_seed(title: str, application: AnyApplication, best: Candidate, equal: Candidate) -> list[float]:
+    scores = {model.name: model.scored.test(application) for model in _models(title)}
+    pairs = zip(best.models, equal.models, strict=True)
+    return [scores[one] - scores[other] for one, other in pairs]
+
+
+def _betas(betas: Sequence[float]) -> str:
+    return f"({', '.join(f'{beta:.3g}' for beta in betas)})"
