@@ -40,7 +40,11 @@ _SIZES = (
     ("num_samples", 10_000, "Generated images per split."),
     ("num_splits", 5, "Parts of them for the score's error bar."),
     ("max_fit_images", 2000, "Training images that classifiers of latents are fitted on."),
-    ("max_scored_images", 2000, "Images that they, their bound, precision and recall read."),
+    (
+        "max_scored_images",
+        2000,
+        "Images that they, their bound, precision and recall read, and that the classifier judges.",
+    ),
 )
 
 

@@ -211,8 +211,8 @@ def test_a_pass_over_the_images(make_config: MakeConfig, what: str, num_models: 
     fn: Any = {
         "terms": rates.make_repeated_terms(model.apply, 3),
         "bound": rates.make_importance_bound(functools.partial(model.apply, method="log_weight"), 3),
-        "measure": measuring.make_measure_fn(model, Classifier(network, (), {}), 1, 2),
-        "read": measuring.make_read_fn(model, 2),
+        "measure": measuring.make_measure_fn(model, 1, 2),
+        "read": measuring.make_read_fn(model, Classifier(network, (), {}), 2),
         "marked": RANGE.make_terms(model.apply),
     }[what]
     if what in ("measure", "read"):

@@ -127,12 +127,12 @@ class ModelEvaluator:
         whole = parts.join((part.images for part in self._by_split.values()), streamed)
         read = parts.join((part.images[part.read] for part in self._parts.values()), streamed)
         self._runner = Runner(whole, preprocess_fn, judge_params, capacity)
-        self._reader = Runner(read, preprocess_fn, (), capacity)
+        self._reader = Runner(read, preprocess_fn, judge_params, capacity)
         self._near = neighbours.of_split(parts.training_images(dataset), preprocess_fn)
         self._look_fn = measuring.make_look_fn(classifier)
         num_draws = measuring.enough_draws(len(whole), sizes.num_draws)
-        self._measure_fn = measuring.make_measure_fn(model, classifier, num_draws, sizes.num_draws)
-        self._read_fn = measuring.make_read_fn(model, sizes.num_draws)
+        self._measure_fn = measuring.make_measure_fn(model, num_draws, sizes.num_draws)
+        self._read_fn = measuring.make_read_fn(model, classifier, sizes.num_draws)
         self._sample_fn = samples.make_sample_fn(model, classifier, sizes.num_samples, is_discrete)
         self._encoder = Encoder(model, preprocess_fn, has_samples=False)
         self._real: dict[int, tuple[dict[Split, Real], np.ndarray]] = {}
@@ -246,7 +246,8 @@ class ModelEvaluator:
             reconstructed = {
                 split: reconstruction.score(
                     measured[split],
-                    self._parts[split].labels,
+                    reads[split],
+                    self._parts[split],
                     real[split].entropy if self._is_discrete else None,
                     from_layers,
                 )

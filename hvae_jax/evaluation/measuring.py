@@ -27,18 +27,18 @@ from hvae_jax.training import Params
 
 # Of an image's fingerprint, as 32-bit numbers: two of 10⁵ images have the same with a chance of 10⁻²⁹.
 NUM_HASHES = 4
-# Of all images together, beyond which more say nothing: the error of 20,000 is about 0.01 nats of the
+# Of all images together, beyond which more say nothing: the error of 10,000 is about 0.014 nats of the
 # information, and that of a mean over images is almost all their own spread.
-ENOUGH_DRAWS = 20_000
+ENOUGH_DRAWS = 10_000
 Name = TypeVar("Name", bound=str)
 
 
 class Judged(NamedTuple):
-    """What the classifier says of reconstructions from one layer.
+    """What the classifier says of reconstructions from one layer, of the images at `Part.read`.
 
     Attributes:
-      predicted: the class, `[N]`.
-      entropy: of p(y|x), nats, `[N]`.
+      predicted: the class, `[R]`.
+      entropy: of p(y|x), nats, `[R]`.
     """
 
     predicted: Any
@@ -50,12 +50,10 @@ class Reconstructed(NamedTuple):
 
     Attributes:
       psnr_db, ssim: `[N]`.
-      judged: None without a classifier.
     """
 
     psnr_db: Any
     ssim: Any
-    judged: Judged | None
 
 
 class Top(NamedTuple):
@@ -77,10 +75,12 @@ class Read(NamedTuple):
     Attributes:
       samples: of each layer, S draws, `[R, S, ...]`; of a deep network, the top layer of each side.
       means: of their posteriors, with those of the layers above as latents, `[R, ...]`.
+      judged: reconstructions from the layers of `Measured.reconstructed`; empty without a classifier.
     """
 
     samples: list[Any]
     means: list[Any]
+    judged: list[Judged]
 
 
 class Measured(NamedTuple):
@@ -136,8 +136,8 @@ def enough_draws(num_images: int, most: int) -> int:
     return min(most, max(1, ENOUGH_DRAWS // num_images))
 
 
-def make_measure_fn(model: HVAE, classifier: Classifier | None, num_draws: int, num_top_draws: int) -> Any:
-    """((params, params of the classifier), x, keys) → ((terms, reconstructed, top), pictures).
+def make_measure_fn(model: HVAE, num_draws: int, num_top_draws: int) -> Any:
+    """((params, anything), x, keys) → ((terms, reconstructed, top), pictures).
 
     Args:
       num_draws, num_top_draws: of each image, for its terms, and for `Top`.
@@ -145,21 +145,14 @@ def make_measure_fn(model: HVAE, classifier: Classifier | None, num_draws: int, 
     apply: Any = model.apply
     from_layers, _ = read_layers(model)
 
-    def measure(both: tuple[Params, Params], x: jax.Array, keys: jax.Array) -> Any:
-        params, judge_params = both
+    def measure(both: tuple[Params, Any], x: jax.Array, keys: jax.Array) -> Any:
+        params, _ = both
         terms = jax.lax.map(lambda number: apply(params, x, fold_in(keys, number)), jnp.arange(num_draws))
         codes = apply(params, x, keys, 0.0, method="encode")
         reconstructed, pictures = [], []
         for lowest in from_layers:
-            # What `reconstruct` gives: the means from this layer up, and the prior's below.
-            above = {layer: codes[layer - 1].sample for layer in range(lowest, len(codes) + 1)}
-            picture = apply(params, keys, x.shape[0], 0.0, above, method="sample")
-            picture = jnp.clip(picture, 0.0, 1.0)
-            judged = None
-            if classifier is not None:
-                judged = _judge(classifier(judge_params, picture)[1])
-            found = similarity.psnr(x, picture), similarity.ssim(x, picture)
-            reconstructed.append(Reconstructed(*found, judged))
+            picture = _reconstruct(apply, params, keys, codes, lowest)
+            reconstructed.append(Reconstructed(similarity.psnr(x, picture), similarity.ssim(x, picture)))
             pictures.append(jnp.round(picture * 255).astype(jnp.uint8))
         top = jax.lax.map(
             lambda number: _draw_top(codes[-1], fold_in(keys, num_draws + number)), jnp.arange(num_top_draws)
@@ -171,21 +164,37 @@ def make_measure_fn(model: HVAE, classifier: Classifier | None, num_draws: int, 
     return measure
 
 
-def make_read_fn(model: HVAE, num_draws: int) -> Any:
-    """((params, anything), x, keys) → `Read`."""
-    apply: Any = model.apply
-    _, top_layers = read_layers(model)
+def make_read_fn(model: HVAE, classifier: Classifier | None, num_draws: int) -> Any:
+    """((params, params of the classifier), x, keys) → `Read`.
 
-    def read(both: tuple[Params, Any], x: jax.Array, keys: jax.Array) -> Read:
+    Of a small network's reconstructions a classifier is most of the work: it judges those of fewer images.
+    """
+    apply: Any = model.apply
+    from_layers, top_layers = read_layers(model)
+
+    def read(both: tuple[Params, Params], x: jax.Array, keys: jax.Array) -> Read:
+        params, judge_params = both
+
         def draw(number: Any) -> list[jax.Array]:
-            codes = apply(both[0], x, fold_in(keys, number), method="encode")
+            codes = apply(params, x, fold_in(keys, number), method="encode")
             return [codes[layer - 1].sample for layer in top_layers]
 
         samples = [jnp.moveaxis(z, 0, 1) for z in jax.lax.map(draw, jnp.arange(num_draws))]
-        codes = apply(both[0], x, keys, 0.0, method="encode")
-        return Read(samples, [codes[layer - 1].mean for layer in top_layers])
+        codes = apply(params, x, keys, 0.0, method="encode")
+        judged = []
+        if classifier is not None:
+            for lowest in from_layers:
+                picture = _reconstruct(apply, params, keys, codes, lowest)
+                judged.append(_judge(classifier(judge_params, picture)[1]))
+        return Read(samples, [codes[layer - 1].mean for layer in top_layers], judged)
 
     return read
+
+
+def _reconstruct(apply: Any, params: Params, keys: jax.Array, codes: Any, lowest: int) -> jax.Array:
+    """What `reconstruct` gives, clipped: the means from this layer up, and the prior's below."""
+    above = {layer: codes[layer - 1].sample for layer in range(lowest, len(codes) + 1)}
+    return jnp.clip(apply(params, keys, len(keys), 0.0, above, method="sample"), 0.0, 1.0)
 
 
 def split_measured(found: Any, parts: Mapping[Name, Part]) -> dict[Name, Measured]:

@@ -133,7 +133,7 @@ class RunEvaluation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JudgedReconstruction:
-    """Reconstructions in the eyes of the data set's classifier."""
+    """Reconstructions of the images that are scored, in the eyes of the data set's classifier."""
 
     classifier_accuracy: Estimate
     prediction_entropy_nats: Estimate

@@ -24,8 +24,8 @@ class Sizes:
       num_samples: generated images per split.
       num_splits: parts of them for the score's error bar.
       max_fit_images: training images that the probes are fitted on, drawn once by a fixed seed.
-      max_scored_images: images of a split that probes, the information which bounds them, and
-        precision and recall read, drawn once by a fixed seed.
+      max_scored_images: images of a split that probes, the information which bounds them, precision and
+        recall read, and whose reconstructions a classifier judges, drawn once by a fixed seed.
     """
 
     num_draws: int
