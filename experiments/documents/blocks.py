@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from hvae_jax.evaluation import tables
 from hvae_jax.evaluation.choices import Guidance
-from hvae_jax.evaluation.metrics import Rates
+from hvae_jax.evaluation.metrics import AnyApplication, Rates
 from hvae_jax.evaluation.plain import from_plain
 from hvae_jax.evaluation.results import Evaluated
 
@@ -18,6 +18,13 @@ T = TypeVar("T")
 ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
 _BLOCK = re.compile(r"(<!-- from results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+# What an application is scored by, in words; samples are draws from p(x|z) unless a writer says otherwise.
+UNITS: dict[AnyApplication, str] = {
+    "reconstruction": "PSNR, dB",
+    "representation": "accuracy from samples of z_L",
+    "generation": "inception score of draws",
+    "detection": "AUROC of images from elsewhere",
+}
 INFERENCE = {"GHVAE": "generalized_top_down", "ladder": "ladder"}
 
 Writer = Callable[[], str]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from experiments.documents.blocks import RESULTS, table, there
+from experiments.documents.blocks import RESULTS, UNITS, table, there
 from hvae_jax.evaluation import bound_checks, guidance, tables
 from hvae_jax.evaluation.choices import Candidate, Entry, Guidance
 from hvae_jax.evaluation.metrics import AnyApplication
@@ -16,12 +16,6 @@ TABLES = {
     "Fashion-MNIST": "fashion_conditioned_evaluation.csv",
     "MNIST": "mnist_conditioned_evaluation.csv",
     "CIFAR-10 (JPEG copies)": "cifar_conditioned_evaluation.csv",
-}
-TITLES: dict[AnyApplication, str] = {
-    "reconstruction": "PSNR, dB",
-    "representation": "accuracy from samples of z_2",
-    "generation": "inception score",
-    "detection": "AUROC of images from elsewhere",
 }
 
 
@@ -39,7 +33,7 @@ def claims() -> str:
     ]
     rows += [
         (f"Independent betas beat equal ones: {title}", functools.partial(_ahead, application=application))
-        for application, title in TITLES.items()
+        for application, title in UNITS.items()
     ]
     return table(("claim", *TABLES), ([claim, *map(measure, TABLES)] for claim, measure in rows))
 
@@ -112,9 +106,10 @@ def _ahead(title: str, application: AnyApplication) -> str:
 
 
 def _by_seed(title: str, application: AnyApplication, best: Candidate, equal: Candidate) -> list[float]:
+    """Of each network that was asked at both: they share all but their betas."""
     scores = {model.name: model.scored.test(application) for model in _models(title)}
-    pairs = zip(best.models, equal.models, strict=True)
-    return [scores[one] - scores[other] for one, other in pairs]
+    first, second = (dict(zip(one.seeds, one.models, strict=True)) for one in (best, equal))
+    return [scores[first[seed]] - scores[second[seed]] for seed in sorted(first.keys() & second.keys())]
 
 
 def _betas(betas: Sequence[float]) -> str:

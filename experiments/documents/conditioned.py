@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.documents.blocks import read, table, there
+from experiments.documents.blocks import UNITS, read, table, there
 from hvae_jax.evaluation.choices import Candidate, Guidance
 from hvae_jax.evaluation.excess import Answering, Summary
 from hvae_jax.evaluation.plain import from_plain
@@ -12,8 +12,6 @@ EXCESS = {
     "Fashion-MNIST, the study's 49 models": "fashion_excess.json",
     "Fashion-MNIST, 9 models of 30 epochs": "fashion_30_epochs_excess.json",
 }
-UNITS = {"reconstruction": "PSNR, dB", "representation": "accuracy from samples of z_L"}
-UNITS |= {"generation": "inception score of draws", "detection": "AUROC against MNIST"}
 # Lines of three betas say nothing of smoothness.
 MIN_POINTS = 16
 

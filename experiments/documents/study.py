@@ -2,12 +2,21 @@
 
 import numpy as np
 
-from experiments.documents.blocks import INFERENCE, read, read_guidance, read_models, read_runs, table, there
+from experiments.documents.blocks import (
+    INFERENCE,
+    UNITS,
+    read,
+    read_guidance,
+    read_models,
+    read_runs,
+    table,
+    there,
+)
 from hvae_jax.evaluation.choices import Candidate, Entry
 from hvae_jax.evaluation.metrics import Application, PerApplication
 
-UNITS = {"reconstruction": "PSNR, dB", "representation": "accuracy from samples of z_L"}
-UNITS["generation"] = "inception score of means, own classifier"
+# These models were evaluated before draws were judged.
+MEANS = {**UNITS, "generation": "inception score of means, own classifier"}
 # A model has nats in both layers from these rates on.
 IN_BOTH = (2.0, 1.0)
 TOTALS = (64.0, 72.0)
@@ -24,7 +33,7 @@ def guidance_rows(model: str, applications: PerApplication[Entry]) -> list[list[
             return f"{one.test:.{digits}f} ± {one.test_standard_error:.{digits}f}"
 
         betas = ", ".join(f"{beta:.4g}" for beta in entry.best.betas)
-        row = [model, f"{application}, {UNITS[application]}", betas, score(entry.best)]
+        row = [model, f"{application}, {MEANS[application]}", betas, score(entry.best)]
         row += [f"{score(equal)} at {equal.betas[0]:.4g}", score(unit)]
         rows.append([*row, f"{score(one_layer)} at {one_layer.betas[0]:.4g}"])
     return rows
