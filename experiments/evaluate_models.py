@@ -327,10 +327,11 @@ class Reporter:
 
 
 def _shared(config: dict[str, Any]) -> dict[str, Any]:
-    """The config without what may differ between models that one evaluator serves: betas, targets, seeds."""
-    objective = config["objective"]
+    """The config without what may differ between models of one evaluator: betas, targets, seeds, logs."""
+    objective, training = config["objective"], config["training"]
+    free = {name.removeprefix("training.") for name in records.ON_ITS_WAY}
     return {
         **config,
         "objective": {n: value for n, value in objective.items() if n != "betas" and "targets" not in n},
-        "training": {name: value for name, value in config["training"].items() if not name.endswith("seed")},
+        "training": {n: value for n, value in training.items() if not n.endswith("seed") and n not in free},
     }

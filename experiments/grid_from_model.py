@@ -86,7 +86,8 @@ def check_runs(flag: str, runs: Sequence[pathlib.Path], builts: Sequence[Experim
         if one.beta_range is None:
             raise RunError(f"--{flag}={run} is not conditioned: it is a model of one vector of betas")
     stored = [experiment.with_tuples(records.config_of(run)) for run in runs]
-    may_differ = ("training.seed", "training.order_seed", "objective.betas", *records.NOT_TRAINING)
+    own = ("training.seed", "training.order_seed", "objective.betas")
+    may_differ = (*own, *records.NOT_TRAINING, *records.ON_ITS_WAY)
     for run, other in zip(runs, stored, strict=True):
         if changed := records.differences(stored[0], other, may_differ):
             raise RunError(f"--{flag}: {run} and {runs[0]} differ in config.{', config.'.join(changed)}")

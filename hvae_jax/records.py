@@ -59,6 +59,9 @@ NOT_TRAINING = (
     "data.check_values",
     "training.num_checkpoints",
 )
+# Fields that change what a run writes while it trains, and not what it learns: a run that goes on keeps them,
+# models that are set beside each other may have others.
+ON_ITS_WAY = ("training.log_every_steps", "training.eval_every_steps", "training.checkpoint_every_steps")
 _PACKAGES = ("hvae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy")
 
 

@@ -1,12 +1,16 @@
 """A conditioned run as a user starts it, asked afterwards, and the grid that it gives without training."""
 
 import pathlib
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 
+from experiments import grid_from_model
 from hvae_jax import records
+from hvae_jax.errors import RunError
 from hvae_jax.evaluation import results
 from hvae_jax.grid import table
 
@@ -33,6 +37,23 @@ def test_the_log_has_marked_betas_and_the_means_of_draws(finished):
     np.testing.assert_array_equal(valid["marked_betas"][-1], [[0.1, 10.0], [10.0, 0.1]])
     np.testing.assert_array_equal(valid["betas"][-1], [1.0, 1.0])
     np.testing.assert_allclose(train["betas"][-1], [(12.6 - 0.08) / np.log(12.6 / 0.08)] * 2)
+
+
+def test_runs_are_seeds_of_one_model_unless_something_else_differs(finished, tmp_path):
+    config = records.config_of(finished)
+    runs: list[pathlib.Path] = []
+    builts: list[Any] = []
+    for seed, pace, rate in ((0, 100, 1e-3), (1, 200, 1e-3), (2, 100, 2e-3)):
+        training = {**config["training"], "seed": seed, "eval_every_steps": pace, "learning_rate": rate}
+        (tmp_path / str(seed)).mkdir()
+        records.write_json(tmp_path / str(seed) / "config.json", {**config, "training": training})
+        runs.append(tmp_path / str(seed))
+        builts.append(SimpleNamespace(beta_range=(), training=SimpleNamespace(seed=seed)))
+    grid_from_model.check_runs("runs", runs[:2], builts[:2])
+    with pytest.raises(RunError, match=r"differ in config\.training\.learning_rate$"):
+        grid_from_model.check_runs("runs", runs, builts)
+    with pytest.raises(RunError, match=r"the runs have the seeds \[0, 0\]"):
+        grid_from_model.check_runs("runs", runs[:1] * 2, builts[:1] * 2)
 
 
 def test_it_is_asked_and_makes_a_grid_without_training(finished, programs, tmp_path):

@@ -81,7 +81,11 @@ def test_a_resumed_evaluation_does_what_is_missing_and_a_broken_bound_ends_with_
     before = [file.stat().st_mtime_ns for file in files]
     files[1].write_text(files[1].read_text()[:1000])
     again = tmp_path / "again"
-    small_grid.make_run(again / "models" / "0000", grid.parent / "classes.npz", BETAS[1], seed=7)
+    repeated = again / "models" / "0000"
+    small_grid.make_run(repeated, grid.parent / "classes.npz", BETAS[1], seed=7)
+    config = records.read_json(repeated / "config.json")
+    config["training"]["eval_every_steps"] *= 2  # another log is no other model
+    records.write_json(repeated / "config.json", config)
     flags = (f"--workdir={tmp_path / 'grid'}", f"--repeats={again}", "--check_bounds", *QUICK)
     result = programs.run("evaluate", *flags)
     assert result.status == 1, result.err

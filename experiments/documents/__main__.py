@@ -7,11 +7,12 @@ Only what stands between `<!-- from results: NAME -->` and `<!-- end -->` change
 
 from collections.abc import Mapping
 
-from experiments.documents import codec, conditioned, deep, digits, speed, study, targets
+from experiments.documents import claims, codec, conditioned, deep, digits, speed, study, targets
 from experiments.documents.blocks import ROOT, Writer, fill
 
 DOCUMENTS = ("README.md", "experiments/README.md", "experiments/results/README.md")
 WRITERS: Mapping[str, Writer] = {
+    "claims": claims.claims,
     "study_guidance": study.guidance,
     "study_answers": study.answers,
     "study_reference": study.reference,

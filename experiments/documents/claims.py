@@ -8,6 +8,7 @@ import numpy as np
 from experiments.documents.blocks import RESULTS, UNITS, table, there
 from hvae_jax.evaluation import bound_checks, guidance, tables
 from hvae_jax.evaluation.choices import Candidate, Entry, Guidance
+from hvae_jax.evaluation.guidance_text import CLEAR
 from hvae_jax.evaluation.metrics import AnyApplication
 from hvae_jax.evaluation.results import Evaluated
 
@@ -97,7 +98,8 @@ def _ahead(title: str, application: AnyApplication) -> str:
     if equal.is_best:
         return f"no: {_betas(entry.best.betas)}, {entry.best.test:.{digits}f}"
     seeds = ", ".join(f"{seed:+.{digits}f}" for seed in _by_seed(title, application, entry.best, equal))
-    verdict = "yes" if there(equal.num_standard_errors) >= 2 else "not clearly"
+    there(entry.seed_spread)
+    verdict = "yes" if there(equal.num_standard_errors) >= CLEAR else "not clearly"
     return (
         f"{verdict}: {_betas(entry.best.betas)} {entry.best.test:.{digits}f}, {equal.betas[0]:.3g} alike "
         f"{equal.test:.{digits}f}; {equal.difference:+.{digits}f} ± {equal.difference_standard_error:.{digits}f} "
