@@ -13,6 +13,7 @@ from experiments.documents.blocks import ROOT, Writer, fill
 DOCUMENTS = ("README.md", "experiments/README.md", "experiments/results/README.md")
 WRITERS: Mapping[str, Writer] = {
     "claims": claims.claims,
+    "applications": claims.applications,
     "study_guidance": study.guidance,
     "study_answers": study.answers,
     "study_reference": study.reference,
@@ -31,7 +32,6 @@ WRITERS: Mapping[str, Writer] = {
     "depth": deep.depth,
     "conditioned_excess": conditioned.excess,
     "conditioned_answering": conditioned.answering,
-    "conditioned_guidance": conditioned.guidance,
     "conditioned_cost": conditioned.cost,
     "codec_files": codec.files,
     "codec_grid": codec.grid,

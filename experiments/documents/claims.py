@@ -39,6 +39,29 @@ def claims() -> str:
     return table(("claim", *TABLES), ([claim, *map(measure, TABLES)] for claim, measure in rows))
 
 
+def applications() -> str:
+    """Which betas serve which application, on each data set."""
+    head = ("data", "application", "best betas", "R_1, R_2", "score", "best equal betas", "β = 1")
+    rows = []
+    for title in TABLES:
+        for application, entry in _guidance(title).applications.items():
+            equal, unit, digits = there(entry.equal_betas), there(entry.unit_betas), 2 if entry.unit else 3
+
+            def score(one: Candidate, digits: int = digits) -> str:
+                return f"{one.test:.{digits}f} ± {one.test_standard_error:.{digits}f}"
+
+            rates = ", ".join(f"{rate:.1f}" for rate in entry.best.rates_nats)
+            rows.append(
+                [
+                    title,
+                    f"{application}, {UNITS[application]}",
+                    *(_betas(entry.best.betas), rates, score(entry.best)),
+                    *(f"{score(equal)} at {equal.betas[0]:.3g}", score(unit)),
+                ]
+            )
+    return table(head, rows)
+
+
 @functools.cache
 def _models(title: str) -> Sequence[Evaluated]:
     return tables.read_table(RESULTS / TABLES[title])

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from experiments.documents.blocks import UNITS, read, table, there
-from hvae_jax.evaluation.choices import Candidate, Guidance
+from experiments.documents.blocks import read, table
 from hvae_jax.evaluation.excess import Answering, Summary
 from hvae_jax.evaluation.plain import from_plain
 
@@ -66,32 +65,6 @@ def answering() -> str:
                     f"{alone.roughness_nats:.2f}",
                 ]
             )
-    return table(head, rows)
-
-
-def guidance() -> str:
-    """Which betas of one model serve which application, and which rate its scores follow."""
-    head = ("application", "best betas", "R_1, R_2", "score", "best equal betas", "β = 1")
-    head += ("of its variance: total rate explains", "R_1", "R_2")
-    name, rows = "fashion_conditioned_guidance.json", []
-    for application, entry in from_plain(Guidance, read(name), name).applications.items():
-        equal, unit, digits = there(entry.equal_betas), there(entry.unit_betas), 2 if entry.unit else 3
-
-        def score(one: Candidate, digits: int = digits) -> str:
-            return f"{one.test:.{digits}f} ± {one.test_standard_error:.{digits}f}"
-
-        explained = (there(entry.explained_by[rate].share) for rate in ("total_rate", "rate_1", "rate_2"))
-        rows.append(
-            [
-                f"{application}, {UNITS[application]}",
-                ", ".join(f"{beta:.3g}" for beta in entry.best.betas),
-                ", ".join(f"{rate:.1f}" for rate in entry.best.rates_nats),
-                score(entry.best),
-                f"{score(equal)} at {equal.betas[0]:.3g}",
-                score(unit),
-                *(f"{100 * share:.0f} %" for share in explained),
-            ]
-        )
     return table(head, rows)
 
 
