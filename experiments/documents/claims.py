@@ -1,5 +1,6 @@
 """What theory and the paper say of the applications, set beside what one network per seed shows on each data set."""
 
+import collections
 import functools
 from collections.abc import Callable, Sequence
 
@@ -69,7 +70,11 @@ def _models(title: str) -> Sequence[Evaluated]:
 
 @functools.cache
 def _guidance(title: str) -> Guidance:
-    return guidance.make_guidance([model.scored for model in _models(title)])
+    """Among the betas that every network was asked at: some networks are better than others at all of them."""
+    models = _models(title)
+    num_seeds = len({model.seed for model in models})
+    asked = collections.Counter(model.betas for model in models)
+    return guidance.make_guidance([model.scored for model in models if asked[model.betas] == num_seeds])
 
 
 def _entry(title: str, application: AnyApplication) -> Entry:
@@ -77,7 +82,9 @@ def _entry(title: str, application: AnyApplication) -> Entry:
 
 
 def _share(title: str, application: AnyApplication, rate: str) -> str:
-    return f"{100 * there(_entry(title, application).explained_by[rate].share):.0f} %"
+    """Over all models."""
+    explained = guidance.explained_by_rates([model.scored for model in _models(title)], application)
+    return f"{100 * there(explained[rate].share):.0f} %"
 
 
 def _follows_total(title: str) -> str:
