@@ -126,12 +126,12 @@ def _ahead(title: str, application: AnyApplication) -> str:
     entry = _entry(title, application)
     equal, digits = there(entry.equal_betas), 2 if entry.unit else 3
     if equal.is_best:
-        return f"no: {_betas(entry.best.betas)}, {entry.best.test:.{digits}f}"
+        return f"no: {_betas(entry.best.betas)} is best, {entry.best.test:.{digits}f}"
     seeds = ", ".join(f"{seed:+.{digits}f}" for seed in _by_seed(title, application, entry.best, equal))
     there(entry.seed_spread)
     verdict = "yes" if there(equal.num_standard_errors) >= CLEAR else "not clearly"
     return (
-        f"{verdict}: {_betas(entry.best.betas)} {entry.best.test:.{digits}f}, {equal.betas[0]:.3g} alike "
+        f"{verdict}: {_betas(entry.best.betas)} {entry.best.test:.{digits}f}, {_betas(equal.betas)} "
         f"{equal.test:.{digits}f}; {equal.difference:+.{digits}f} ± {equal.difference_standard_error:.{digits}f} "
         f"(seeds {seeds})"
     )
