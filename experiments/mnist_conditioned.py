@@ -1,7 +1,8 @@
 """One GHVAE for every beta on MNIST binarised by rounding (28×28, 271,625 parameters).
 
-Shows: as experiments/fashion_conditioned.py, on the published data set. Seed 0, test split, β = 1: D 48.9,
-R_1 16.1 and R_2 20.5 nats. Not yet set beside models of single betas.
+Shows: as experiments/fashion_conditioned.py, on the published data set. On the test split, mean of three
+seeds, D + Σ β_l R_l is lower than that of 25 models of 10 epochs at each of their betas, by 33 nats in the
+mean and 10 at least. See the results, "One model for every beta".
 Data: as experiments/mnist.py says.
 Command: python -m experiments.run --config=experiments/mnist_conditioned.py
 """

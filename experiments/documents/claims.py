@@ -20,6 +20,9 @@ TABLES = {
     "CIFAR-10 (JPEG copies)": "cifar_conditioned_evaluation.csv",
 }
 
+# Samples of some are draws, of others means.
+_TITLES: dict[AnyApplication, str] = {**UNITS, "generation": "inception score"}
+
 
 def claims() -> str:
     """A row for each claim, a column for each data set."""
@@ -35,7 +38,7 @@ def claims() -> str:
     ]
     rows += [
         (f"Independent betas beat equal ones: {title}", functools.partial(_ahead, application=application))
-        for application, title in UNITS.items()
+        for application, title in _TITLES.items()
     ]
     return table(("claim", *TABLES), ([claim, *map(measure, TABLES)] for claim, measure in rows))
 
@@ -45,6 +48,7 @@ def applications() -> str:
     head = ("data", "application", "best betas", "R_1, R_2", "score", "best equal betas", "β = 1")
     rows = []
     for title in TABLES:
+        units = {**UNITS, "generation": f"inception score of {_guidance(title).pixels}"}
         for application, entry in _guidance(title).applications.items():
             equal, unit, digits = there(entry.equal_betas), there(entry.unit_betas), 2 if entry.unit else 3
 
@@ -55,7 +59,7 @@ def applications() -> str:
             rows.append(
                 [
                     title,
-                    f"{application}, {UNITS[application]}",
+                    f"{application}, {units[application]}",
                     *(_betas(entry.best.betas), rates, score(entry.best)),
                     *(f"{score(equal)} at {equal.betas[0]:.3g}", score(unit)),
                 ]

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -62,7 +64,7 @@ def test_the_kernel_machine_decides_as_scikit_learns_does_for_any_number_of_clas
     labels = generator.integers(0, num_classes, 500) - 3
     points = (labels[:, None] + generator.normal(size=(500, 3))).astype(np.float32)
     scaled = Scaled.of(points[:300], labels[:300])
-    gamma = 1 / (3 * scaled.points.var())
+    gamma: Any = 1 / (3 * scaled.points.var())
     original = SVC(C=2.0, tol=1e-2, gamma=gamma).fit(scaled.points, labels[:300])
     queries = scaled.queries(points[300:])
     np.testing.assert_array_equal(probes.rbf_svm(scaled, 2.0)(queries), original.predict(queries.points))
