@@ -132,7 +132,7 @@ def _ahead(title: str, application: AnyApplication) -> str:
     if equal.is_best:
         return f"no: {_betas(entry.best.betas)} is best, {entry.best.test:.{digits}f}"
     seeds = ", ".join(f"{seed:+.{digits}f}" for seed in _by_seed(title, application, entry.best, equal))
-    there(entry.seed_spread)
+    there(entry.seed_spread)  # without it no difference would be a yes
     verdict = "yes" if there(equal.num_standard_errors) >= CLEAR else "not clearly"
     return (
         f"{verdict}: {_betas(entry.best.betas)} {entry.best.test:.{digits}f}, {_betas(equal.betas)} "

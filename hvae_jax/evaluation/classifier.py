@@ -90,7 +90,7 @@ def choose_training(
     """Enough for a small network to learn a small data set, and for a ResNet to learn 50,000 images.
 
     On two CPU cores: seconds for 8 × 8, two minutes for 28 × 28. The ResNet of 64 channels wants an
-    accelerator: hours on a CPU.
+    accelerator: a day or more on a CPU.
 
     Args:
       image_shape: H, W, C.
