@@ -36,8 +36,8 @@ from hvae_jax.evaluation.sizes import Sizes
 from hvae_jax.models.classifier import NETWORKS
 
 _SIZES = (
-    ("num_draws", 5, "Posterior draws per image."),
-    ("num_samples", 10_000, "Generated images per split."),
+    ("num_draws", 3, "Posterior draws per image."),
+    ("num_samples", 5000, "Generated images per split."),
     ("num_splits", 5, "Parts of them for the score's error bar."),
     ("max_fit_images", 2000, "Training images that classifiers of latents are fitted on."),
     (

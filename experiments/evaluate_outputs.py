@@ -64,6 +64,12 @@ def write(workdir: pathlib.Path, models: Sequence[Evaluated], content: Guidance)
 def draw(folder: pathlib.Path, models: Sequence[Evaluated], content: Guidance) -> None:
     """Figures of all models together, and of the best for each application, as far as there are numbers."""
     folder.mkdir(exist_ok=True)
+    for kind in (
+        "pictures",
+        "latents",
+    ):  # those of an earlier evaluation: the best may be another now, or one
+        for file in folder.glob(f"{kind}_*.p[nd][gf]"):
+            file.unlink()
     chosen = dict(content.applications.items())
     if all(figures.has_accuracies(model) for model in models):
         figures.accuracy_by_information(models, folder / "accuracy_by_information")
@@ -78,7 +84,7 @@ def draw(folder: pathlib.Path, models: Sequence[Evaluated], content: Guidance) -
         if all(model.detection for model in models):
             detection_figures.detection_maps(models, content, folder / "detection_maps")
     best = {f"best for {name}": (name, entry.best.models[0]) for name, entry in chosen.items()}
-    if not best and len(models) == 1:
+    if len(models) == 1:
         best = {"": ("model", models[0].name)}
     for words, (ending, name) in best.items():
         model = next(model for model in models if model.name == name)

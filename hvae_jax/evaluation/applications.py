@@ -223,15 +223,18 @@ class ModelEvaluator:
             )
             for split in self._splits
         }
+        # Submitted before what waits for it.
+        near = pool.submit(self._near.nearest, drawn["test"].images[: max(NUM_PICTURES, len(distances))])
         generated: dict[Split, Future[SampleScores]] = {
-            split: pool.submit(self._score_samples, drawn[split], real[split], distances, split)
+            split: pool.submit(
+                self._score_samples, drawn[split], real[split], (near, distances) if split == "test" else None
+            )
             for split in self._splits
         }
         units = {
             split: pool.submit(active_units.count, self._codes(params, reads[split], split))
             for split in self._splits
         }
-        shown = pool.submit(self._near.nearest, drawn["test"].images[:NUM_PICTURES])
 
         def summarize(split: Split) -> Rates:
             found = rates.summarize(
@@ -272,7 +275,7 @@ class ModelEvaluator:
                 left_out=left_out,
             )
             pictures = self._pictures(
-                measured["test"], real["test"], coordinates, drawn["test"], shown.result()[0]
+                measured["test"], real["test"], coordinates, drawn["test"], near.result()[0][:NUM_PICTURES]
             )
             return Evaluation(metrics, pictures)
 
@@ -315,11 +318,21 @@ class ModelEvaluator:
             return "the test split has fewer than 2 images"
         return None
 
-    def _score_samples(self, drawn: Drawn, real: Real, distances: np.ndarray, split: Split) -> SampleScores:
-        """Scores of samples beside the images of a split as the models see them."""
+    def _score_samples(
+        self, drawn: Drawn, real: Real, compared: tuple[Future[Any], np.ndarray] | None
+    ) -> SampleScores:
+        """Scores of samples beside the images of a split as the models see them.
+
+        Args:
+          drawn: the samples.
+          real: the images.
+          compared: what finds the training images that are nearest to samples, and how near they are to
+            images of the split; None leaves that out.
+        """
         memorisation = None
-        if split == "test":
-            memorisation = generation.compare_with_training(drawn.images, self._near, distances)
+        if compared is not None:
+            near, distances = compared
+            memorisation = generation.compare_with_training(near.result()[1], distances, len(self._near))
         num_samples = self._sizes.num_samples
         return generation.score(num_samples, drawn.judged, real.features, self._sizes, memorisation)
 

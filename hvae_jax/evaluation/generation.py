@@ -11,7 +11,6 @@ import numpy as np
 
 from hvae_jax import bounds, data
 from hvae_jax.evaluation.metrics import ClassifierScores, Memorisation, PrecisionRecall, SampleScores
-from hvae_jax.evaluation.neighbours import Neighbours
 from hvae_jax.evaluation.plain import Estimate
 from hvae_jax.evaluation.sizes import Sizes
 
@@ -144,19 +143,20 @@ def score(
     )
 
 
-def compare_with_training(samples: np.ndarray, near: Neighbours, of_images: np.ndarray) -> Memorisation:
+def compare_with_training(
+    of_samples: np.ndarray, of_images: np.ndarray, num_training_images: int
+) -> Memorisation:
     """How near samples come to training images, beside how near images of the test split come to them.
 
     Args:
-      samples: `[N, H, W, C]`, of which as many are looked at as there are such images.
-      near: the training images.
-      of_images: distances of images of the test split, at most `NUM_POINTS`.
+      of_samples, of_images: distances of each to the nearest training image, of which as many are looked at
+        as there are of both.
+      num_training_images: among which they were found.
     """
-    size = min(len(samples), len(of_images))
-    _, of_samples = near.nearest(samples[:size])
+    size = min(len(of_samples), len(of_images))
     return Memorisation(
-        num_training_images=len(near),
-        median_distance_to_training=float(np.median(of_samples)),
+        num_training_images=num_training_images,
+        median_distance_to_training=float(np.median(of_samples[:size])),
         median_distance_to_training_of_test_images=float(np.median(of_images)),
     )
 

@@ -27,8 +27,8 @@ from hvae_jax.training import Params
 
 # Of an image's fingerprint, as 32-bit numbers: two of 10⁵ images have the same with a chance of 10⁻²⁹.
 NUM_HASHES = 4
-# Of all images together, beyond which more say nothing: the error of 10,000 is about 0.014 nats of the
-# information, and that of a mean over images is almost all their own spread.
+# Of all images together, beyond which more say nothing: the error of a mean over images is almost all their
+# own spread.
 ENOUGH_DRAWS = 10_000
 Name = TypeVar("Name", bound=str)
 

@@ -173,7 +173,10 @@ class Reconstruction:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeScores:
-    """One kind of classifier that reads a latent: what was tuned, means over draws and images."""
+    """One kind of classifier that reads a latent: what was tuned, means over images.
+
+    And over draws where it is the chosen kind; the others read the first draw.
+    """
 
     setting: dict[str, float]
     valid_accuracy: float
@@ -182,7 +185,7 @@ class ProbeScores:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Probes:
-    """All kinds that read a latent, and the name of that with the best validation accuracy."""
+    """All kinds that read a latent, and which of them has the best validation accuracy on the first draw."""
 
     chosen: str
     logistic_regression: ProbeScores | None = None

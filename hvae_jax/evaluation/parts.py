@@ -13,7 +13,7 @@ import numpy as np
 from hvae_jax import data
 from hvae_jax.data import Dataset, Split, stored
 from hvae_jax.data.stored import HostArray, StoredArray
-from hvae_jax.evaluation.sizes import NUM_PICTURES, NUM_POINTS, Sizes
+from hvae_jax.evaluation.sizes import NUM_COMPARED, NUM_PICTURES, NUM_POINTS, Sizes
 
 # Training images that samples are compared with: of more than this, a part.
 MAX_TRAIN_BYTES = 2**30
@@ -113,7 +113,7 @@ def _make_part(
         data.subset(num, sizes.max_scored_images),
         data.subset(num, NUM_POINTS),
         data.spread(numbers, NUM_PICTURES),
-        data.subset(num, min(sizes.num_samples, NUM_POINTS)),
+        data.subset(num, min(sizes.num_samples, NUM_COMPARED)),
     )
     read = np.arange(num) if is_fitted_on else np.unique(np.concatenate(chosen))
     return Part(images, numbers, *chosen, read)

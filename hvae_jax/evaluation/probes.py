@@ -46,7 +46,17 @@ class Scaled:
 
     def queries(self, latents: np.ndarray) -> "Queries":
         """Others `[N', D]`, scaled as these were."""
-        return Queries(_scale(latents, self.mean, self.std), self.points)
+        return Queries(_scale(latents, self.mean, self.std), self)
+
+    @functools.cached_property
+    def gamma(self) -> float:
+        """Of the kernel exp(−γ d²): 1 / (D · variance)."""
+        return 1 / max(self.points.shape[1] * float(self.points.var()), np.finfo(np.float32).tiny)
+
+    @functools.cached_property
+    def kernel(self) -> np.ndarray:
+        """Of each and each, `[N, N]`; one for all settings."""
+        return np.exp(-self.gamma * squared_distances(self.points, self.points))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,16 +65,21 @@ class Queries:
 
     Attributes:
       points: `[N', D]`, scaled.
-      fitted_on: `[N, D]`, scaled.
+      fitted_on: the others.
     """
 
     points: np.ndarray
-    fitted_on: np.ndarray
+    fitted_on: Scaled
 
     @functools.cached_property
     def distances(self) -> np.ndarray:
         """Squared, from each to each of the others, `[N', N]`; found once for all kinds and settings."""
-        return squared_distances(self.points, self.fitted_on)
+        return squared_distances(self.points, self.fitted_on.points)
+
+    @functools.cached_property
+    def kernel(self) -> np.ndarray:
+        """Of each and each of the others, `[N', N]`."""
+        return np.exp(-self.fitted_on.gamma * self.distances)
 
 
 # Labels `[N']`.
@@ -105,10 +120,8 @@ def linear_svm(scaled: Scaled, c: float) -> Predict:
 
 
 def rbf_svm(scaled: Scaled, c: float) -> Predict:
-    """Kernel exp(−γ d²), γ = 1 / (D · variance), one class against one, by scikit-learn."""
-    gamma = 1 / max(scaled.points.shape[1] * float(scaled.points.var()), np.finfo(np.float32).tiny)
-    own = np.exp(-gamma * squared_distances(scaled.points, scaled.points))
-    fitted = SVC(C=c, tol=1e-2, kernel="precomputed").fit(own, scaled.labels)
+    """Kernel exp(−γ d²), see `Scaled.gamma`, one class against one, by scikit-learn."""
+    fitted = SVC(C=c, tol=1e-2, kernel="precomputed").fit(scaled.kernel, scaled.labels)
     # What `fitted.predict` does row by row and pair by pair of classes: all decisions are one product.
     pairs = list(itertools.combinations(range(len(fitted.classes_)), 2))
     ends = np.cumsum([0, *fitted.n_support_])
@@ -123,8 +136,8 @@ def rbf_svm(scaled: Scaled, c: float) -> Predict:
     of_one, of_other = (one_hot[list(side)] for side in zip(*pairs, strict=True))
 
     def predict(queries: Queries) -> np.ndarray:
-        kernel = np.exp(-gamma * queries.distances[:, fitted.support_])
-        is_one = sign * (kernel @ weights + fitted.intercept_.astype(np.float32)) > 0
+        decisions = queries.kernel[:, fitted.support_] @ weights
+        is_one = sign * (decisions + fitted.intercept_.astype(np.float32)) > 0
         votes = is_one @ of_one + ~is_one @ of_other
         return fitted.classes_[votes.argmax(axis=1)]
 

@@ -25,15 +25,15 @@ class Probe(NamedTuple):
 
     Attributes:
       setting: name and value of what was tuned.
-      scaled: each draw of the latents that it was fitted on.
-      fitted: one classifier per draw, with that setting.
-      valid_accuracy: mean over them.
+      scaled: the draws of the latents that it was fitted on.
+      fitted: one classifier for each, with that setting.
+      valid_accuracies: of each, on the same draw of the validation split.
     """
 
     setting: tuple[str, float]
     scaled: list[Scaled]
     fitted: list[Predict]
-    valid_accuracy: float
+    valid_accuracies: list[float]
 
 
 class Seen(NamedTuple):
@@ -52,7 +52,8 @@ def fit(
 ) -> dict[str, Probe]:
     """Fits every kind on latents of the training split, its setting tuned on the validation split.
 
-    The setting is chosen with the first draw; the other draws are fitted with the same one, for error bars.
+    Kinds and settings are compared on the first draw. The best kind is fitted on the other draws too, with
+    the same setting, for its mean and its error: of all that is read of latents that would take most time.
 
     Args:
       train, valid: S draws of a latent (or one array of posterior means, S = 1), `[S, N, ...]`.
@@ -64,35 +65,33 @@ def fit(
       are fewer than the fewest neighbours.
     """
     train, valid = (latents.reshape(*latents.shape[:2], -1) for latents in (train, valid))
-    scaled = [Scaled.of(draw, train_labels) for draw in train]
-    settings: dict[str, tuple[str, float]] = {}
-    fitted: dict[str, list[Predict]] = {}
-    accuracies: dict[str, list[float]] = {}
-    for number, (of_draw, draw) in enumerate(zip(scaled, valid, strict=True)):
-        queries = of_draw.queries(draw)
-        for kind in kinds:
-            name, values, _ = KINDS[kind]
-            if kind == "knn":
-                values = [value for value in values if value <= len(train_labels)]
-            if number:
-                values = [settings[kind][1]] if kind in settings else []
-            if not values:
-                continue
-            candidates = [fit_one(kind, of_draw, value) for value in values]
-            found = [float(np.mean(candidate(queries) == valid_labels)) for candidate in candidates]
-            best = int(np.argmax(found))
-            settings.setdefault(kind, (name, values[best]))
-            fitted.setdefault(kind, []).append(candidates[best])
-            accuracies.setdefault(kind, []).append(found[best])
-    return {
-        kind: Probe(settings[kind], scaled, fitted[kind], float(np.mean(accuracies[kind])))
-        for kind in settings
-    }
+    scaled = Scaled.of(train[0], train_labels)
+    queries = scaled.queries(valid[0])
+    probes = {}
+    for kind in kinds:
+        name, values, _ = KINDS[kind]
+        if kind == "knn":
+            values = [value for value in values if value <= len(train_labels)]
+        if not values:
+            continue
+        candidates = [fit_one(kind, scaled, value) for value in values]
+        accuracies = [float(np.mean(candidate(queries) == valid_labels)) for candidate in candidates]
+        best = int(np.argmax(accuracies))
+        probes[kind] = Probe((name, values[best]), [scaled], [candidates[best]], [accuracies[best]])
+    chosen = choose(probes)
+    for of_train, of_valid in zip(train[1:], valid[1:], strict=True):
+        scaled = Scaled.of(of_train, train_labels)
+        fitted = fit_one(chosen, scaled, probes[chosen].setting[1])
+        probes[chosen].scaled.append(scaled)
+        probes[chosen].fitted.append(fitted)
+        hits = fitted(scaled.queries(of_valid)) == valid_labels
+        probes[chosen].valid_accuracies.append(float(np.mean(hits)))
+    return probes
 
 
 def choose(probes: Mapping[str, Probe]) -> str:
-    """The kind with the best validation accuracy, the first of equals."""
-    return max(probes, key=lambda kind: probes[kind].valid_accuracy)
+    """The kind with the best validation accuracy on the first draw, the first of equals."""
+    return max(probes, key=lambda kind: probes[kind].valid_accuracies[0])
 
 
 def score(probe: Probe, latents: np.ndarray, labels: np.ndarray) -> ProbeScores:
@@ -101,25 +100,28 @@ def score(probe: Probe, latents: np.ndarray, labels: np.ndarray) -> ProbeScores:
 
 
 def score_all(probes: Mapping[str, Probe], latents: np.ndarray, labels: np.ndarray) -> dict[str, ProbeScores]:
-    """Accuracies on a split that had no say in the probes; errors are of the images and of the draws.
+    """Accuracies on a split that had no say in the probes.
+
+    Their errors are of the images, and of the draws where there is a classifier for each.
 
     Args:
-      probes: by kind, all fitted on the same S draws.
-      latents: `[S, N, ...]`, one draw for each of the classifiers.
+      probes: by kind; on the same draws those of them that were fitted on them.
+      latents: `[S, N, ...]`, a draw for each classifier of a kind; of one with fewer, the first of them.
       labels: `[N]`.
 
     Raises:
-      ValueError: another number of draws.
+      ValueError: fewer draws.
     """
     latents = latents.reshape(*latents.shape[:2], -1)
     hits: dict[str, list[np.ndarray]] = {kind: [] for kind in probes}
-    scaled = next(iter(probes.values())).scaled
-    if len(latents) != len(scaled):
-        raise ValueError(f"the probe was fitted on {len(scaled)} draws, latents has {len(latents)}")
-    for number, draw in enumerate(latents):
-        queries = scaled[number].queries(draw)
+    most = max((probe.scaled for probe in probes.values()), key=len)
+    if len(latents) < len(most):
+        raise ValueError(f"the probe was fitted on {len(most)} draws, latents has {len(latents)}")
+    for number, (scaled, draw) in enumerate(zip(most, latents, strict=False)):
+        queries = scaled.queries(draw)
         for kind, one in probes.items():
-            hits[kind].append(one.fitted[number](queries) == labels)
+            if number < len(one.fitted):
+                hits[kind].append(one.fitted[number](queries) == labels)
     return {kind: _score(one, np.stack(hits[kind])) for kind, one in probes.items()}
 
 
@@ -131,13 +133,13 @@ def _score(probe: Probe, hits: np.ndarray) -> ProbeScores:
         variance += by_draw.var(ddof=1) / len(by_draw)
     return ProbeScores(
         setting=dict([probe.setting]),
-        valid_accuracy=probe.valid_accuracy,
+        valid_accuracy=float(np.mean(probe.valid_accuracies)),
         test_accuracy=Estimate(float(hits.mean()), math.sqrt(variance)),
     )
 
 
 def probe(train: Seen, valid: Seen, test: Seen) -> Probes:
-    """What every kind reads of a latent, draws of it or means with S = 1."""
+    """What every kind reads of a latent: draws of it, see `fit` for which, or means with S = 1."""
     probes = fit(*train, *valid)
     return Probes(chosen=choose(probes), **score_all(probes, *test))
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hvae_jax.evaluation.classifier import Classifier
-from hvae_jax.evaluation.sizes import NUM_POINTS
+from hvae_jax.evaluation.sizes import NUM_COMPARED
 from hvae_jax.models.hvae import HVAE
 from hvae_jax.training import Params
 
@@ -18,7 +18,7 @@ class Drawn(NamedTuple):
     """Samples of a model.
 
     Attributes:
-      images: the first of them, `NUM_POINTS` and as many more as fill a batch, in [0, 1].
+      images: the first of them, `NUM_COMPARED` and as many more as fill a batch, in [0, 1].
       judged: features `[N, F]` and p(y|x) `[N, K]` of all; empty without a classifier.
     """
 
@@ -39,7 +39,7 @@ def make_sample_fn(
     """
     apply: Any = model.apply
     method = "draw" if is_discrete else "sample"
-    num_batches, num_shown = (-(-num // BATCH) for num in (num_samples, min(num_samples, NUM_POINTS)))
+    num_batches, num_shown = (-(-num // BATCH) for num in (num_samples, min(num_samples, NUM_COMPARED)))
 
     def sample(both: tuple[Params, Params], key: jax.Array) -> Drawn:
         params, judge_params = both

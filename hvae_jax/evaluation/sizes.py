@@ -9,6 +9,8 @@ from hvae_jax.errors import RunError
 
 # What pictures.npz keeps of a model: images, and points of each layer's plane.
 NUM_PICTURES, NUM_POINTS = 10, 1000
+# Samples, and images of the test split, whose nearest training images are found.
+NUM_COMPARED = 500
 # Of one number, and copies of a large array at a time: on the device, on the host, in float64.
 _NUMBER_BYTES, _COPIES = 4, 3
 _CGROUP_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
@@ -61,7 +63,7 @@ class Sizes:
         """
         available = memory_bytes() if available is None else available
         for name, count in (
-            ("num_samples", self.num_samples * num_features + min(self.num_samples, NUM_POINTS) * num_dims),
+            ("num_samples", self.num_samples * num_features + min(self.num_samples, NUM_COMPARED) * num_dims),
             ("num_draws", self.num_draws * num_latents),
         ):
             needed = _NUMBER_BYTES * _COPIES * count

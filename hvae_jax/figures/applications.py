@@ -18,13 +18,13 @@ from hvae_jax.evaluation.metrics import AnyApplication
 from hvae_jax.evaluation.results import Evaluated
 from hvae_jax.figures.style import (
     DISTORTION_COLOR,
-    DPI,
     GUIDE_COLOR,
     LAYER_COLORS,
     channels_note,
     image_width,
     layer_label,
     new_figure,
+    save,
     tile,
     wrap,
 )
@@ -378,9 +378,3 @@ def only_outer_labels(panels: np.ndarray) -> None:
     """Leaves the label of the vertical axis to the first of panels side by side."""
     for axes in panels[1:]:
         axes.set_ylabel("")
-
-
-def save(figure: Figure, file: pathlib.Path) -> None:
-    """As PNG and PDF."""
-    for suffix in (".png", ".pdf"):
-        figure.savefig(file.with_suffix(suffix), dpi=DPI)

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from hvae_jax.evaluation.choices import Guidance
 from hvae_jax.evaluation.detection import Detection, OfScore
 from hvae_jax.evaluation.results import Evaluated
-from hvae_jax.figures.applications import STAR, best_place, only_outer_labels, rate_map, save
-from hvae_jax.figures.style import GUIDE_COLOR, LAYER_COLORS, new_figure, wrap
+from hvae_jax.figures.applications import STAR, best_place, only_outer_labels, rate_map
+from hvae_jax.figures.style import GUIDE_COLOR, LAYER_COLORS, new_figure, save, wrap
 
 # Of more ratios a figure shows as many, at even distances, and the score that was chosen.
 MAX_RATIOS = 3

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from hvae_jax.figures.style import DPI, LAYER_COLORS, channels_note, image_width, tile
+from hvae_jax.figures.style import LAYER_COLORS, channels_note, image_width, save, tile
 
 LEGEND = (
     "A row draws its own latents anew for every image. Rows below it keep those of the framed image; latents "
@@ -49,5 +49,4 @@ def set_latents(pictures: np.ndarray, labels: Sequence[str], title: str, file: p
     title += channels_note(some)
     figure.text(0.5, 1 - 0.27 / height, title, ha="center", va="center", fontsize=11)
     figure.text(0.5, 1 - 0.54 / height, LEGEND, ha="center", va="center", fontsize=8)
-    for suffix in (".png", ".pdf"):
-        figure.savefig(file.with_suffix(suffix), dpi=DPI)
+    save(figure, file)

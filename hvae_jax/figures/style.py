@@ -1,6 +1,7 @@
 """What every figure shares: colours, sizes, names of layers."""
 
 import os
+import pathlib
 import re
 import textwrap
 from collections.abc import Sequence
@@ -128,3 +129,10 @@ def image_width(images: np.ndarray, height: float) -> float:
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Figure, file: pathlib.Path) -> None:
+    """As PNG and PDF, laid out once."""
+    figure.savefig(file.with_suffix(".png"), dpi=DPI)
+    figure.set_layout_engine("none")
+    figure.savefig(file.with_suffix(".pdf"), dpi=DPI)

@@ -153,12 +153,16 @@ def write(folder, found, monkeypatch):
     records.write_json(folder / "config.json", config)
     results.save(folder, found, Settings(None, SIZES, {}, None, "", 0, None))
     models = [results.load(folder, is_grid=False)]
+    stale = folder / "figures" / "pictures_reconstruction.png"  # of an older version
+    stale.parent.mkdir()
+    stale.touch()
     bounds = evaluate_outputs.write(
         folder, models, guidance.make_guidance([model.scored for model in models])
     )
     assert bounds.violations == ()
     names = {"evaluation.csv", "guidance.json", "guidance.md", "bounds.json", "report.html", "figures"}
     assert names <= {entry.name for entry in folder.iterdir()}
+    assert not stale.exists()
     assert len(tables.read_table(folder / "evaluation.csv")[0].rates_nats) == 2
     return (folder / "guidance.md").read_text(), {pathlib.Path(name).stem for name in kept}
 
@@ -275,7 +279,7 @@ def test_without_labels_the_rest_is_evaluated_and_what_lacks_is_named(
     assert {kind: e.num_checked for kind, e in bound_checks.worth([found]).items()} == {"distortion": 1}
     text, figures = write(tmp_path / "run", whole_evaluation, monkeypatch)
     assert "- generation: the training split has no labels of two or more classes" in text
-    assert figures == {"distortion_by_rate", "pictures_reconstruction", "latents_reconstruction"}
+    assert figures == {"distortion_by_rate", "pictures_model", "latents_model"}
 
 
 def test_without_a_validation_split_nothing_is_chosen(restored, judge, evaluation, tmp_path, monkeypatch):
@@ -326,7 +330,7 @@ def test_a_handful_of_images_is_evaluated_as_far_as_they_go(restored, judge, tmp
     assert dict(found.applications.test.items()).keys() == guidance.APPLICATIONS.keys()
     text, figures = write(tmp_path / "run", whole_evaluation, monkeypatch)
     assert "There is one choice of betas here" in text
-    assert {"accuracy_by_information", "pictures_generation", "latents_representation"} <= figures
+    assert {"accuracy_by_information", "pictures_model", "latents_model"} <= figures
 
 
 @pytest.mark.parametrize(

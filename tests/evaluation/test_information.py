@@ -27,12 +27,13 @@ def draw(mean, std, num_draws, generator):
     return mean + std * generator.normal(size=(num_draws, *mean.shape)).astype(np.float32)
 
 
-def reference(mean, std, samples, labels):
+def reference(mean, std, samples, labels, places=None):
     """The same sums in float64, without tiles."""
+    places = range(len(mean)) if places is None else places
     mean, std = mean.astype(np.float64), std.astype(np.float64)
     label_ratio, image_ratio = [], []
     for z in samples.astype(np.float64):
-        for i in range(len(mean)):
+        for i in places:
             log_density = stats.norm.logpdf(z[i], mean, std).sum(axis=1)
             same = labels == labels[i]
             overall = np.logaddexp.reduce(log_density) - math.log(len(mean))
@@ -71,6 +72,17 @@ def test_float32_in_tiles_is_the_float64_sum(num_dims):
     found = information.estimate(mean, std, samples, labels)
     assert found.label == pytest.approx(expected[0], abs=1e-3)
     assert found.image == pytest.approx(expected[1], abs=1e-3)
+
+
+def test_draws_of_some_images_are_judged_by_the_mixtures_of_all():
+    mean, std, labels, generator = population(60, 5, 0.5)
+    samples, places = draw(mean, std, 3, generator), np.array([3, 8, 20, 21, 59])
+    found = information.estimate(mean, std, samples, labels, places)
+    assert (found.label, found.image) == pytest.approx(
+        reference(mean, std, samples, labels, places), rel=1e-5
+    )
+    every = information.estimate(mean, std, samples, labels)
+    assert found.image_standard_error == pytest.approx(every.image_standard_error * math.sqrt(12), rel=0.5)
 
 
 def test_posteriors_apart_tell_all_and_equal_ones_nothing():

@@ -16,12 +16,31 @@ def test_every_kind_reads_classes_that_are_apart_and_none_reads_noise():
     probes = representation.fit(*latents(200), *latents(100, seed=1))
     assert set(probes) == {"logistic_regression", "linear_svm", "rbf_svm", "knn"}
     test, labels = latents(150, seed=2)
-    for probe in probes.values():
-        assert len(probe.fitted) == 2
+    chosen = representation.choose(probes)
+    for kind, probe in probes.items():
+        assert len(probe.fitted) == len(probe.scaled) == len(probe.valid_accuracies) == 1 + (kind == chosen)
         assert representation.score(probe, test, labels).test_accuracy.value > 0.97
         shuffled = np.random.default_rng(0).permutation(labels)
         found = representation.score(probe, test, shuffled)
         assert abs(found.test_accuracy.value - 0.25) < 5 * found.test_accuracy.standard_error
+
+
+def test_scores_are_of_the_draws_that_a_kind_was_fitted_on():
+    train, labels = latents(200, num_draws=3, noise=1.5)
+    valid, valid_labels = latents(100, num_draws=3, noise=1.5, seed=1)
+    test, test_labels = latents(150, num_draws=3, noise=1.5, seed=2)
+    probes = representation.fit(train, labels, valid, valid_labels)
+    chosen = representation.choose(probes)
+    found = representation.score_all(probes, test, test_labels)
+    alone = {kind: representation.fit(train, labels, valid, valid_labels, [kind])[kind] for kind in probes}
+    first = {
+        kind: representation.fit(train[:1], labels, valid[:1], valid_labels, [kind])[kind] for kind in probes
+    }
+    for kind, scores in found.items():
+        probe, seen = (alone[kind], test) if kind == chosen else (first[kind], test[:1])
+        assert scores == representation.score(probe, seen, test_labels)
+    accuracies = {kind: probe.valid_accuracies[0] for kind, probe in first.items()}
+    assert accuracies[chosen] == max(accuracies.values())
 
 
 def test_the_setting_is_the_one_that_validates_best(monkeypatch):
