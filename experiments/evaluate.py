@@ -7,8 +7,9 @@
 Every model gets metrics.json and pictures.npz in its run folder; DIR gets evaluation.csv, guidance.json,
 guidance.md, bounds.json, figures/ and report.html. A model that was already evaluated with the same settings,
 of the same checkpoint and data and by the same version, is not evaluated again, so the same command resumes.
-The data set's classifier is trained once, in DIR/classifiers. --repeats names a grid of the same models with
-other seeds, over fewer betas if need be: the error bars of all betas then know the spread over seeds.
+The data set's classifier is trained once, in DIR/classifiers. --repeats names grids of the same models with
+other seeds, with commas, over fewer betas if need be: the error bars of all betas then know the spread over
+seeds.
 --data names data that moved. --ood names sets of images from elsewhere, as config.data.name names data, or
 noise, constant or inverted (the run's own images): every model then gets ood.json and ood.npz, how well its
 likelihood and its ratios by layer tell them; DIR gets ood.csv, and the guidance a fourth application.
@@ -61,12 +62,15 @@ def main(arguments: list[str]) -> None:
     outside = None if flags.FLAGS.ood is None else ood_sets.parse(flags.FLAGS.ood)
     outside_sizes = DetectionSizes(flags.FLAGS.ood_draws, flags.FLAGS.max_ood_images)
     runs = results.find_runs(workdir)
-    baseline_folder, repeats_folder = (
-        None if value is None else program.folder_flag(name, value)
-        for name, value in (("baseline", flags.FLAGS.baseline), ("repeats", flags.FLAGS.repeats))
-    )
-    baseline_runs = evaluate_models.find_baseline(baseline_folder, runs) if baseline_folder else None
-    repeats = evaluate_models.find_repeats(repeats_folder, runs) if repeats_folder else None
+    folders, baseline_runs, repeats = [workdir], None, []
+    if flags.FLAGS.baseline is not None:
+        folders.append(program.folder_flag("baseline", flags.FLAGS.baseline))
+        baseline_runs = evaluate_models.find_baseline(folders[-1], runs)
+    if flags.FLAGS.repeats is not None:
+        repeats_folders = [program.folder_flag("repeats", one) for one in flags.FLAGS.repeats.split(",")]
+        folders += repeats_folders
+        repeats = evaluate_models.find_repeats(repeats_folders, runs)
+    beside = [*repeats, *([baseline_runs] if baseline_runs else [])]
     others = []
     if flags.FLAGS.seeds_from is not None:
         others = tables.read_table(program.source_flag("seeds_from", flags.FLAGS.seeds_from))
@@ -77,7 +81,7 @@ def main(arguments: list[str]) -> None:
     classifier.check_folder(classifiers)
     evaluate_outputs.check(workdir)
 
-    reporter, num_models = Reporter(), max(len(one.folders) for one in (runs, baseline_runs, repeats) if one)
+    reporter, num_models = Reporter(), max(len(one.folders) for one in (runs, *beside))
     program.split_cpu(min(program.num_cores(), num_models))
     capacity = evaluate_models.pick_capacity(num_models)
     choose_training = functools.partial(
@@ -91,17 +95,16 @@ def main(arguments: list[str]) -> None:
     if outside is not None:
         detectors = Detectors(outside, outside_sizes, runs.folders[0], reporter)
         detectors.check(built)
-        for beside in filter(None, (baseline_runs, repeats)):
-            detectors.check(experiment.from_folder(beside.folders[0], data=flags.FLAGS.data))
+        for one in beside:
+            detectors.check(experiment.from_folder(one.folders[0], data=flags.FLAGS.data))
     if flags.FLAGS.codes:
         evaluators.check_codes(runs, most)
-    folders = [folder for folder in (workdir, baseline_folder, repeats_folder) if folder]
     with evaluate_models.locked(folders):
         models = evaluate_models.evaluate_runs(runs, evaluators, reporter, detectors)
         if flags.FLAGS.codes:
             evaluate_models.write_codes(runs, evaluators, most, reporter)
-        if repeats:
-            repeated = evaluate_models.evaluate_runs(repeats, evaluators, reporter, detectors)
+        for of_seeds in repeats:
+            repeated = evaluate_models.evaluate_runs(of_seeds, evaluators, reporter, detectors)
             models += [m._replace(name=evaluate_models.name_repeat(m.folder)) for m in repeated]
         baseline = []
         if baseline_runs:
@@ -132,7 +135,7 @@ def define_flags() -> None:
     """Not at import, where they would meet the flags of another program in the same process."""
     flags.DEFINE_string("workdir", None, "Folder of a run or of a grid.", required=True)
     flags.DEFINE_string("baseline", None, "Folder of a run or grid with L = 1, to compare with.")
-    flags.DEFINE_string("repeats", None, "Folder of a grid of the same models with other seeds.")
+    flags.DEFINE_string("repeats", None, "Folders of grids of the same models with other seeds, with commas.")
     flags.DEFINE_string(
         "seeds_from",
         None,

@@ -30,31 +30,36 @@ LOCK_FILE = "evaluation.lock"
 MODELS_PER_ACCELERATOR = 8
 
 
-def find_repeats(folder: pathlib.Path, runs: Runs) -> Runs:
-    """The runs in `folder`, a grid, which repeat some of `runs` with other seeds.
+def find_repeats(folders: Sequence[pathlib.Path], runs: Runs) -> list[Runs]:
+    """The runs in each of `folders`, grids, which repeat some of `runs` with other seeds.
 
     Raises:
       RunError: a single run, other models, or the same seeds.
     """
-    repeats = results.find_runs(folder, "repeats")
-    if not repeats.is_grid:
-        raise RunError(
-            f"--repeats={folder} is a single run, it must be a grid of the same models with other seeds"
-        )
+    found = []
     known = [results.read_config(run) for run in runs.folders]
-    taken = {(*config["objective"]["betas"], config["training"]["seed"]) for config in known}
-    for run in repeats.folders:
-        config = results.read_config(run)
-        if _shared(config) != _shared(known[0]):
+    taken = {
+        (*config["objective"]["betas"], config["training"]["seed"]): run
+        for config, run in zip(known, runs.folders, strict=True)
+    }
+    for folder in folders:
+        repeats = results.find_runs(folder, "repeats")
+        if not repeats.is_grid:
             raise RunError(
-                f"--repeats={folder} must differ from --workdir in betas and seeds only; {run} does not"
+                f"--repeats={folder} is a single run, it must be a grid of the same models with other seeds"
             )
-        betas, seed = config["objective"]["betas"], config["training"]["seed"]
-        if (*betas, seed) in taken:
-            raise RunError(
-                f"--repeats={folder}: {run} has betas {betas} and seed {seed}, as a run of --workdir has"
-            )
-    return repeats
+        for run in repeats.folders:
+            config = results.read_config(run)
+            if _shared(config) != _shared(known[0]):
+                raise RunError(
+                    f"--repeats={folder} must differ from --workdir in betas and seeds only; {run} does not"
+                )
+            betas, seed = config["objective"]["betas"], config["training"]["seed"]
+            if other := taken.get((*betas, seed)):
+                raise RunError(f"--repeats={folder}: {run} has betas {betas} and seed {seed}, as {other} has")
+            taken[(*betas, seed)] = run
+        found.append(repeats)
+    return found
 
 
 def find_baseline(folder: pathlib.Path, runs: Runs) -> Runs:

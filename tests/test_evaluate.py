@@ -86,7 +86,9 @@ def test_a_resumed_evaluation_does_what_is_missing_and_a_broken_bound_ends_with_
     config = records.read_json(repeated / "config.json")
     config["training"]["eval_every_steps"] *= 2  # another log is no other model
     records.write_json(repeated / "config.json", config)
-    flags = (f"--workdir={tmp_path / 'grid'}", f"--repeats={again}", "--check_bounds", *QUICK)
+    third = tmp_path / "third"
+    small_grid.make_run(third / "models" / "0000", grid.parent / "classes.npz", BETAS[1], seed=9)
+    flags = (f"--workdir={tmp_path / 'grid'}", f"--repeats={again},{third}", "--check_bounds", *QUICK)
     result = programs.run("evaluate", *flags)
     assert result.status == 1, result.err
     after = [file.stat().st_mtime_ns for file in files]
@@ -96,10 +98,10 @@ def test_a_resumed_evaluation_does_what_is_missing_and_a_broken_bound_ends_with_
     assert "violation in 0002: I_q(y; z_L) = 40.0000" in result.out
     assert records.read_json(tmp_path / "grid" / "bounds.json")["violations"][0]["model"] == "0002"
     assert "Traceback" not in result.err
-    # The repeated model is another seed of the same betas.
+    # The repeated models are other seeds of the same betas.
     entries = records.read_json(tmp_path / "grid" / "guidance.json")["applications"].values()
-    assert {tuple(entry["unit_betas"]["models"]) for entry in entries} == {("0001", "again/0000")}
-    assert {tuple(entry["unit_betas"]["seeds"]) for entry in entries} == {(1, 7)}
+    assert {tuple(entry["unit_betas"]["models"]) for entry in entries} == {("0001", "again/0000", "third/0000")}
+    assert {tuple(entry["unit_betas"]["seeds"]) for entry in entries} == {(1, 7, 9)}
 
 
 def test_codes_are_those_whose_active_units_are_counted(programs, grid, tmp_path):

@@ -206,14 +206,18 @@ def test_two_evaluations_of_one_folder_do_not_both_write(made):
             "models of [1, 2] layers, which are not compared",
         ),
         (
-            lambda made, runs: evaluate_models.find_repeats(made / "two", runs),
+            lambda made, runs: evaluate_models.find_repeats([made / "two"], runs),
             "two is a single run, it must be",
         ),
         (
-            lambda made, runs: evaluate_models.find_repeats(made / "grid", runs),
-            "has betas [1.0, 1.0] and seed 0, as a run of --workdir has",
+            lambda made, runs: evaluate_models.find_repeats([made / "grid"], runs),
+            "grid/models/0000 has betas [1.0, 1.0] and seed 0, as ",
         ),
-        (lambda made, runs: evaluate_models.find_repeats(made / "absent", runs), "--repeats="),
+        (
+            lambda made, runs: evaluate_models.find_repeats([made / "again", made / "again"], runs),
+            "has betas [1.0, 1.0] and seed 1, as ",
+        ),
+        (lambda made, runs: evaluate_models.find_repeats([made / "absent"], runs), "--repeats="),
         (lambda made, runs: evaluate_models.find_baseline(made / "grid", runs), "of one layer, it has 2"),
         (lambda made, runs: evaluate_models.find_baseline(made / "absent", runs), "--baseline="),
     ],
@@ -229,7 +233,8 @@ def test_folders_that_do_not_belong_together_are_one_line_before_any_work(made, 
 
 def test_repeats_and_baseline_that_belong_are_taken(made):
     runs = results.find_runs(made / "grid")
-    (repeat,) = evaluate_models.find_repeats(made / "again", runs).folders
+    (again,) = evaluate_models.find_repeats([made / "again"], runs)
+    (repeat,) = again.folders
     assert evaluate_models.name_repeat(repeat) == "again/0000"
     assert evaluate_models.find_baseline(made / "one", runs).folders == [made / "one"]
 
