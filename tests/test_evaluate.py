@@ -100,7 +100,9 @@ def test_a_resumed_evaluation_does_what_is_missing_and_a_broken_bound_ends_with_
     assert "Traceback" not in result.err
     # The repeated models are other seeds of the same betas.
     entries = records.read_json(tmp_path / "grid" / "guidance.json")["applications"].values()
-    assert {tuple(entry["unit_betas"]["models"]) for entry in entries} == {("0001", "again/0000", "third/0000")}
+    assert {tuple(entry["unit_betas"]["models"]) for entry in entries} == {
+        ("0001", "again/0000", "third/0000")
+    }
     assert {tuple(entry["unit_betas"]["seeds"]) for entry in entries} == {(1, 7, 9)}
 
 

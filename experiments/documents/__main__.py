@@ -14,6 +14,8 @@ DOCUMENTS = ("README.md", "experiments/README.md", "experiments/results/README.m
 WRITERS: Mapping[str, Writer] = {
     "claims": claims.claims,
     "applications": claims.applications,
+    "claims_separate": claims.claims_separate,
+    "applications_separate": claims.applications_separate,
     "study_guidance": study.guidance,
     "study_answers": study.answers,
     "study_reference": study.reference,

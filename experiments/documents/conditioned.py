@@ -11,6 +11,7 @@ EXCESS = {
     "Fashion-MNIST, the study's 49 models": "fashion_excess.json",
     "Fashion-MNIST, 9 models of 30 epochs": "fashion_30_epochs_excess.json",
     "MNIST, 25 models of 10 epochs": "mnist_excess.json",
+    "MNIST, 9 models of 20 epochs": "mnist_20_epochs_excess.json",
     "CIFAR-10 (JPEG copies), 9 models of 10 epochs": "cifar_excess.json",
 }
 # Lines of three betas say nothing of smoothness.
