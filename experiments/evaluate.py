@@ -19,7 +19,6 @@ for programs of your own. What the data do not allow, for want of labels, of a v
 is named.
 """
 
-import dataclasses
 import functools
 import importlib.util
 import sys
@@ -109,9 +108,9 @@ def main(arguments: list[str]) -> None:
         baseline = []
         if baseline_runs:
             baseline = evaluate_models.evaluate_runs(baseline_runs, evaluators, reporter, detectors)
-        content = guidance.make_guidance(*([model.scored for model in s] for s in (models, baseline, others)))
         networks = results.count_networks([model.folder for model in models])
-        content = dataclasses.replace(content, num_networks=networks)
+        scored = ([model.scored for model in some] for some in (models, baseline, others))
+        content = guidance.make_guidance(*scored, num_networks=networks)
         bounds = evaluate_outputs.write(workdir, models, content)
     print(guidance_text.to_markdown(content))
     if detectors and len(models) == 1:

@@ -3,7 +3,6 @@
 By one network per seed that is asked at all betas, and on MNIST by networks that were trained for each.
 """
 
-import collections
 import functools
 from collections.abc import Callable, Iterable, Sequence
 
@@ -98,11 +97,9 @@ def _models(title: str) -> Sequence[Evaluated]:
 
 @functools.cache
 def _guidance(title: str) -> Guidance:
-    """Among the betas that every network was asked at: some networks are better than others at all of them."""
     models = _models(title)
-    num_seeds = len({model.seed for model in models})
-    asked = collections.Counter(model.betas for model in models)
-    return guidance.make_guidance([model.scored for model in models if asked[model.betas] == num_seeds])
+    num_networks = len({model.seed for model in models}) if title in CONDITIONED else None
+    return guidance.make_guidance([model.scored for model in models], num_networks=num_networks)
 
 
 def _entry(title: str, application: AnyApplication) -> Entry:

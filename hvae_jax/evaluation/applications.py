@@ -125,6 +125,9 @@ class ModelEvaluator:
         self._by_split: dict[Split, parts.Part] = {split: self._parts[split] for split in self._splits}
         judge_params, streamed = () if classifier is None else classifier.params, parts.is_streamed(dataset)
         whole = parts.join((part.images for part in self._by_split.values()), streamed)
+        if not streamed:
+            self._by_split = parts.share(self._by_split, whole)
+            self._parts |= self._by_split
         read = parts.join((part.images[part.read] for part in self._parts.values()), streamed)
         self._runner = Runner(whole, preprocess_fn, judge_params, capacity)
         self._reader = Runner(read, preprocess_fn, judge_params, capacity)

@@ -103,7 +103,12 @@ class Explained:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Of one application: the best betas and what they compete with, None where there is no such model."""
+    """Of one application: the best betas and what they compete with, None where there is no such model.
+
+    Attributes:
+      difference_spread: of the models of several conditioned networks, what is left of the spread over seeds
+        when two betas of the same networks are compared; see `seeds.pool_within`.
+    """
 
     metric: str
     unit: str
@@ -114,6 +119,7 @@ class Entry:
     unit_betas: Rival | None
     baseline: Rival | None
     explained_by: dict[str, Explained]
+    difference_spread: SeedSpread | None = None
 
     def rivals(self) -> dict[str, Rival | None]:
         """What the best competes with, in words."""

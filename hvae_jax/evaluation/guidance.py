@@ -38,7 +38,10 @@ PIXELS: Mapping[Pixels | None, str] = {
 
 
 def make_guidance(
-    models: Sequence[Scored], baseline: Sequence[Scored] = (), seeds_from: Sequence[Scored] = ()
+    models: Sequence[Scored],
+    baseline: Sequence[Scored] = (),
+    seeds_from: Sequence[Scored] = (),
+    num_networks: int | None = None,
 ) -> Guidance:
     """For each application the best betas by validation, beside what it competes with.
 
@@ -49,11 +52,16 @@ def make_guidance(
     the error of a difference rather too large; choosing by validation does not help against the spread
     over seeds, since both splits see the same trained model.
 
+    Of several conditioned networks, one for each seed, betas are candidates that all of them were asked at:
+    a better network would win for the betas that only it was asked at. Two such candidates share their
+    networks, and what differs between these at all betas is no error of their difference.
+
     Args:
       models: evaluated, all of the same L.
       baseline: models of one layer. They are given their own spread over seeds where they have several of
         some beta, else that of `models`.
       seeds_from: where `models` have one seed of each betas: others, whose spread over seeds stands in.
+      num_networks: how many conditioned networks `models` are of; None where each was trained.
 
     Returns:
       for guidance.json. An application that some model lacks a number for is chosen among the others.
@@ -77,7 +85,13 @@ def make_guidance(
         rivals = [model for model in baseline if model.serves(application)]
         own, borrowed = _pool(served, application), _pool(seeds_from, application)
         spread = own or borrowed
-        candidates = _candidates(served, application, spread)
+        compared, within = served, None
+        if num_networks and num_networks > 1:
+            compared = _of_all_networks(served)
+            groups = _by_betas(compared).values()
+            if len({len(group) for group in groups}) == 1:
+                within = seeds.pool_within([[model.test(application) for model in g] for g in groups])
+        candidates = _candidates(compared, application, spread)
         equal = [c for c in candidates if np.allclose(c.betas, c.betas[0], rtol=1e-6)]
         best = _best(candidates)
         assert best is not None
@@ -93,14 +107,16 @@ def make_guidance(
                 "these models" if own else "other models",
             ),
             best=best,
-            equal_betas=_compare(best, _best(equal)),
-            unit_betas=_compare(best, _best([c for c in equal if np.isclose(c.betas[0], 1.0)])),
+            equal_betas=_compare(best, _best(equal), within),
+            unit_betas=_compare(best, _best([c for c in equal if np.isclose(c.betas[0], 1.0)]), within),
             baseline=_compare(
                 best, _best(_candidates(rivals, application, _pool(rivals, application) or spread))
             ),
             explained_by=explained_by_rates(served, application),
+            difference_spread=within,
         )
-    return Guidance(len(models), len(models[0].betas), pixels, PerApplication(**found), left_out)
+    num_layers = len(models[0].betas)
+    return Guidance(len(models), num_layers, pixels, PerApplication(**found), left_out, num_networks)
 
 
 def explained_by_rates(models: Sequence[Scored], application: AnyApplication) -> dict[str, Explained]:
@@ -197,6 +213,14 @@ def _by_betas(models: Sequence[Scored]) -> dict[tuple[float, ...], list[Scored]]
     return dict(sorted(groups.items()))
 
 
+def _of_all_networks(models: Sequence[Scored]) -> list[Scored]:
+    """Those at betas that every network was asked at, sorted by seed; all where there are no such betas."""
+    all_seeds = {model.seed for model in models}
+    groups = _by_betas(models).values()
+    shared = [m for group in groups if {m.seed for m in group} == all_seeds for m in group]
+    return sorted(shared or models, key=lambda model: model.seed)
+
+
 def _candidates(
     models: Sequence[Scored], application: AnyApplication, spread: SeedSpread | None
 ) -> list[Candidate]:
@@ -229,13 +253,19 @@ def _best(candidates: Sequence[Candidate]) -> Candidate | None:
     return max(candidates, key=lambda candidate: candidate.valid, default=None)
 
 
-def _compare(best: Candidate, rival: Candidate | None) -> Rival | None:
+def _compare(best: Candidate, rival: Candidate | None, within: SeedSpread | None = None) -> Rival | None:
+    """`within`: of networks that both are of; None where each model is a training of its own."""
     if rival is None:
         return None
     # Models of a baseline are in another folder, where they may have the same names.
     is_same = (best.betas, best.models) == (rival.betas, rival.models)
     difference = best.test - rival.test
-    error = 0.0 if is_same else math.hypot(best.test_standard_error, rival.test_standard_error)
+    error = math.hypot(best.test_standard_error, rival.test_standard_error)
+    if within is not None and best.seeds == rival.seeds:
+        of_images = best.standard_error_of_images_and_draws, rival.standard_error_of_images_and_draws
+        error = math.hypot(*of_images, within.standard_deviation * math.sqrt(2 / len(best.seeds)))
+    if is_same:
+        error = 0.0
     return Rival(
         **vars(rival),
         is_best=is_same,

@@ -50,10 +50,16 @@ def introduction(guidance: Guidance) -> str:
     )
     if guidance.num_models == 1:
         return f"One model of {layers}, reported on the test split, {errors}"
-    return (
+    text = (
         f"Chosen among {describe_models(guidance)} of {layers} by the validation split, reported on the "
         f"test split, {errors}"
     )
+    if guidance.num_networks and guidance.num_networks > 1:
+        text += (
+            " Betas that only some of the networks were asked at are no candidates. Differences are of the "
+            "same networks: what these differ by at all betas is no error of theirs."
+        )
+    return text
 
 
 def describe_models(guidance: Guidance) -> str:
@@ -107,10 +113,16 @@ def spread_statement(entry: Entry) -> str:
             "images and draws alone."
         )
     source = "" if spread.of == "these models" else " (of other models, since these have one seed each)"
-    return (
+    text = (
         f"Its standard deviation over seeds is {_number(spread.standard_deviation, '')}{source}, with "
         f"{spread.degrees_of_freedom} degrees of freedom."
     )
+    if within := entry.difference_spread:
+        apart = _number(within.standard_deviation, "")
+        text = (
+            f"{text[:-1]}; of what betas change within a network, {apart}, with {within.degrees_of_freedom}."
+        )
+    return text
 
 
 def knows_units(entry: Entry) -> bool:

@@ -5,8 +5,8 @@ the first images are no sample of the others.
 """
 
 import math
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from hvae_jax.data import Dataset, Split, stored
 from hvae_jax.data.stored import HostArray, StoredArray
 from hvae_jax.evaluation.sizes import NUM_COMPARED, NUM_PICTURES, NUM_POINTS, Sizes
 
+Name = TypeVar("Name", bound=str)
 # Training images that samples are compared with: of more than this, a part.
 MAX_TRAIN_BYTES = 2**30
 
@@ -81,14 +82,24 @@ def make_parts(dataset: Dataset, classes: Classes, sizes: Sizes) -> dict[str, Pa
     parts = {"train": _make_part(dataset.train, train, classes, sizes, is_fitted_on=True)}
     for name, split in (("valid", dataset.valid), ("test", dataset.test)):
         if len(split.images):
-            parts[name] = _make_part(split, np.arange(len(split.images)), classes, sizes)
+            parts[name] = _make_part(split, None, classes, sizes)
     return parts
 
 
 def join(images: Iterable[np.ndarray], is_streamed: bool) -> Any:
     """In one array, which stays on the host where the data are streamed."""
-    joined = np.concatenate(list(images))
+    several = list(images)
+    joined = several[0] if len(several) == 1 else np.concatenate(several)
     return HostArray(joined) if is_streamed else joined
+
+
+def share(parts: Mapping[Name, Part], joined: np.ndarray) -> dict[Name, Part]:
+    """Those whose images stand in `joined`, one part after the other, as views of it: one copy is enough."""
+    shared, start = {}, 0
+    for name, part in parts.items():
+        shared[name] = part._replace(images=joined[start : start + len(part.images)])
+        start += len(part.images)
+    return shared
 
 
 def is_streamed(dataset: Dataset) -> bool:
@@ -105,9 +116,10 @@ def training_images(dataset: Dataset) -> Any:
 
 
 def _make_part(
-    split: Split, places: np.ndarray, classes: Classes, sizes: Sizes, is_fitted_on: bool = False
+    split: Split, places: np.ndarray | None, classes: Classes, sizes: Sizes, is_fitted_on: bool = False
 ) -> Part:
-    images, labels = (np.asarray(stored.select(rows, places)) for rows in split)
+    """Of the images at `places`, or of all, which are not copied."""
+    images, labels = (np.asarray(rows if places is None else stored.select(rows, places)) for rows in split)
     numbers, num = classes.number(labels), len(images)
     chosen = (
         data.subset(num, sizes.max_scored_images),

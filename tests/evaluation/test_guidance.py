@@ -9,7 +9,7 @@ from small_metrics import make_metrics, make_population, there
 
 from hvae_jax import bounds
 from hvae_jax.errors import RunError
-from hvae_jax.evaluation import bound_checks, guidance, guidance_text, plain, tables
+from hvae_jax.evaluation import bound_checks, guidance, guidance_text, plain, seeds, tables
 from hvae_jax.evaluation.choices import Guidance, KnownSpread, Scored
 from hvae_jax.evaluation.guidance import APPLICATIONS
 from hvae_jax.evaluation.metrics import Information, PerApplication, PerSplit, Score
@@ -136,6 +136,58 @@ def test_the_statement_follows_the_numbers(chosen, sentence):
     # Others, whose spread over seeds is 0.2: beside 0.3 of the images, a difference has √(2 · 0.13).
     others = [model("a", (9.0, 1.0), 0, 0.0, 1.0), model("b", (9.0, 1.0), 1, 0.0, 1.0 + 0.2 * math.sqrt(2))]
     assert sentence in guidance_text.to_markdown(guidance.make_guidance(models, seeds_from=others))
+
+
+def test_betas_of_the_same_networks_are_compared_within_them():
+    # At (0.1, 1) 2 above (1, 1), give or take 0.1; the third network is 10 above the others at both.
+    values = {(1.0, 1.0): (4.0, 5.0, 15.0), (0.1, 1.0): (6.1, 6.9, 17.0)}
+    models = [
+        model(f"{seed}/{betas}", betas, seed, value, value)
+        for betas, of_networks in values.items()
+        for seed, value in enumerate(of_networks)
+    ]
+    only_best = model("2/(3, 3)", (3.0, 3.0), 2, 16.9, 16.9)
+    made = guidance.make_guidance([*models, only_best], num_networks=3)
+    entry = there(made.applications.generation)
+    assert (entry.best.betas, entry.num_candidates) == ((0.1, 1.0), 2)
+    # Differences 2.1, 1.9, 2: of these the variance is 0.01, and half of it that of each side.
+    assert there(entry.difference_spread).standard_deviation == pytest.approx(math.sqrt(0.01 / 2))
+    assert there(entry.difference_spread).degrees_of_freedom == 2
+    rival = there(entry.unit_betas)
+    assert rival.difference == pytest.approx(2.0)
+    assert rival.difference_standard_error == pytest.approx(math.sqrt(0.01 / 3 + 2 * 0.3**2))
+    # What is said of each by itself knows the networks' differences, and so do models that were each trained.
+    assert entry.best.test_standard_error > 3.0
+    apart = guidance.make_guidance([*models, only_best])
+    assert there(apart.applications.generation).best.betas == (3.0, 3.0)
+    assert there(apart.applications.generation).difference_spread is None
+    text = guidance_text.to_markdown(made)
+    assert "Betas that only some of the networks were asked at are no candidates" in text
+    assert "of what betas change within a network, 0.071, with 2." in text
+    assert "no candidates" not in guidance_text.to_markdown(apart)
+    assert plain.from_plain(Guidance, json.loads(json.dumps(plain.to_plain(made))), "guidance.json") == made
+
+
+def test_networks_that_share_no_betas_are_compared_as_they_are():
+    models = [model("0", (1.0, 1.0), 0, 4.0, 4.0), model("1", (0.1, 1.0), 1, 6.0, 6.0)]
+    entry = there(guidance.make_guidance(models, num_networks=2).applications.generation)
+    assert (entry.num_candidates, entry.difference_spread) == (2, None)
+
+
+def test_the_spread_within_networks_is_that_of_what_is_drawn():
+    generator = np.random.default_rng(0)
+    found = [
+        seeds.pool_within(
+            10 * generator.normal(size=3)
+            + generator.normal(size=(4, 1))
+            + 0.2 * generator.normal(size=(4, 3))
+        )
+        for _ in range(500)
+    ]
+    variance = np.mean([there(spread).standard_deviation ** 2 for spread in found])
+    assert variance == pytest.approx(0.2**2, rel=0.1)
+    assert seeds.pool_within([[1.0, 2.0]]) is None
+    assert seeds.pool_within([[1.0], [2.0]]) is None
 
 
 @pytest.mark.parametrize(
