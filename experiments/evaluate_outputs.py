@@ -64,10 +64,8 @@ def write(workdir: pathlib.Path, models: Sequence[Evaluated], content: Guidance)
 def draw(folder: pathlib.Path, models: Sequence[Evaluated], content: Guidance) -> None:
     """Figures of all models together, and of the best for each application, as far as there are numbers."""
     folder.mkdir(exist_ok=True)
-    for kind in (
-        "pictures",
-        "latents",
-    ):  # those of an earlier evaluation: the best may be another now, or one
+    # Those of an earlier evaluation: the best may be another now.
+    for kind in ("pictures", "latents"):
         for file in folder.glob(f"{kind}_*.p[nd][gf]"):
             file.unlink()
     chosen = dict(content.applications.items())

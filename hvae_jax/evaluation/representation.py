@@ -78,6 +78,8 @@ def fit(
         accuracies = [float(np.mean(candidate(queries) == valid_labels)) for candidate in candidates]
         best = int(np.argmax(accuracies))
         probes[kind] = Probe((name, values[best]), [scaled], [candidates[best]], [accuracies[best]])
+    if not probes:
+        return probes
     chosen = choose(probes)
     for of_train, of_valid in zip(train[1:], valid[1:], strict=True):
         scaled = Scaled.of(of_train, train_labels)

@@ -49,6 +49,9 @@ def test_the_setting_is_the_one_that_validates_best(monkeypatch):
     probes = representation.fit(*latents(200), *latents(100, seed=1), kinds=["knn"])
     assert probes["knn"].setting == ("n_neighbors", 1)  # with 180 of 200 neighbours classes blur
     assert representation.choose(probes) == "knn"
+    assert representation.fit(*latents(100), *latents(100, seed=1), kinds=["knn"])["knn"].setting[1] == 1
+    monkeypatch.setattr(representation, "KINDS", {"knn": (name, (180,), make)})
+    assert representation.fit(*latents(100), *latents(100, seed=1), kinds=["knn"]) == {}
 
 
 def test_a_probe_reads_maps_like_vectors_and_wants_a_draw_for_each_fit():
