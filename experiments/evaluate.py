@@ -108,9 +108,7 @@ def main(arguments: list[str]) -> None:
         baseline = []
         if baseline_runs:
             baseline = evaluate_models.evaluate_runs(baseline_runs, evaluators, reporter, detectors)
-        networks = results.count_networks([model.folder for model in models])
-        scored = ([model.scored for model in some] for some in (models, baseline, others))
-        content = guidance.make_guidance(*scored, num_networks=networks)
+        content = guidance.make_guidance(*([model.scored for model in s] for s in (models, baseline, others)))
         bounds = evaluate_outputs.write(workdir, models, content)
     print(guidance_text.to_markdown(content))
     if detectors and len(models) == 1:

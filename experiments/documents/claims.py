@@ -97,9 +97,7 @@ def _models(title: str) -> Sequence[Evaluated]:
 
 @functools.cache
 def _guidance(title: str) -> Guidance:
-    models = _models(title)
-    num_networks = len({model.seed for model in models}) if title in CONDITIONED else None
-    return guidance.make_guidance([model.scored for model in models], num_networks=num_networks)
+    return guidance.make_guidance([model.scored for model in _models(title)])
 
 
 def _entry(title: str, application: AnyApplication) -> Entry:

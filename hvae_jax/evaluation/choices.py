@@ -18,6 +18,7 @@ class Scored(NamedTuple):
       left_out: why there is no number for an application: "applications.NAME" → reason.
       active_units: of each layer, on the test split; None where they were not counted.
       outside: names of the sets of images from elsewhere that detection tells.
+      network: which conditioned network was asked at these betas; "" of one that was trained for them.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Scored(NamedTuple):
     left_out: Mapping[str, str] = {}
     active_units: tuple[int, ...] | None = None
     outside: tuple[str, ...] = ()
+    network: str = ""
 
     def serves(self, application: AnyApplication) -> bool:
         """Whether it has a number for an application, to choose by and to report."""

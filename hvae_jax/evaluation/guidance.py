@@ -1,6 +1,7 @@
 """Which betas serve which application: chosen on the validation split, reported on the test split."""
 
 import collections
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,7 +42,6 @@ def make_guidance(
     models: Sequence[Scored],
     baseline: Sequence[Scored] = (),
     seeds_from: Sequence[Scored] = (),
-    num_networks: int | None = None,
 ) -> Guidance:
     """For each application the best betas by validation, beside what it competes with.
 
@@ -52,17 +52,15 @@ def make_guidance(
     the error of a difference rather too large; choosing by validation does not help against the spread
     over seeds, since both splits see the same trained model.
 
-    Of several conditioned networks, one for each seed, betas are candidates that all of them were asked at:
-    a better network would win for the betas that only it was asked at. Two such candidates share their
-    networks, and what differs between these at all betas is no error of their difference.
+    Of several conditioned networks, one for each seed, betas are candidates that all of them were asked at,
+    if there are such betas: a better network would win for those that only it was asked at. Two candidates
+    then share their networks, and what differs between these at all betas is no error of their difference.
 
     Args:
       models: evaluated, all of the same L.
       baseline: models of one layer. They are given their own spread over seeds where they have several of
         some beta, else that of `models`.
       seeds_from: where `models` have one seed of each betas: others, whose spread over seeds stands in.
-      num_networks: how many conditioned networks `models` are of; None where each was trained.
-
     Returns:
       for guidance.json. An application that some model lacks a number for is chosen among the others.
 
@@ -76,6 +74,8 @@ def make_guidance(
             "evaluate them again, all with one version, or compare models of one likelihood"
         )
     pixels = next(iter(kinds), None)
+    networks = {model.network for model in models}
+    num_networks = None if "" in networks else len(networks)
     found, left_out = {}, {}
     for application, (metric, unit) in _measured(models).items():
         served = [model for model in models if model.serves(application)]
@@ -91,6 +91,9 @@ def make_guidance(
             groups = _by_betas(compared).values()
             if len({len(group) for group in groups}) == 1:
                 within = seeds.pool_within([[model.test(application) for model in g] for g in groups])
+            # Networks that differ at one betas do so at all: these are no further evidence.
+            if own:
+                spread = own = dataclasses.replace(own, degrees_of_freedom=num_networks - 1)
         candidates = _candidates(compared, application, spread)
         equal = [c for c in candidates if np.allclose(c.betas, c.betas[0], rtol=1e-6)]
         best = _best(candidates)
@@ -214,11 +217,10 @@ def _by_betas(models: Sequence[Scored]) -> dict[tuple[float, ...], list[Scored]]
 
 
 def _of_all_networks(models: Sequence[Scored]) -> list[Scored]:
-    """Those at betas that every network was asked at, sorted by seed; all where there are no such betas."""
-    all_seeds = {model.seed for model in models}
-    groups = _by_betas(models).values()
-    shared = [m for group in groups if {m.seed for m in group} == all_seeds for m in group]
-    return sorted(shared or models, key=lambda model: model.seed)
+    """Those at betas that every network was asked at, or all if there are no such betas; in one order."""
+    networks, groups = {model.network for model in models}, _by_betas(models).values()
+    shared = [m for group in groups if {m.network for m in group} == networks for m in group]
+    return sorted(shared or models, key=lambda model: (model.seed, model.network))
 
 
 def _candidates(

@@ -7,6 +7,16 @@ from hvae_jax.groups import layers_name, runs
 
 # Fewer standard errors than this are called no clear difference.
 CLEAR = 2.0
+_SHARED = (
+    " Betas that only some of the networks were asked at are no candidates. Differences are of the same "
+    "networks: what these differ by at all betas is no error of theirs."
+)
+_MIXED = (
+    " There are no betas that all of the networks were asked at, so betas and networks are mixed up: a "
+    "difference may be one of the networks."
+)
+# Of fewer models a monotone function of anything explains a good part.
+FEW = 10
 # Betas and rates of more layers are said in short.
 MANY_LAYERS = 6
 
@@ -34,7 +44,8 @@ def to_markdown(guidance: Guidance) -> str:
             lines.append(_row(label, rival, ahead, entry.unit, has_units))
         lines += ["", f"{statement(entry)} {spread_statement(entry)}"]
         if entry.num_candidates > 1:
-            lines += ["", _explain(entry.explained_by)]
+            few = f" Of {guidance.num_models} models any rate explains much." * (guidance.num_models < FEW)
+            lines += ["", _explain(entry.explained_by) + few]
     if guidance.left_out:
         lines += ["", "## Left out", ""]
         lines += [f"- {application}: {reason}" for application, reason in guidance.left_out.items()]
@@ -55,10 +66,9 @@ def introduction(guidance: Guidance) -> str:
         f"test split, {errors}"
     )
     if guidance.num_networks and guidance.num_networks > 1:
-        text += (
-            " Betas that only some of the networks were asked at are no candidates. Differences are of the "
-            "same networks: what these differ by at all betas is no error of theirs."
-        )
+        entries = [entry for _, entry in guidance.applications.items()]
+        shared = all(len(entry.best.models) == guidance.num_networks for entry in entries)
+        text += _SHARED if shared else _MIXED
     return text
 
 
@@ -69,9 +79,7 @@ def describe_models(guidance: Guidance) -> str:
         return count
     if guidance.num_networks == 1:
         return f"{count} (one conditioned network, asked at {guidance.num_models} betas)"
-    return (
-        f"{count} ({guidance.num_networks} conditioned networks, asked at {guidance.num_models} betas in all)"
-    )
+    return f"{count} ({guidance.num_networks} conditioned networks, each at betas of its own)"
 
 
 def statement(entry: Entry) -> str:

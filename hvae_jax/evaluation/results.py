@@ -1,10 +1,9 @@
 """What an evaluation leaves in a run folder, metrics.json and pictures.npz, and the run folders below one."""
 
 import csv
-import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +39,7 @@ class Evaluated(NamedTuple):
       metrics: content of metrics.json; with `detection`, also its numbers in `applications`.
       detection: content of ood.json, where images from elsewhere are looked at.
       made_with: `settings.digest` of what decided the numbers; empty where a table does not say.
+      network: which conditioned one it is, the checksum of its checkpoint; "" of one of these betas alone.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Evaluated(NamedTuple):
     metrics: Metrics
     detection: Detection | None = None
     made_with: str = ""
+    network: str = ""
 
     @property
     def num_layers(self) -> int:
@@ -67,7 +68,7 @@ class Evaluated(NamedTuple):
         return Scored(
             self.name, self.betas, self.seed, self.rates_nats, metrics.applications,
             metrics.generation.test.pixels, metrics.left_out, metrics.rates.test.active_units,
-            tuple(of.name for of in sets),
+            tuple(of.name for of in sets), self.network,
         )  # fmt: skip
 
     def pictures(self) -> dict[str, np.ndarray]:
@@ -123,14 +124,6 @@ def find_runs(folder: str | os.PathLike[str], flag: str = "workdir") -> Runs:
     return runs
 
 
-def count_networks(folders: Sequence[pathlib.Path]) -> int | None:
-    """How many conditioned runs these models are of, at betas of their own; None if one is not."""
-    files = [folder / records.FROM_MODEL_FILE for folder in folders]
-    if not all(file.is_file() for file in files):
-        return None
-    return len({json.dumps(records.read_json(file), sort_keys=True) for file in files})
-
-
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
     """The config of a run.
 
@@ -165,7 +158,12 @@ def load(folder: pathlib.Path, is_grid: bool) -> Evaluated:
     name, betas = folder.name if is_grid else "run", betas_of(folder, config)
     content = records.read_json(file)
     found, made_with = metrics.read(content, file), settings.digest(content.get("settings"))
-    return Evaluated(name, folder, betas, int(config["training"]["seed"]), found, made_with=made_with)
+    network = ""
+    if config["model"].get("conditioning", "none") != "none":
+        # A model of `experiments.grid --from_model` has the checkpoint of its run.
+        network = str(content["settings"]["checksum"])
+    seed = int(config["training"]["seed"])
+    return Evaluated(name, folder, betas, seed, found, made_with=made_with, network=network)
 
 
 def betas_of(folder: pathlib.Path, config: Mapping[str, Any]) -> tuple[float, ...]:

@@ -18,7 +18,8 @@ TABLE_FILE = "evaluation.csv"
 def write_table(folder: pathlib.Path, models: Sequence[Evaluated]) -> None:
     """Writes evaluation.csv; where a model has no such number its cell is empty.
 
-    Column `made_with` differs wherever config, checkpoint, data, classifier, sizes or version do.
+    Column `made_with` differs wherever config, checkpoint, data, classifier, sizes or version do; `network`
+    says which conditioned network a row is of.
     """
     rows = [
         {
@@ -26,6 +27,7 @@ def write_table(folder: pathlib.Path, models: Sequence[Evaluated]) -> None:
             **{f"beta_{layer}": beta for layer, beta in enumerate(model.betas, start=1)},
             "seed": model.seed,
             "made_with": model.made_with,
+            "network": model.network,
             **to_row(dataclasses.replace(model.metrics, left_out={})),
         }
         for model in models
@@ -62,11 +64,13 @@ def read_table(file: str | os.PathLike[str]) -> list[Evaluated]:
 def _read_row(row: Mapping[str, str], file: pathlib.Path) -> Evaluated:
     betas, numbers = [], dict(row)
     name, seed = numbers.pop("model"), int(numbers.pop("seed"))
-    made_with = numbers.pop("made_with", "")
+    made_with, network = numbers.pop("made_with", ""), numbers.pop("network", "")
     while (column := f"beta_{len(betas) + 1}") in numbers:
         betas.append(float(numbers.pop(column)))
     found = metrics.read(nest(numbers), f"{file}: model {name}")
-    model = Evaluated(name, pathlib.Path(name), tuple(betas), seed, found, made_with=made_with)
+    model = Evaluated(
+        name, pathlib.Path(name), tuple(betas), seed, found, made_with=made_with, network=network
+    )
     if len(model.rates_nats) != len(betas):
         raise ValueError(f"{len(betas)} betas and {len(model.rates_nats)} rates")
     return model

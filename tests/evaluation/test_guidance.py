@@ -142,13 +142,14 @@ def test_betas_of_the_same_networks_are_compared_within_them():
     # At (0.1, 1) 2 above (1, 1), give or take 0.1; the third network is 10 above the others at both.
     values = {(1.0, 1.0): (4.0, 5.0, 15.0), (0.1, 1.0): (6.1, 6.9, 17.0)}
     models = [
-        model(f"{seed}/{betas}", betas, seed, value, value)
+        model(f"{seed}/{betas}", betas, seed, value, value)._replace(network=f"network {seed}")
         for betas, of_networks in values.items()
         for seed, value in enumerate(of_networks)
     ]
-    only_best = model("2/(3, 3)", (3.0, 3.0), 2, 16.9, 16.9)
-    made = guidance.make_guidance([*models, only_best], num_networks=3)
+    only_best = model("2/(3, 3)", (3.0, 3.0), 2, 16.9, 16.9)._replace(network="network 2")
+    made = guidance.make_guidance([*models, only_best])
     entry = there(made.applications.generation)
+    assert (made.num_networks, there(entry.seed_spread).degrees_of_freedom) == (3, 2)
     assert (entry.best.betas, entry.num_candidates) == ((0.1, 1.0), 2)
     # Differences 2.1, 1.9, 2: of these the variance is 0.01, and half of it that of each side.
     assert there(entry.difference_spread).standard_deviation == pytest.approx(math.sqrt(0.01 / 2))
@@ -158,7 +159,7 @@ def test_betas_of_the_same_networks_are_compared_within_them():
     assert rival.difference_standard_error == pytest.approx(math.sqrt(0.01 / 3 + 2 * 0.3**2))
     # What is said of each by itself knows the networks' differences, and so do models that were each trained.
     assert entry.best.test_standard_error > 3.0
-    apart = guidance.make_guidance([*models, only_best])
+    apart = guidance.make_guidance([one._replace(network="") for one in (*models, only_best)])
     assert there(apart.applications.generation).best.betas == (3.0, 3.0)
     assert there(apart.applications.generation).difference_spread is None
     text = guidance_text.to_markdown(made)
@@ -168,10 +169,17 @@ def test_betas_of_the_same_networks_are_compared_within_them():
     assert plain.from_plain(Guidance, json.loads(json.dumps(plain.to_plain(made))), "guidance.json") == made
 
 
-def test_networks_that_share_no_betas_are_compared_as_they_are():
-    models = [model("0", (1.0, 1.0), 0, 4.0, 4.0), model("1", (0.1, 1.0), 1, 6.0, 6.0)]
-    entry = there(guidance.make_guidance(models, num_networks=2).applications.generation)
-    assert (entry.num_candidates, entry.difference_spread) == (2, None)
+def test_networks_that_share_no_betas_are_compared_as_they_are_and_it_is_said():
+    models = [
+        model("0", (1.0, 1.0), 0, 4.0, 4.0)._replace(network="one"),
+        model("1", (0.1, 1.0), 1, 6.0, 6.0)._replace(network="other"),
+    ]
+    made = guidance.make_guidance(models)
+    entry = there(made.applications.generation)
+    assert (entry.num_candidates, entry.difference_spread, entry.seed_spread) == (2, None, None)
+    text = guidance_text.to_markdown(made)
+    assert "a difference may be one of the networks" in text
+    assert "Of 2 models any rate explains much" in text
 
 
 def test_the_spread_within_networks_is_that_of_what_is_drawn():
