@@ -12,6 +12,7 @@ reach and why; writes reconstructions.png and samples.png into --pictures.
 """
 
 import math
+import pathlib
 import time
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from hvae_jax.conditioned import Answer, Measure
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation.metrics import Rates
 from hvae_jax.experiment import Experiment
-from hvae_jax.training import Params
+from hvae_jax.training import Params, checkpoints
 from hvae_jax.values import shorten
 
 QUESTIONS = ("betas", "targets_nats", "targets_bits", "distortion_nats", "best_for")
@@ -67,7 +68,7 @@ def main(arguments: list[str]) -> None:
             f"--workdir={workdir} holds a model of the betas {built.objective.betas} alone; ask one that was "
             "trained with config.model.conditioning, as experiments/digits_conditioned.py is"
         )
-    question = read_question(built.model.num_layers)
+    question = read_question(workdir, built.model.num_layers)
     for layer, (low, beta, high) in enumerate(zip(found.lows, question.betas, found.highs, strict=False), 1):
         if not low <= beta <= high:
             raise RunError(
@@ -120,13 +121,13 @@ def ask(built: Experiment, params: Params, question: Question) -> dict[str, Any]
     return _content(question, betas, answer, solved_on, summaries, seconds)
 
 
-def read_question(num_layers: int) -> Question:
-    """What the flags ask.
+def read_question(workdir: pathlib.Path, num_layers: int) -> Question:
+    """What the flags ask of a run.
 
     Raises:
       RunError: not one question, or not one number per layer.
     """
-    given = [name for name in QUESTIONS if flags.FLAGS[name].value]
+    given = [name for name in QUESTIONS if flags.FLAGS[name].value not in (None, [])]
     if len(given) != 1:
         raise RunError(
             f"give one of --{', --'.join(QUESTIONS)}" + (f", not {' and '.join(given)}" if given else "")
@@ -135,13 +136,22 @@ def read_question(num_layers: int) -> Question:
     if flags.FLAGS.target_shares and not name.startswith("targets"):
         raise RunError("--target_shares splits a total rate: give it with --targets_nats or --targets_bits")
     if name == "best_for":
-        return Question(betas=_best(flags.FLAGS.best_for, num_layers))
+        return Question(betas=_best(workdir, flags.FLAGS.best_for, num_layers))
     if name == "distortion_nats":
         return Question(distortion=_numbers(name, [flags.FLAGS.distortion_nats])[0])
     given_values: list[Any] = flags.FLAGS[name].value or []
     values = _numbers(name, given_values)
-    if flags.FLAGS.target_shares and len(values) == 1:
+    if flags.FLAGS.target_shares:
         shares = _numbers("target_shares", flags.FLAGS.target_shares)
+        if len(values) != 1:
+            raise RunError(
+                f"--target_shares splits a total rate: give one number to --{name}, not {len(values)}"
+            )
+        if len(shares) != num_layers or min(shares) <= 0:
+            raise RunError(
+                f"--target_shares={','.join(flags.FLAGS.target_shares)} must be {num_layers} positive "
+                "numbers, one per layer, z_1 first"
+            )
         values = tuple(values[0] * share / sum(shares) for share in shares)
     if len(values) != num_layers or min(values) <= 0:
         advice = "" if name == "betas" else ", or the total with --target_shares"
@@ -203,7 +213,7 @@ def _content(
     return content
 
 
-def _best(application: str, num_layers: int) -> tuple[float, ...]:
+def _best(workdir: pathlib.Path, application: str, num_layers: int) -> tuple[float, ...]:
     """The betas that guidance of an evaluated grid of the model names for an application."""
     if flags.FLAGS.grid is None:
         raise RunError(
@@ -220,6 +230,9 @@ def _best(application: str, num_layers: int) -> tuple[float, ...]:
         raise RunError(f"{folder / 'guidance.json'} names no best betas for {application}") from error
     if len(betas) != num_layers:
         raise RunError(f"--grid={folder} is of {len(betas)} layers, the model has {num_layers}")
+    models = [records.read_json(file) for file in folder.glob(f"models/*/{records.FROM_MODEL_FILE}")]
+    if checkpoints.checksum(workdir) not in {model["checksum"] for model in models}:
+        raise RunError(f"--grid={folder} is not a grid of {workdir}: experiments.grid --from_model makes one")
     return betas
 
 

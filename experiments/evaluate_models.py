@@ -42,6 +42,11 @@ def find_repeats(folders: Sequence[pathlib.Path], runs: Runs) -> list[Runs]:
         (*config["objective"]["betas"], config["training"]["seed"]): run
         for config, run in zip(known, runs.folders, strict=True)
     }
+    names = [folder.absolute().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise RunError(
+            f"--repeats: models are named by their grid, and grids are called {names}; rename some"
+        )
     for folder in folders:
         repeats = results.find_runs(folder, "repeats")
         if not repeats.is_grid:

@@ -26,6 +26,11 @@ FILES = (
     report.REPORT_FILE,
     ood_files.TABLE_FILE,
 )
+# What `draw` draws, without ending.
+DRAWN = (
+    *("accuracy_by_information", "distortion_by_rate", "application_maps", "metric_by_total_rate"),
+    *("score_factor_maps", "trade_off", "detection_maps", "pictures_*", "latents_*"),
+)
 
 
 def check(workdir: pathlib.Path) -> None:
@@ -64,9 +69,9 @@ def write(workdir: pathlib.Path, models: Sequence[Evaluated], content: Guidance)
 def draw(folder: pathlib.Path, models: Sequence[Evaluated], content: Guidance) -> None:
     """Figures of all models together, and of the best for each application, as far as there are numbers."""
     folder.mkdir(exist_ok=True)
-    # Those of an earlier evaluation: the best may be another now.
-    for kind in ("pictures", "latents"):
-        for file in folder.glob(f"{kind}_*.p[nd][gf]"):
+    # Those of an earlier evaluation: there may be fewer models now, and the best may be another.
+    for kind in DRAWN:
+        for file in folder.glob(f"{kind}.p[nd][gf]"):
             file.unlink()
     chosen = dict(content.applications.items())
     if all(figures.has_accuracies(model) for model in models):

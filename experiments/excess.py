@@ -9,6 +9,7 @@ which the first run is asked for the rates of every separate model on the test s
 """
 
 import collections
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from hvae_jax.errors import RunError
 from hvae_jax.evaluation import excess
 from hvae_jax.evaluation.excess import Point
 from hvae_jax.evaluation.plain import to_plain
+from hvae_jax.experiment import Experiment
 from hvae_jax.figures import excess as figures
 from hvae_jax.grid import table as grid_table
 
@@ -49,11 +51,13 @@ def main(arguments: list[str]) -> None:
     out = None if options.out is None else program.file_flag("out", options.out, (".json",))
     figure = None if options.figure is None else program.file_flag("figure", options.figure)
     folders = [program.folder_flag("runs", name) for name in options.runs]
-    separate = read_separate(program.source_flag("separate", options.separate, grid_table.GRID_FILE))
+    table = program.source_flag("separate", options.separate, grid_table.GRID_FILE)
+    separate = read_separate(table)
     program.split_cpu(program.num_cores())
     builts = [experiment.from_folder(folder, data=options.data) for folder in folders]
     grid_from_model.check_runs("runs", folders, builts)
     check(folders[0], builts[0].beta_range, separate)
+    check_models(table.parent, builts[0])
     if figure and (num_layers := builts[0].model.num_layers) != 2:
         raise RunError(f"--figure={figure} is a map over two betas; leave it out for {num_layers} layers")
     params = [experiment.restore(b, f).eval_params for b, f in zip(builts, folders, strict=True)]
@@ -81,7 +85,7 @@ def main(arguments: list[str]) -> None:
         },
         "points": [to_plain(point) for point in points],
     }
-    print(describe(summary))
+    print(describe(summary, options.equal_rates))
     if out:
         program.make_parent(out)
         records.write_json(out, content)
@@ -133,6 +137,28 @@ def check(folder: pathlib.Path, beta_range: BetaRange | None, separate: Mapping[
             )
 
 
+def check_models(folder: pathlib.Path, built: Experiment) -> None:
+    """Raises RunError where the models beside a table were not trained, or on other data.
+
+    A table alone does not say what it is of.
+
+    Args:
+      folder: of the table.
+      built: the conditioned run.
+    """
+    for run in sorted(folder.glob(f"models/*/{records.CONFIG_FILE}"))[:1]:
+        if (run.parent / records.FROM_MODEL_FILE).exists():
+            raise RunError(
+                f"--separate: {folder} is a grid of a conditioned model, which was not trained for each"
+            )
+        records.check_data(run.parent, built.dataset.describe())
+        model, own = records.read_json(run)["model"], built.model.config
+        for name in ("latent_shapes", "likelihood"):
+            theirs, ours = (json.dumps(value) for value in (model[name], getattr(own, name)))
+            if theirs != ours:
+                raise RunError(f"--separate: {folder} has config.model.{name}={theirs}, the runs {ours}")
+
+
 def make_point(betas: Betas, separate: Separate, measures: Sequence[Measure], ask: Any) -> Point:
     """One vector of betas on both sides."""
     means = [measure(betas) for measure in measures]
@@ -168,8 +194,8 @@ def make_ask(measure: Measure, built: experiment.Experiment, params: Any) -> Any
     return ask
 
 
-def describe(summary: excess.Summary) -> str:
-    """What is printed."""
+def describe(summary: excess.Summary, is_asked: bool) -> str:
+    """What is printed; `is_asked`: whether D at equal rates was wanted."""
     worst = ", ".join(f"{beta:g}" for beta in summary.worst_betas)
     text = (
         f"D + Σ β R is lower than separately trained at {summary.num_lower} of {summary.num_points} betas "
@@ -183,6 +209,8 @@ def describe(summary: excess.Summary) -> str:
             f"; D at equal rates, at {summary.num_distortions} betas: median "
             f"{summary.median_distortion_nats:+.2f} nats, worst {summary.worst_distortion_nats:+.2f}"
         )
+    elif is_asked:
+        text += "; none of the separate models' rates are within reach of the first run"
     return text
 
 

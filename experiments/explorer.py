@@ -267,7 +267,10 @@ def _marks(folder: pathlib.Path, points: Sequence[Point], groups: Groups) -> lis
         for application, entry in found.applications.items():
             if len(entry.best.betas) == groups.num_layers:
                 betas = groups.collapse(np.asarray(entry.best.betas))
-                marks.append(Mark(f"best for {application}", _nearest(points, betas)))
+                place = _nearest(points, betas)
+                # The best may be of another grid that was evaluated with this one.
+                if np.allclose(points[place].betas, betas, rtol=1e-3):
+                    marks.append(Mark(f"best for {application}", place))
     return marks
 
 

@@ -48,11 +48,13 @@ def main(arguments: list[str]) -> None:
         else flags.FLAGS.workdir,
     )
     if flags.FLAGS.from_model:
+        if flags.FLAGS.dry_run:
+            raise RunError("--dry_run says what training would take, and --from_model trains nothing")
         runs = [program.folder_flag("from_model", folder) for folder in flags.FLAGS.from_model]
         baseline_folder = find_baseline()
         baseline = None if baseline_folder is None else grid_results.load_baseline(baseline_folder)
         grid_from_model.make(workdir, config, runs, baseline)
-        print(grid_results.describe(workdir))
+        print(grid_results.describe(workdir, done="asked"))
         return
     grid_config, members = grid_members.read_config(config)
     grid_from_model.refuse_training(members)

@@ -58,6 +58,11 @@ def make(
     params = [experiment.restore(built, run).eval_params for run in runs]
     grid = experiment.build_group("grid", GridConfig, config)
     points = {name: getattr(grid, name) for name in (*PRODUCTS, *LISTS)}
+    if grid.has_targets and len(runs) > 1:
+        raise RunError(
+            f"config.grid.{grid.field}: the betas that give these rates differ from run to run; give "
+            "--from_model one run, and a grid of each"
+        )
     if grid.has_targets:
         found = [betas for target in grid.vectors if (betas := _solve(built, params[0], target))]
         if not found:

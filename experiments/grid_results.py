@@ -28,12 +28,12 @@ def write(
     draw(grid_table.load(folder), built, config, baseline, folder)
 
 
-def describe(folder: pathlib.Path) -> str:
-    """How many models the table has, in words."""
+def describe(folder: pathlib.Path, done: str = "trained") -> str:
+    """How many models the table has, in words; `done` is what was done to them."""
     status = grid_table.load(folder)["status"]
     num = {name: int((status == name).sum()) for name in (grid_table.OK, grid_table.DIVERGED)}
     return (
-        f"{num[grid_table.OK]} models trained, {num[grid_table.DIVERGED]} diverged. Everything is in {folder}"
+        f"{num[grid_table.OK]} models {done}, {num[grid_table.DIVERGED]} diverged. Everything is in {folder}"
     )
 
 

@@ -70,12 +70,36 @@ def test_it_is_asked_and_makes_a_grid_without_training(finished, programs, tmp_p
     np.testing.assert_allclose(answer["valid_rates_nats"], there["valid_rates_nats"], rtol=0.01)
     tiny.assert_one_error(programs.run("ask", *flags, "--betas=0.3,30.0"), "beta_2=30 is outside of 0.08")
     tiny.assert_one_error(programs.run("ask", *flags), "give one of --betas, --targets_nats")
+    total = (*flags, "--targets_nats=4")
+    for shares, words in {
+        "0,1": "=0,1 must be 2 positive",
+        "1": "must be 2 positive",
+        "-1,-3": "positive",
+    }.items():
+        tiny.assert_one_error(programs.run("ask", *total, f"--target_shares={shares}"), words)
+    both = ("--targets_nats=2,1", "--target_shares=0.1,0.9")
+    tiny.assert_one_error(programs.run("ask", *flags, *both), "give one number to --targets_nats, not 2")
+    other = tmp_path / "other"
+    other.mkdir()
+    best = {"applications": {"reconstruction": {"best": {"betas": [0.3, 3.0]}}}}
+    records.write_json(other / "guidance.json", best)
+    ended = programs.run("ask", *flags, "--best_for=reconstruction", f"--grid={other}")
+    tiny.assert_one_error(ended, "is not a grid of")
 
     grid = ("--config=experiments/digits_grid.py", "--config.grid.betas=((0.3,1.0),(3.0,))")
     ended = programs.run("grid", *grid, f"--from_model={finished}", f"--workdir={tmp_path / 'grid'}")
     assert ended.status == 0, ended.err
+    assert "2 models asked, 0 diverged" in ended.out
     found = table.load(tmp_path / "grid")
     assert found["rates_nats"].shape == (2, 1, 1, 2)
+    records.write_json(tmp_path / "grid" / "guidance.json", best)
+    ended = programs.run("ask", *flags, "--best_for=reconstruction", f"--grid={tmp_path / 'grid'}")
+    assert ended.status == 0, ended.err
+    assert records.read_json(out)["betas"] == [0.3, 3.0]
+    ended = programs.run(
+        "grid", *grid, f"--from_model={finished}", f"--workdir={tmp_path / 'x'}", "--dry_run"
+    )
+    tiny.assert_one_error(ended, "--from_model trains nothing")
     # The same model at the same betas, with more draws.
     error = 5.0 * np.asarray(there["test_rate_standard_errors_nats"])
     # Hardly trained, z_2 may have the same rate for every image, and no error.
@@ -97,10 +121,12 @@ def test_excess_over_itself_is_none(finished, programs, tmp_path):
     ended = programs.run("grid", *grid, f"--from_model={finished}", f"--workdir={tmp_path / 'grid'}")
     assert ended.status == 0, ended.err
     out, figure = tmp_path / "excess.json", tmp_path / "excess.png"
-    table_file = tmp_path / "grid" / "grid.csv"
     flags = (f"--runs={finished}", f"--out={out}", f"--figure={figure}")
+    refused = programs.run("excess", *flags, f"--separate={tmp_path / 'grid'}")
+    tiny.assert_one_error(refused, "which was not trained for each")
+    table_file = (tmp_path / "grid" / "grid.csv").rename(tmp_path / "grid.csv")
     ended = programs.run(
-        "excess", *flags, f"--separate={table_file.parent}", "--equal_rates", "--num_samples=4", draws=True
+        "excess", *flags, f"--separate={table_file}", "--equal_rates", "--num_samples=4", draws=True
     )
     assert ended.status == 0, ended.err
     assert "excess: mean" in ended.out

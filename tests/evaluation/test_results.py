@@ -215,7 +215,7 @@ def test_two_evaluations_of_one_folder_do_not_both_write(made):
         ),
         (
             lambda made, runs: evaluate_models.find_repeats([made / "again", made / "again"], runs),
-            "has betas [1.0, 1.0] and seed 1, as ",
+            "models are named by their grid, and grids are called ['again', 'again']",
         ),
         (lambda made, runs: evaluate_models.find_repeats([made / "absent"], runs), "--repeats="),
         (lambda made, runs: evaluate_models.find_baseline(made / "grid", runs), "of one layer, it has 2"),
