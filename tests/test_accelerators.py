@@ -252,7 +252,10 @@ def test_what_is_computed_from_images_and_latents():
     check(find, [EXACT])
     check(lower(similarity.ssim, shape(4, 32, 32, 3), shape(4, 32, 32, 3)), [EXACT], min_products=2)
     latents, labels = shape(8, 40), shape(8, dtype=jnp.int32)
-    program = lower(functools.partial(information._log_ratios, rows=4), latents, latents, latents, labels)
+    drawn, places = shape(6, 40), shape(6, dtype=jnp.int32)
+    program = lower(
+        functools.partial(information._log_ratios, rows=4), drawn, places, latents, latents, labels
+    )
     assert not lowered.products(program)  # squares of differences: products would lose the digits
     assert lowered.calls(program) <= lowered.KNOWN_CALLS
 
