@@ -161,7 +161,7 @@ def load(folder: pathlib.Path, is_grid: bool) -> Evaluated:
     network = ""
     if config["model"].get("conditioning", "none") != "none":
         # A model of `experiments.grid --from_model` has the checkpoint of its run.
-        network = str(content["settings"]["checksum"])
+        network = str((content.get("settings") or {}).get("checksum", ""))
     seed = int(config["training"]["seed"])
     return Evaluated(name, folder, betas, seed, found, made_with=made_with, network=network)
 
