@@ -44,6 +44,7 @@ SECONDS_PER_LINE = 30.0
 def run_in_slurm(folder: str, name: str) -> None:
     """What Slurm's tasks call."""
     _say(f"job {slurm.own_job()} on {socket.gethostname()}")
+    program.compile_sooner()
     _run(pathlib.Path(folder), name, slurm.requeue)
 
 
@@ -58,6 +59,7 @@ def main() -> None:
         _read_plan(folder, name)
     except (RunError, OSError) as error:  # before anything is written there
         _exit(program.describe(error) or str(error))
+    program.compile_sooner()
     _run(folder, name, lambda: None)
 
 

@@ -15,6 +15,7 @@ from experiments import config_files, streams, usage
 from experiments.config_files import read as read_config
 from experiments.environment import (
     check_xla_flags,
+    compile_sooner,
     split_cpu,
     split_cpu_for_batch,
     start_devices,
@@ -27,6 +28,7 @@ from hvae_jax.errors import RunError, Stopped
 from hvae_jax.training import processes
 
 __all__ = [
+    "compile_sooner",
     "describe",
     "file_flag",
     "folder_flag",
@@ -58,6 +60,7 @@ def run(main: Callable[[list[str]], None], resumes: bool = True) -> None:
     start(main)
     try:
         check_xla_flags()
+        compile_sooner()
         config_files.prepare_flags(start_devices)
         arguments = flags.FLAGS(sys.argv)[1:]
     except flags.Error as error:

@@ -142,6 +142,33 @@ def test_flags_of_xla_that_are_known_cost_no_process(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("given", "platforms", "plugins", "then"),
+    [
+        ("", "cpu", ("jax_plugins",), "--xla_backend_optimization_level=2"),
+        ("", None, (), "--xla_backend_optimization_level=2"),
+        ("--xla_dump_to=x", "cpu", (), "--xla_dump_to=x --xla_backend_optimization_level=2"),
+        ("--xla_backend_optimization_level=0", "cpu", (), "--xla_backend_optimization_level=0"),
+        ("", None, ("libtpu",), ""),
+        ("", "cuda,cpu", (), ""),
+    ],
+)
+def test_cpus_compile_sooner_unless_a_flag_or_another_device_says_otherwise(
+    monkeypatch, given, platforms, plugins, then
+):
+    monkeypatch.setenv("XLA_FLAGS", given)
+    monkeypatch.setattr(
+        environment.importlib.util, "find_spec", lambda name: name if name in plugins else None
+    )
+    before = getattr(jax.config, "jax_platforms")  # noqa: B009
+    jax.config.update("jax_platforms", platforms)
+    try:
+        program.compile_sooner()
+    finally:
+        jax.config.update("jax_platforms", before)
+    assert os.environ["XLA_FLAGS"] == then
+
+
+@pytest.mark.parametrize(
     ("error", "message"),
     [
         (

@@ -23,7 +23,7 @@ MIB = 2**20
 def main() -> None:
     """Serves as a worker of `workers.Contender`."""
     kinds = {"about": About, "network": Network, "grid": Grid, "codec": Codec}
-    serving.serve(kinds, start=lambda _: program.use_compile_cache())
+    serving.serve(kinds, start=lambda _: workers.ready())
 
 
 class About:

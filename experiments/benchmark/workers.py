@@ -116,7 +116,13 @@ class Contender:
 def main() -> None:
     """Our side of `Contender`; `torch_reference.main` is the other."""
     workers = {"network": NetworkWorker, "grid": GridWorker, "gemm": GemmWorker}
-    serving.serve(workers, start=lambda _: program.use_compile_cache())
+    serving.serve(workers, start=lambda _: ready())
+
+
+def ready() -> None:
+    """Compiles, and keeps what is compiled, as the programs do."""
+    program.compile_sooner()
+    program.use_compile_cache()
 
 
 class NetworkWorker:

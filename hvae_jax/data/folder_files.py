@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hvae_jax.cores import num_cores
+from hvae_jax.data import stored
 from hvae_jax.data.arrays import Source
 from hvae_jax.data.labels import listed
 from hvae_jax.data.npz_files import SPLITS
@@ -86,7 +87,7 @@ class FolderImages(StoredArray):
         Raises:
           RunError: a file is damaged, or is no longer what it was.
         """
-        images = np.empty((len(places), *self.shape[1:]), self.dtype)
+        images = stored.empty((len(places), *self.shape[1:]), self.dtype)
 
         def decode(start: int) -> None:
             for i, place in enumerate(places[start : start + PIXEL_CHUNK].tolist(), start=start):

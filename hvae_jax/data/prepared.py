@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hvae_jax.data import stored
 from hvae_jax.data.paths import expand
 from hvae_jax.data.stored import Split, StoredArray
 from hvae_jax.errors import RunError, data_error
@@ -126,7 +127,7 @@ class RecordImages(StoredArray):
 
     def read_all(self) -> tuple[np.ndarray, np.ndarray]:
         """Images and labels in one pass."""
-        images, labels = np.empty(self.shape, self.dtype), np.empty(len(self), np.int32)
+        images, labels = stored.empty(self.shape, self.dtype), np.empty(len(self), np.int32)
         for start in range(0, len(self), SLICE):
             places = self._index[start : start + SLICE]
             for i, example in enumerate(self._records.examples(places), start=start):
@@ -172,8 +173,8 @@ def open_splits(name: str, data_dir: str, num_workers: int) -> tuple[dict[str, S
     if {"test", STAND_IN} <= set(have):
         wanted["valid"] = STAND_IN
     splits, class_names = {}, ()
-    for split, stored in wanted.items():
-        records = Records(name, folder, stored)
+    for split, own in wanted.items():
+        records = Records(name, folder, own)
         images = RecordImages(records, num_workers)
         images[:1]  # a missing or damaged file is said now
         labels = RecordLabels(records, num_workers)

@@ -259,6 +259,8 @@ def _place(split: Split, streaming: str) -> Split:
         return Split(np.asarray(split.images), split.labels)
     if isinstance(split.images, np.ndarray) and is_streamed:
         return Split(HostArray(split.images), split.labels)
+    if isinstance(split.images, np.ndarray):
+        return Split(stored.aligned(split.images), split.labels)
     return split
 
 

@@ -5,12 +5,16 @@ and `np.asarray` reads them all.
 """
 
 import abc
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 # An array or a `StoredArray`. Not a protocol of what both can do: most callers hold arrays, and use them so.
 Rows = Any
+# Bytes; that of XLA's buffers.
+ALIGNMENT = 64
 
 
 class StoredArray(abc.ABC):
@@ -75,8 +79,37 @@ class HostArray(StoredArray):
 
 
 def select(rows: Any, index: np.ndarray) -> Any:
-    """Rows `index` of an array, or of a stored one without reading them."""
-    return rows.select(index) if isinstance(rows, StoredArray) else rows[index]
+    """Rows `index` of an array, copied, or of a stored one without reading them."""
+    if isinstance(rows, StoredArray):
+        return rows.select(index)
+    if len(index) and not 0 <= index.min() <= index.max() < len(rows):
+        raise IndexError(f"{index.min()} to {index.max()} of {len(rows)} rows")
+    out = empty((len(index), *rows.shape[1:]), rows.dtype)
+    return np.take(rows, index, axis=0, out=out, mode="clip")  # "raise" would take a second copy
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """`np.empty`, from an address where JAX's CPU devices read the array itself instead of a copy each."""
+    num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(num_bytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + num_bytes].view(dtype).reshape(shape)
+
+
+def concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Along the first axis, lying as the arrays of `empty` do."""
+    first = arrays[0]
+    out = empty((sum(map(len, arrays)), *first.shape[1:]), first.dtype)
+    return np.concatenate(arrays, out=out)
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The array, copied where it does not lie as those of `empty` do."""
+    if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
+        return array
+    copy = empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
 
 
 class FileMarks(NamedTuple):

@@ -89,7 +89,7 @@ def make_parts(dataset: Dataset, classes: Classes, sizes: Sizes) -> dict[str, Pa
 def join(images: Iterable[np.ndarray], is_streamed: bool) -> Any:
     """In one array, which stays on the host where the data are streamed."""
     several = list(images)
-    joined = several[0] if len(several) == 1 else np.concatenate(several)
+    joined = several[0] if len(several) == 1 else stored.concatenate(several)
     return HostArray(joined) if is_streamed else joined
 
 
