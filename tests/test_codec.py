@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from hvae_jax import RunError, codec, make_hvae
-from hvae_jax.codec import bins, bits_back, container, machine, others, pixels, report
+from hvae_jax import RunError, codec, experiment, make_hvae
+from hvae_jax.codec import bins, bits_back, compiled, container, machine, others, pixels, report
 from hvae_jax.codec.bins import BIN_BITS, POSTERIOR_BITS, Gaussians
 from hvae_jax.codec.pixels import PIXEL_BITS
 from hvae_jax.codec.stack import Stack
@@ -169,7 +169,7 @@ def test_a_layer_takes_its_rate(coded):
 def test_draws_do_not_follow_from_the_image_before(coded):
     """A layer that says nothing takes from the stack what the image before it put there."""
     programs = bits_back.Programs(coded.model, coded.params, 16)
-    encoder = bits_back._Encoder(programs, pixels.BinaryPixels(), 16, 0)
+    encoder = bits_back.Encoder(programs, pixels.BinaryPixels(), 16, 0)
     flat = Gaussians(np.zeros((1, 200)), np.ones((1, 200)))
     first, _ = encoder._pop(1, flat, flat)
     encoder.stack.push_uniform(first.ravel(), BIN_BITS)
@@ -200,13 +200,13 @@ def test_the_top_is_read_first(make_config, coded):
     model, params, images = coded[:3]
     encoders: list[Any] = []
 
-    class Kept(bits_back._Encoder):
+    class Kept(bits_back.Encoder):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             encoders.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bits_back, "_Encoder", Kept)
+        patch.setattr(bits_back, "Encoder", Kept)
         data, bits = codec.encode_measured(model, params, images, batch_size=16, top_first=2)
     np.testing.assert_array_equal(codec.decode(model, params, data), images)
     top = codec.decode_top(model, params, data, 2)
@@ -323,6 +323,20 @@ def test_numbers_of_a_report_add_up(coded):
     assert [line.split()[0] for line in text.splitlines()[2:4]] == ["z_2", "z_1"]
 
 
+def test_last_digits_do_not_depend_on_flags_of_xla(monkeypatch):
+    """At LLVM's level 0, which XLA_FLAGS may ask for, products and sums are rounded one by one."""
+    x, y, z = np.random.default_rng(0).normal(size=(3, 1000)).astype(np.float32)
+
+    def at(level: int) -> Any:
+        monkeypatch.setattr(compiled, "LEVEL", level)
+        return np.asarray(compiled.compiled()(lambda x, y, z: x * y + z)(x, y, z))
+
+    named = at(compiled.LEVEL)
+    exact = (x.astype(np.float64) * y + z).astype(np.float32)
+    assert (named == exact).all()
+    assert (at(0) != exact).any()
+
+
 def test_programs(programs, finished_run, tmp_path):
     """Out and back as a user does it; a damaged file writes nothing."""
     file, table, out = tmp_path / "test.bits", tmp_path / "test.json", tmp_path / "test.npz"
@@ -337,6 +351,10 @@ def test_programs(programs, finished_run, tmp_path):
     images = np.load(out)["images"]
     assert container.hash_images(images) == container.unpack(file.read_bytes()).header.images
     assert images.shape == (20, 8, 8, 1)
+    # The library reads what a program wrote, which compiles with other flags of XLA than the tests do.
+    built = experiment.from_folder(finished_run)
+    params = built.at(experiment.restore(built, finished_run).eval_params)
+    np.testing.assert_array_equal(codec.decode(built.model, params, file.read_bytes()), images)
     out.unlink()
     file.write_bytes(file.read_bytes()[:-1])
     ended = programs.run("decompress", str(file), run, f"--out={out}")

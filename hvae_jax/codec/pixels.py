@@ -3,7 +3,6 @@
 Images are uint8 `[N, H, W, C]`, 0 to 255; those of a Bernoulli likelihood are black and white, 0 and 255.
 """
 
-import functools
 from typing import Protocol
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit
 
+from hvae_jax.codec.compiled import compiled
 from hvae_jax.codec.stack import Stack
 from hvae_jax.discretised_logistic import NUM_VALUES
 from hvae_jax.errors import RunError
@@ -172,14 +172,14 @@ class _Starts:
         return starts.reshape(len(starts), -1)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static_argnums=0)
 def _conditional(
     likelihood: LogisticMixture, outputs: jax.Array, earlier: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     return likelihood.conditional(outputs, earlier.astype(jnp.float32) / 255.0)
 
 
-@jax.jit
+@compiled()
 def _begin(weights: jax.Array, means: jax.Array, scales: jax.Array, numbers: jax.Array) -> jax.Array:
     """Value n's share begins at P(x < n), rounded, and the floors of values below it; 256 is the end."""
     edge = (2.0 * numbers.astype(jnp.float32) - 1.0) / 255.0 - 1.0

@@ -5,7 +5,6 @@ without which nothing can be decoded.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hvae_jax.codec.bins import Gaussians
+from hvae_jax.codec.compiled import compiled
 from hvae_jax.errors import RunError
 from hvae_jax.gaussian import Gaussian
 from hvae_jax.models.config import CATEGORICAL, MIXTURE
@@ -97,7 +97,7 @@ def to_numpy(gaussian: Gaussian) -> Gaussians:
     return Gaussians(mean, std)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@compiled(static_argnums=(0, 1, 2))
 def _apply(model: HVAE, name: str, fixed: tuple[int, ...], variables: Variables, *arguments: Any) -> Any:
     def method(module: Any, *arguments: Any) -> Any:
         given = (*fixed, *arguments)
