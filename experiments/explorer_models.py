@@ -17,6 +17,7 @@ from hvae_jax.evaluation.plain import Estimate
 from hvae_jax.evaluation.rates import NamedGroups
 from hvae_jax.evaluation.results import METRICS_FILE
 from hvae_jax.experiment import Experiment
+from hvae_jax.figures import style
 from hvae_jax.figures.explorer import Number, Quantity, subscript
 from hvae_jax.keys import make_key
 from hvae_jax.training import Params, checkpoints
@@ -35,16 +36,13 @@ def quantities(groups: NamedGroups, pixels: metrics.Pixels | None) -> list[Quant
     """
     num_layers, top = groups.groups.num_layers, subscript("z", groups.groups.num_layers)
     if groups.groups.are_layers:
-        rates = []
-        for layer in range(1, num_layers + 1):
-            place = (
-                " (top)"
-                if layer == num_layers > 1
-                else " (nearest the data)"
-                if layer < 2 < num_layers + 1
-                else ""
+        rates = [
+            (
+                subscript("R", layer),
+                f"rate of {subscript('z', layer)}{style.layer_place(layer, num_layers)}",
             )
-            rates.append((subscript("R", layer), f"rate of {subscript('z', layer)}{place}"))
+            for layer in range(1, num_layers + 1)
+        ]
     else:
         rates = [(_group_rate(name), "rate of these layers") for name in groups.names]
     return [

@@ -14,6 +14,11 @@ CHUNK = 1024
 ANYWAY = "config.data.check_values=False takes them as they are"
 
 
+def to_bytes(x: np.ndarray) -> np.ndarray:
+    """Values, clipped to [0, 1], as 0 … 255, rounded; uint8 of the same shape."""
+    return np.round(np.clip(x, 0.0, 1.0) * 255).astype(np.uint8)
+
+
 def check(name: str, splits: Mapping[str, Split], binarize: str) -> tuple[str, ...]:
     """Refuses images that would be all but black, masks of 0 and 1 for example.
 

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from hvae_jax.cores import num_cores
 from hvae_jax.data import Dataset
+from hvae_jax.data.pixels import to_bytes
 from hvae_jax.evaluation import (
     active_units,
     generation,
@@ -351,9 +352,9 @@ class ModelEvaluator:
         return {
             "latent_labels": self._classes.ids[part.labels[part.points]],
             **{f"latent_coordinates_{n}": c.astype(np.float32) for n, c in enumerate(coordinates, start=1)},
-            "samples": _as_bytes(drawn.images[:NUM_PICTURES]),
+            "samples": to_bytes(drawn.images[:NUM_PICTURES]),
             "neighbors": self._near.as_bytes(neighbors),
-            "images": _as_bytes(real.x[shown]),
+            "images": to_bytes(real.x[shown]),
             "reconstructions": np.stack(test.pictures),
         }
 
@@ -390,8 +391,3 @@ def _summary(
     if generated.judged:
         score = Score(*generated.judged.inception_score_classifier)
     return PerApplication(reconstruction=Score(*whole.psnr_db), representation=accuracy, generation=score)
-
-
-def _as_bytes(images: np.ndarray) -> np.ndarray:
-    """Values clipped to [0, 1], then rounded to 0 … 255."""
-    return np.round(np.clip(images, 0.0, 1.0) * 255).astype(np.uint8)

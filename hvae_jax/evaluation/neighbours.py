@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hvae_jax.data.pixels import to_bytes
 from hvae_jax.keys import make_key
 from hvae_jax.models.convolution_products import precision
 from hvae_jax.training import PreprocessFn
@@ -63,9 +64,7 @@ class Neighbours:
     def as_bytes(self, index: np.ndarray) -> np.ndarray:
         """Some of the images, uint8."""
         images = self.images[index]
-        if images.dtype == np.uint8:
-            return images
-        return np.round(np.clip(images, 0.0, 1.0) * 255).astype(np.uint8)
+        return images if images.dtype == np.uint8 else to_bytes(images)
 
 
 def of_split(images: np.ndarray, preprocess_fn: PreprocessFn) -> Neighbours:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from hvae_jax.data.pixels import to_bytes
 from hvae_jax.errors import RunError
 from hvae_jax.figures.style import as_colours, channels_note, layer_color
 
@@ -198,7 +199,7 @@ def data_uri(images: np.ndarray, columns: int) -> str:
     sheet = np.zeros((rows * columns, height, width, channels))
     sheet[:num] = colours
     sheet = sheet.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    pixels = np.round(sheet.reshape(rows * height, columns * width, channels) * 255).astype(np.uint8)
+    pixels = to_bytes(sheet.reshape(rows * height, columns * width, channels))
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from hvae_jax import records
+from hvae_jax.data.pixels import to_bytes
 from hvae_jax.evaluation import guidance_text
 from hvae_jax.evaluation.choices import Guidance
 from hvae_jax.evaluation.detection import Detection
@@ -223,7 +224,7 @@ def _strip(model: Evaluated) -> dict[str, str]:
     between = np.ones((1, *lines[0].shape[1:]))
     stacked = np.concatenate([part for line in lines for part in (line, between)][:-1])
     file = io.BytesIO()
-    Image.fromarray(np.round(stacked * 255).astype(np.uint8)).save(file, "PNG", optimize=True)
+    Image.fromarray(to_bytes(stacked)).save(file, "PNG", optimize=True)
     from_layers = model.metrics.reconstruction.test.layers or range(1, model.num_layers + 1)
     below = [f"from z_{layer} up" if layer > 1 else "from all layers" for layer in from_layers]
     said = columns(model)

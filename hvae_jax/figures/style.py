@@ -30,8 +30,12 @@ def layer_color(layer: int) -> str:
 
 def layer_label(layer: int, num_layers: int) -> str:
     """What a legend calls the rate of a layer."""
-    place = " (top)" if layer == num_layers > 1 else " (nearest the data)" if layer == 1 < num_layers else ""
-    return f"rate $R_{{{layer}}}$ of $z_{{{layer}}}${place}"
+    return f"rate $R_{{{layer}}}$ of $z_{{{layer}}}${layer_place(layer, num_layers)}"
+
+
+def layer_place(layer: int, num_layers: int) -> str:
+    """What is said behind the name of the highest and of the lowest of several layers."""
+    return " (top)" if layer == num_layers > 1 else " (nearest the data)" if layer == 1 < num_layers else ""
 
 
 def group_label(name: str) -> str:
