@@ -24,6 +24,7 @@ from hvae_jax.evaluation import (
     measuring,
     neighbours,
     parts,
+    probes,
     rates,
     reconstruction,
     representation,
@@ -165,7 +166,7 @@ class ModelEvaluator:
                 of_model[split] = found
         # Scoring is NumPy and scikit-learn on one core each; a second thread of the BLAS costs twice what it
         # brings on matrices this small.
-        with threadpool_limits(1), ThreadPoolExecutor(num_cores()) as pool:
+        with threadpool_limits(1), probes.unwarned(), ThreadPoolExecutor(num_cores()) as pool:
             begun = [
                 self._score(*found, seed, pool) for found in zip(models, measured, reads, drawn, strict=True)
             ]
@@ -384,9 +385,9 @@ def _summary(
 ) -> PerApplication[Score]:
     """The one number that stands for each application, and its standard error where there is one."""
     accuracy, score = None, None
-    if probes := read.layers[-1].samples:
+    if of_samples := read.layers[-1].samples:
         # On the validation split it is a maximum over settings, whose error is not estimated.
-        best, is_test = probes.best, split == "test"
+        best, is_test = of_samples.best, split == "test"
         accuracy = Score(*best.test_accuracy) if is_test else Score(best.valid_accuracy)
     if generated.judged:
         score = Score(*generated.judged.inception_score_classifier)

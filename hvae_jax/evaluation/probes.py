@@ -6,11 +6,12 @@ decisions, the linear SVM's classes are fitted together, neighbours are found by
 that are told the same latents share their distances.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from scipy import optimize
@@ -90,11 +91,20 @@ Fit = Callable[[Scaled, float], Predict]
 
 def logistic_regression(scaled: Scaled, c: float) -> Predict:
     """Multinomial, with the penalty |w|² / 2c, by scikit-learn."""
-    with warnings.catch_warnings():
-        # A latent without information never converges to anything; its accuracy says so.
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with unwarned():
         fitted = LogisticRegression(C=c, max_iter=MAX_ITERATIONS, tol=1e-3).fit(scaled.points, scaled.labels)
     return lambda queries: fitted.predict(queries.points)
+
+
+@contextlib.contextmanager
+def unwarned() -> Iterator[None]:
+    """A latent without information never converges to anything; its accuracy says so.
+
+    What Python keeps of warnings is the process's: a pool that fits in several threads is to be made in here.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
 
 
 def linear_svm(scaled: Scaled, c: float) -> Predict:

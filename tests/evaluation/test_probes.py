@@ -1,7 +1,9 @@
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
@@ -68,3 +70,16 @@ def test_the_kernel_machine_decides_as_scikit_learns_does_for_any_number_of_clas
     original = SVC(C=2.0, tol=1e-2, gamma=gamma).fit(scaled.points, labels[:300])
     queries = scaled.queries(points[300:])
     np.testing.assert_array_equal(probes.rbf_svm(scaled, 2.0)(queries), original.predict(queries.points))
+
+
+def test_threads_that_end_before_others_leave_them_unwarned():
+    """Each puts back what was when it began: around the pool, too, nothing is said."""
+    first, second = probes.unwarned(), probes.unwarned()
+    with probes.unwarned():
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        warnings.warn("of the second, still fitting", ConvergenceWarning, stacklevel=1)
+        second.__exit__(None, None, None)
+    with pytest.warns(ConvergenceWarning):
+        warnings.warn("of anyone else", ConvergenceWarning, stacklevel=1)
