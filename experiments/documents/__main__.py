@@ -16,6 +16,7 @@ WRITERS: Mapping[str, Writer] = {
     "applications": claims.applications,
     "claims_separate": claims.claims_separate,
     "applications_separate": claims.applications_separate,
+    "objectives_separate": claims.objectives_separate,
     "study_guidance": study.guidance,
     "study_answers": study.answers,
     "study_reference": study.reference,
