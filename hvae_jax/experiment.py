@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from hvae_jax import data, records, training
+from hvae_jax import compiling, data, records, training
 from hvae_jax.beta_range import BetaRange
 from hvae_jax.betas import BetaControl
 from hvae_jax.categorical import anneal
@@ -205,10 +205,7 @@ def _init_params(model: HVAE, image_shape: tuple[int, ...], key: jax.Array) -> P
 @functools.cache
 def _compiled_init(model: HVAE, image_shape: tuple[int, ...]) -> Callable[[jax.Array], Params]:
     """Key → parameters. What runs once is not worth LLVM's last passes: the same bits, a quarter sooner."""
-    options: dict[str, str | bool] = {}
-    if jax.default_backend() == "cpu":
-        options["xla_backend_optimization_level"] = "1"
-    return _init_params.lower(model, image_shape, make_key(0)).compile(options)
+    return _init_params.lower(model, image_shape, make_key(0)).compile(compiling.at_level(1))
 
 
 def from_config(config: Mapping[str, Any], num_devices: int | None = None) -> Experiment:

@@ -29,7 +29,7 @@ SEPARATE = {
     "CIFAR-10, GHVAE": "cifar_10_epochs_evaluation.csv",
 }
 ONE_LAYER = {"MNIST, one layer": "mnist_20_epochs_one_layer_evaluation.csv"}
-# Those of the former that were asked at the betas of the latter.
+# Title of networks that were trained for their betas → of conditioned ones that were asked at the same.
 ASKED = {"MNIST, GHVAE": "MNIST", "CIFAR-10, GHVAE": "CIFAR-10 (JPEG copies)"}
 
 # Samples of some are draws, of others means.

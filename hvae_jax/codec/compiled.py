@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from hvae_jax import compiling
+
 # LLVM's, on CPUs: named here, it does not depend on XLA_FLAGS, which differ between a notebook and a program.
 LEVEL = 2
 
@@ -16,10 +18,7 @@ def compiled(static_argnums: int | Sequence[int] = ()) -> Callable[[Callable[...
     def decorate(fn: Callable[..., Any]) -> Callable[..., Any]:
         @functools.cache
         def program() -> Callable[..., Any]:
-            options: Any = (
-                {"xla_backend_optimization_level": LEVEL} if jax.default_backend() == "cpu" else None
-            )
-            return jax.jit(fn, static_argnums=static_argnums, compiler_options=options)
+            return jax.jit(fn, static_argnums=static_argnums, compiler_options=compiling.at_level(LEVEL))
 
         @functools.wraps(fn)
         def call(*arguments: Any) -> Any:

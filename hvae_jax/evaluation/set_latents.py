@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hvae_jax import compiling
 from hvae_jax.models.config import ModelConfig
 from hvae_jax.models.hvae import HVAE
 from hvae_jax.training import Params
@@ -57,10 +58,7 @@ def sample_rows(
     keys = jax.random.split(key, num)
 
     # Each row is a program of its own that runs once: on CPUs most of LLVM's optimisation would not pay.
-    is_cpu = jax.default_backend() == "cpu"
-    options: Any = {"xla_backend_optimization_level": 0} if is_cpu else None
-
-    @functools.partial(jax.jit, compiler_options=options)
+    @functools.partial(jax.jit, compiler_options=compiling.at_level(0))
     def generate(params: Params, temperatures: jax.Array, latents: dict[int, jax.Array]) -> Any:
         made: Any = model.apply(params, keys, num, latents, temperatures, method="generate")
         return made.mean, made.latents
