@@ -177,6 +177,7 @@ def test_missing_pytorch_is_one_line_with_the_command():
     assert 'pip install -e ".[benchmark]"' in line
 
 
+@pytest.mark.long
 def test_a_device_is_measured_section_by_section(programs, tmp_path):
     file = tmp_path / "device.json"
     result = programs.run("benchmark.__main__", "--device", "--quick", f"--out={file}")
@@ -197,6 +198,7 @@ def test_a_device_is_measured_section_by_section(programs, tmp_path):
     assert [line for line in lines if line.startswith("| digits, float32 | evaluation | ours |")]
 
 
+@pytest.mark.long
 def test_a_section_that_fails_or_takes_too_long_is_named_and_the_others_go_on(monkeypatch):
     about = {"described": "describe"}
     given = [

@@ -164,6 +164,7 @@ def test_during_a_warm_up_layers_above_z_1_cost_less_than_they_are_told():
     np.testing.assert_allclose(RANGE.paid(drawn, 0.0 * OPEN), [[0.1, 0.0], [10.0, 0.0]])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("warmup_fraction", "is_used"), [(0.8, True), (0.0, False)])
 def test_the_warm_up_brings_z_2_into_use(warmup_fraction, is_used):
     """The first 50 steps on digits: a layer that has no use in them never gets one."""

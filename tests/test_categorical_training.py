@@ -69,6 +69,7 @@ def test_the_temperature_follows_the_epoch(built, monkeypatch):
     np.testing.assert_allclose(asked, [1.0, np.exp(-2 * RATE), LOWEST], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_a_packed_stack_resumes_with_the_temperatures_of_its_steps(config, built):
     """Stopped after a step, it ends where one that was not stopped does; models differ by their seeds."""
     members = [

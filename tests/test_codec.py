@@ -178,6 +178,7 @@ def test_draws_do_not_follow_from_the_image_before(coded):
     assert (first == second).mean() < 0.02
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "shape"),
     [

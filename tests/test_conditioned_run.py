@@ -13,6 +13,8 @@ from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.grid import table
 
+pytestmark = pytest.mark.long
+
 FLAGS = (
     "--config=experiments/digits_conditioned.py",
     *tiny.TRAINING,

@@ -15,6 +15,8 @@ import pytest
 from hvae_jax.errors import RunError
 from hvae_jax.training import devices
 
+pytestmark = pytest.mark.long
+
 IMPLEMENTATIONS = ("pmap", "mesh")
 
 

@@ -28,6 +28,7 @@ def test_every_public_name_has_an_example(name):
     assert ">>>" in (getattr(hvae_jax, name).__doc__ or "")
 
 
+@pytest.mark.long
 def test_the_reference_is_generated_without_a_warning(tmp_path, monkeypatch, capsys):
     manual = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"python (-m pdoc .*)", manual)

@@ -42,6 +42,7 @@ def grid(environment, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
+@pytest.mark.long
 def test_everything_that_is_promised_is_there(grid):
     names = {
         "evaluation.csv", "guidance.json", "guidance.md", "bounds.json", "report.html", "figures",
@@ -70,6 +71,7 @@ def test_everything_that_is_promised_is_there(grid):
     assert float(rows[1][name]) == metrics[name]
 
 
+@pytest.mark.long
 def test_a_resumed_evaluation_does_what_is_missing_and_a_broken_bound_ends_with_status_1(
     programs, grid, tmp_path
 ):
@@ -106,6 +108,7 @@ def test_a_resumed_evaluation_does_what_is_missing_and_a_broken_bound_ends_with_
     assert {tuple(entry["unit_betas"]["seeds"]) for entry in entries} == {(1, 7, 9)}
 
 
+@pytest.mark.long
 def test_codes_are_those_whose_active_units_are_counted(programs, grid, tmp_path):
     active: list[int] = []
     for number in range(3):

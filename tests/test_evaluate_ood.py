@@ -14,6 +14,8 @@ from experiments.guidance import read_scored
 from hvae_jax import records
 from hvae_jax.evaluation import guidance, plain
 
+pytestmark = pytest.mark.long
+
 QUICK = ("--num_draws=2", "--num_samples=300", "--max_fit_images=120", "--max_scored_images=80")
 # What an evaluation leaves of all models together.
 TOGETHER = ("evaluation.csv", "guidance.json", "guidance.md", "bounds.json", "report.html")

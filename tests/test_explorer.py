@@ -74,6 +74,7 @@ def grid(programs, tiny_data, tmp_path_factory) -> pathlib.Path:
     return folder / "grid"
 
 
+@pytest.mark.long
 def test_the_page_needs_nothing_but_itself(grid):
     text = (grid / "explorer.html").read_text()
     assert len(text) < 15e6
@@ -252,6 +253,7 @@ def test_an_address_opens_a_model_and_one_of_nothing_the_first(opened, grid):
     assert_shows(opened, page, 4)
 
 
+@pytest.mark.long
 def test_of_trained_models_and_of_a_list_of_points(programs, browser, grid, finished_grid, tmp_path):
     out = tmp_path / "new" / "page.html"
     before = {file: file.stat().st_mtime_ns for file in finished_grid.rglob("*")}

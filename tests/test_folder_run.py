@@ -39,6 +39,7 @@ def flags(images: pathlib.Path, folder: pathlib.Path) -> list[str]:
     return [*found, f"--config.data.name=folder:{images}", "--config.data.side=8"]
 
 
+@pytest.mark.long
 def test_a_run_on_a_folder_is_that_on_the_same_arrays_also_when_it_resumes(
     programs: started.Server, finished_run: pathlib.Path, images: pathlib.Path, tmp_path: pathlib.Path
 ):

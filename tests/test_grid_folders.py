@@ -136,6 +136,7 @@ def begin(trained: Trained, folder: pathlib.Path) -> None:
 # More models
 
 
+@pytest.mark.long
 def test_a_finished_grid_takes_more_betas_and_seeds(trained, folder):
     before, old = contents(folder / "models"), grid_table.load(folder)
     table = trained.train(folder, betas=((1.0, 3.0, 0.3), (1.0,)), seeds=(7, 0))

@@ -277,6 +277,7 @@ def test_slots_have_gpus_of_their_own(monkeypatch):
         local_tasks.make_slots(None, 1, 1)
 
 
+@pytest.mark.long
 def test_local_tasks_one_of_which_dies_end_in_the_table_of_one_process(
     programs, finished_grid, tiny_data, tmp_path
 ):

@@ -8,6 +8,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.long
+
 NOTEBOOK = pathlib.Path(__file__).parents[1] / "experiments" / "colab.ipynb"
 
 

@@ -27,6 +27,7 @@ TRAINING = {
 FEW = {"training": TRAINING, "evaluation": {"num_samples": 2, "num_importance_samples": 2}}
 
 
+@pytest.mark.long
 def test_vectors_are_trained_towards_target_rates_as_users_start_it(programs: Any, tmp_path: pathlib.Path):
     flags = ("--model=vectors", f"--workdir={tmp_path / 'run'}", "--num_epochs=0.2")
     ended = programs.run("own_networks", *flags, "--targets_nats=4.0,2.0")
@@ -44,6 +45,7 @@ def test_vectors_are_trained_towards_target_rates_as_users_start_it(programs: An
     tiny.assert_one_error(ended, "--targets_nats=four must be numbers")
 
 
+@pytest.mark.long
 def test_a_module_of_nnx_is_swept_as_a_packed_grid(tmp_path: pathlib.Path):
     grid = {"betas": ((1.0, 30.0), (1.0,)), "seeds": (0,), "data_order": "shared", "chunk_size": 0}
     grid |= {"points": (), "targets_nats": (), "target_points": (), "memory_gib": 0.0}

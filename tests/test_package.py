@@ -133,6 +133,7 @@ def test_a_program_and_its_config_work_from_another_folder(installed, tmp_path):
     assert files_of(tmp_path) == {"mine.npz"}
 
 
+@pytest.mark.long
 def test_a_model_of_another_project_reaches_the_rates_it_is_asked_for(report):
     errors = np.abs(np.subtract(report["rates_nats"], report["targets_nats"]))
     allowed = 0.01 * np.asarray(report["targets_nats"]) + 5 * np.asarray(report["rates_nats_standard_error"])

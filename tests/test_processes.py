@@ -16,6 +16,8 @@ from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.training import devices, processes
 
+pytestmark = pytest.mark.long
+
 # Twice `processes.HEARTBEAT_SECONDS`, after which a lost process is given up.
 SOON_S = 60.0
 

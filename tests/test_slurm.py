@@ -17,6 +17,8 @@ from programs import Stop
 
 from hvae_jax import records
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def node(environment):

@@ -238,6 +238,7 @@ def test_vmap_gives_what_one_model_after_the_other_gives(monkeypatch):
     np.testing.assert_allclose(stacks.map_models(jnp.sin, models), wanted, rtol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("orders", [(3, 3, 3, 3), (0, 0, 5, 2)], ids=["one order", "own orders"])
 def test_a_stack_side_by_side_is_that_of_one_model_after_the_other(monkeypatch, orders):
     models = [(betas, seed, order) for (betas, seed, _), order in zip(MODELS, orders, strict=True)]

@@ -245,6 +245,7 @@ def test_a_damaged_file_is_said_by_name(prepared: pathlib.Path, tmp_path: pathli
     batches.close()
 
 
+@pytest.mark.long
 def test_a_worker_ends_when_the_process_that_started_it_is_killed(prepared: pathlib.Path):
     context = multiprocessing.get_context("spawn")
     told, tell = context.Pipe()

@@ -15,6 +15,8 @@ from programs import Stop
 from experiments import made_images
 from hvae_jax import records
 
+pytestmark = pytest.mark.long
+
 FLAGS = (
     "--config=experiments/digits.py",
     "--config.data.name=tfds:made_images",

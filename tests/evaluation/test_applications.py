@@ -175,6 +175,7 @@ def splits(dataset):
     return {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
 
 
+@pytest.mark.long
 def test_what_a_sorted_file_holds_is_scored_as_when_it_is_shuffled(restored, judge, evaluation):
     """Half of the test split is scored: of images sorted by class, the first half lacks a class."""
     sizes = dataclasses.replace(SIZES, max_scored_images=50)
@@ -258,6 +259,7 @@ def test_streamed_data_and_huge_labels_give_the_same_numbers(restored, judge, ev
     )
 
 
+@pytest.mark.long
 def test_without_labels_the_rest_is_evaluated_and_what_lacks_is_named(
     restored, evaluation, tmp_path, monkeypatch
 ):
@@ -282,6 +284,7 @@ def test_without_labels_the_rest_is_evaluated_and_what_lacks_is_named(
     assert figures == {"distortion_by_rate", "pictures_model", "latents_model"}
 
 
+@pytest.mark.long
 def test_without_a_validation_split_nothing_is_chosen(restored, judge, evaluation, tmp_path, monkeypatch):
     dataset = restored[0].dataset
     empty = Split(dataset.valid.images[:0], dataset.valid.labels[:0])
@@ -306,6 +309,7 @@ def test_without_a_validation_split_nothing_is_chosen(restored, judge, evaluatio
     assert figures == {"distortion_by_rate", "pictures_model", "latents_model"}
 
 
+@pytest.mark.long
 def test_a_handful_of_images_is_evaluated_as_far_as_they_go(restored, judge, tmp_path, monkeypatch):
     dataset = restored[0].dataset
     few = dataset._replace(
@@ -357,6 +361,7 @@ def test_sizes_beyond_the_memory_are_refused_before_any_work():
         dataclasses.replace(SIZES, num_draws=10**6).check_memory(**most)
 
 
+@pytest.mark.long
 def test_models_side_by_side_are_evaluated_as_each_alone(restored, judge, evaluation):
     built, params = restored
     other = jax.tree.map(lambda a: 0.9 * a, params)

@@ -138,6 +138,7 @@ def test_a_damaged_classifier_is_trained_again(trained, tmp_path, spoil, words):
     assert any(words in line for line in lines)
 
 
+@pytest.mark.long
 def test_another_classifier_than_the_one_there_is_trained_and_said(trained, tmp_path):
     """Other images under the same name, another version: none is reused in silence."""
     dataset = small_dataset()

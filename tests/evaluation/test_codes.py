@@ -84,6 +84,7 @@ def test_means_are_without_noise_and_samples_are_draws(restored, small_batches):
     assert abs(np.square(scaled).mean() - 1) < 5 * np.sqrt(2 / scaled.size)
 
 
+@pytest.mark.long
 def test_a_categorical_layer_has_probabilities(make_config, small_batches):
     config = make_config(latent_shapes=((4, 4, 2), (2, 5)), latent_kinds=("gaussian", "categorical"))
     model = make_hvae(config, (16, 16, 1))

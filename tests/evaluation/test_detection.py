@@ -162,6 +162,7 @@ def preprocess(keys: jax.Array, images: jax.Array) -> jax.Array:
     return images / 255.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "layers"),
     [
@@ -189,6 +190,7 @@ def test_every_family_looks_at_images_from_elsewhere(make_config, changes, layer
     assert plain.from_plain(Detection, plain.to_plain(one), "ood.json") == one
 
 
+@pytest.mark.long
 def test_what_stands_beside_what(make_config):
     """The statistics are those of the arrays in ood.npz, valid beside valid, test beside test."""
     model, params = make_model(make_config)

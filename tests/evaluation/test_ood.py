@@ -291,6 +291,7 @@ def preprocess(keys: jax.Array, images: jax.Array) -> jax.Array:
     return images / 255.0
 
 
+@pytest.mark.long
 def test_bounds_are_means_and_sums_over_draws_of_direct_calls(tiny):
     model, params, images = tiny
     layers, num_draws, key = (1, 2), 3, make_key(7)
@@ -321,6 +322,7 @@ def test_bounds_are_means_and_sums_over_draws_of_direct_calls(tiny):
     assert found.elbo.dtype == np.float64
 
 
+@pytest.mark.long
 def test_an_images_scores_do_not_depend_on_those_beside_it():
     """Among few and among more than a batch of images, for which the program is another one."""
     x = np.random.default_rng(0).normal(size=(600, 1)).astype(np.float32)

@@ -62,6 +62,7 @@ def kept_bytes(model: HVAE) -> int:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("inference", INFERENCE)
 def test_rematerialised_networks_give_the_same_numbers_and_keep_less(make_config: MakeConfig, inference: str):
     models = [

@@ -14,6 +14,7 @@ from hvae_jax.models.hvae import make_hvae
 KEY = jax.random.key(0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("inference", ["generalized_top_down", "ladder", DEEP])
 def test_they_begin_as_networks_that_are_not_told_and_each_image_has_its_own_betas(make_config, inference):
     plain = make_hvae(make_config(inference=inference), (8, 8, 1))

@@ -144,6 +144,7 @@ def touched(gradients: Any) -> set[str]:
     return {name for name, tree in groups if any(np.asarray(leaf).any() for leaf in jax.tree.leaves(tree))}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("inference", ["generalized_top_down", "ladder"])
 def test_published_networks_with_a_categorical_top_layer(make_config, inference):
     shapes = {"latent_shapes": ((4, 4, 2), (2, 3)), "latent_kinds": ("gaussian", "categorical")}
@@ -172,6 +173,7 @@ def test_published_networks_with_a_categorical_top_layer(make_config, inference)
     assert "posterior_1" in touched(of_distortion)  # through the relaxed draw
 
 
+@pytest.mark.long
 def test_published_networks_with_a_mixture_prior(make_config):
     model = make_hvae(make_config(top_prior="mixture", num_prior_components=3), (8, 8, 1))
     x, key = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1)), jax.random.key(0)
@@ -203,6 +205,7 @@ def test_published_networks_with_a_mixture_prior(make_config):
     assert touched(quick_jit(jax.grad(rate))(both)) == {"posterior_1", "prior_1"}
 
 
+@pytest.mark.long
 def test_deep_networks_with_a_mixture_prior(make_config):
     """A mixture for z_L alone, of two layers of its side: all but R_L is as without it."""
     changes = {

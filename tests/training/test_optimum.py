@@ -56,6 +56,7 @@ def test_the_closed_form_is_tight_at_beta_one():
     assert -(optimum.distortion + sum(optimum.rates)) == pytest.approx(log_prob, abs=1e-12)
 
 
+@pytest.mark.long
 def test_raising_the_beta_of_one_layer_lowers_its_rate():
     config = digits.get_config().to_dict()
     config["model"].update(channels=2, num_stages=1, latent_shapes=((4, 4, 1), (2,)))

@@ -72,6 +72,7 @@ def validated(folder, num_steps: int, stop_requested=lambda: False, **changes):
     )
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_equals_one_that_was_planned_longer(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "CALL_SECONDS", 0.0)
     whole = validated(tmp_path / "whole", 33, checkpoint_every_steps=10, num_checkpoints=9)
