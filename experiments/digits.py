@@ -1,6 +1,6 @@
 """A small two-layer GHVAE on scikit-learn's 8×8 digits, binarised: the whole path, offline, in a minute.
 
-Shows: a rate for each layer, and how a beta moves it. Add `--config.objective.betas=(1.0,4.0)
+Shows: a rate for each layer, and how a beta moves it. Add `--config.objective.betas="(1.0,4.0)"
 --workdir=runs/digits_beta_2_is_4` and the rate of z_2 falls while that of z_1 rises.
 Command: python -m experiments.run --config=experiments/digits.py
 """

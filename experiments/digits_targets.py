@@ -2,7 +2,7 @@
 
 Shows: the betas are solved for during training. `evaluation.json` holds `targets_nats`, the rates of
 every split at the end and whether each target was reached; `figures/targets.png` the way there. Ask for
-others with `--config.objective.targets_nats=(3.0,20.0) --workdir=DIR`.
+others with `--config.objective.targets_nats="(3.0,20.0)" --workdir=DIR`.
 Command: python -m experiments.run --config=experiments/digits_targets.py
 """
 

@@ -2,7 +2,7 @@ r"""Makes a data set of smooth random images in the form of TensorFlow Datasets,
 
     python -m experiments.made_images --data_dir=DIR --num_train=20000 --side=64
     python -m experiments.run --config=experiments/cifar.py --config.data.name=tfds:made_images \
-        --config.data.data_dir=DIR --config.data.streaming=always
+        --config.data.data_dir=DIR --config.data.streaming=always --config.model.num_stages=4
 
 Needs no TensorFlow and no network. The images are PNGs, as large as those of photographs are.
 """

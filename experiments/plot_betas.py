@@ -21,8 +21,6 @@ from hvae_jax import records
 from hvae_jax.errors import RunError
 from hvae_jax.figures import runs as figures
 
-FREE_FIELDS = ("data_dir", "num_workers", "num_checkpoints")
-
 
 def main(folders: list[str]) -> None:
     """Reads config.json and evaluation.json of every folder, draws, and prints what it drew."""
@@ -121,7 +119,7 @@ def _differences(config: dict[str, Any], other: dict[str, Any]) -> list[str]:
             differs = fields[name] != others[name]
             if name == "betas":
                 differs = len(fields[name]) != len(others[name])
-            elif name.endswith("seed") or name in FREE_FIELDS or group == "evaluation":
+            elif name.endswith("seed") or f"{group}.{name}" in records.NOT_TRAINING or group == "evaluation":
                 differs = False
             names += [f"{group}.{name}"] * differs
     return names

@@ -1,7 +1,7 @@
 """Train one model, evaluate it at β = 1, draw it.
 
     python -m experiments.run --config=experiments/digits.py
-    python -m experiments.run --config=experiments/cifar.py --config.objective.betas=(0.3,3.0) --workdir=DIR
+    python -m experiments.run --config=experiments/cifar.py --config.objective.betas="(0.3,3.0)" --workdir=DIR
 
 The folder then holds config.json, versions.json, data.json, rates.jsonl, checkpoints/, evaluation.json and
 figures/. The same command resumes a run that was stopped, and evaluates one that is complete; with more

@@ -49,6 +49,23 @@ def test_rows_hold_each_choice_of_betas_and_seed_once_in_order(tmp_path):
     np.testing.assert_array_equal(panels[2][1.0], [[4.0, 2.0]])
 
 
+def test_what_changes_no_training_may_differ(tmp_path):
+    runs = [
+        make_run(
+            tmp_path / str(beta), [beta, 1.0], [1.0, 1.0], data={"streaming": streaming, "check_values": True}
+        )
+        for beta, streaming in ((1.0, "never"), (3.0, "always"))
+    ]
+    assert len(plot_betas.read_rows(runs)) == 2
+    other = make_run(
+        tmp_path / "other", [2.0, 1.0], [1.0, 1.0], data={"streaming": "auto", "binarize": "none"}
+    )
+    with pytest.raises(RunError, match=r"config\.data\.binarize"):
+        plot_betas.read_rows(
+            [make_run(tmp_path / "x", [1.0, 1.0], [1.0, 1.0], data={"binarize": "round"}), other]
+        )
+
+
 def test_the_line_is_the_mean_over_seeds_and_each_seed_a_dot(tmp_path, monkeypatch):
     drawn = []
 

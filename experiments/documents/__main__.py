@@ -1,4 +1,4 @@
-"""Write the numbers of README.md and experiments/results/README.md from the files in experiments/results.
+"""Write the numbers of README.md, the manual and the results from the files in experiments/results.
 
     python -m experiments.documents
 

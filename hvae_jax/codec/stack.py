@@ -19,8 +19,6 @@ from hvae_jax.errors import RunError
 
 # Bits that always stay below what is popped: the state's 64, and a word.
 SLACK_BITS = 96
-# Of a uniform distribution's range in `constriction`, which has 24 bits.
-MAX_PRECISION = 23
 
 
 def require_constriction() -> None:

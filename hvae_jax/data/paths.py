@@ -9,7 +9,7 @@ def find(name: str, kind: str, hint: str) -> Path:
     """The file or folder that a data set's name says, `~` expanded.
 
     Args:
-      name: `idx:FOLDER` or `npz:FILE`.
+      name: `idx:FOLDER`, `npz:FILE` or `folder:PATH`.
       kind: "file" or "folder", which it must be.
       hint: what to do where it is not.
 

@@ -15,7 +15,7 @@ from hvae_jax import data
 from hvae_jax.data import DataConfig, Dataset, Split, fingerprints, stored
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import metrics
-from hvae_jax.evaluation.sizes import memory_bytes
+from hvae_jax.training.memory import machine_bytes
 
 NOISE, CONSTANT, INVERTED = BUILT_IN = ("noise", "constant", "inverted")
 # A rank statistic and its error need two.
@@ -203,7 +203,7 @@ def _named(name: str, error: RunError) -> RunError:
 
 def _sample(split: Split, most: int) -> np.ndarray:
     images, places = split.images, data.subset(len(split.images), most)
-    needed, available = images.nbytes // len(images) * len(places), memory_bytes()
+    needed, available = images.nbytes // len(images) * len(places), machine_bytes()
     if needed * _COPIES > available:
         raise RunError(
             f"--max_ood_images={most} needs {needed * _COPIES / 2**30:,.1f} GiB of memory, this machine has "

@@ -7,15 +7,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from hvae_jax import records
 from hvae_jax.evaluation.sizes import Sizes
 
 # Fields of a run's config that change no number of its evaluation. The data are known by their fingerprints,
-# not by where they lie; `evaluation` is that of `experiments.run`.
-_FREE = {
-    "data": ("name", "data_dir", "streaming", "num_workers"),
-    "training": ("num_checkpoints",),
-    "evaluation": None,
-}
+# not by where they lie.
+_FREE = ("data.name", *records.NOT_TRAINING)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +47,11 @@ def package_version() -> str | None:
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """16 hexadecimal digits that another field of a run's config would change, if it decides numbers."""
-    kept = {}
-    for group, fields in config.items():
-        free = _FREE.get(group, ())
-        if free is not None:
-            kept[group] = {name: value for name, value in fields.items() if name not in free}
+    kept = {
+        group: {name: value for name, value in fields.items() if f"{group}.{name}" not in _FREE}
+        for group, fields in config.items()
+        if group != "evaluation"  # that of `experiments.run`
+    }
     return digest(kept)
 
 

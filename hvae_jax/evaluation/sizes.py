@@ -2,10 +2,9 @@
 
 import dataclasses
 import math
-import os
-import pathlib
 
 from hvae_jax.errors import RunError
+from hvae_jax.training.memory import machine_bytes
 
 # What pictures.npz keeps of a model: images, and points of each layer's plane.
 NUM_PICTURES, NUM_POINTS = 10, 1000
@@ -13,7 +12,6 @@ NUM_PICTURES, NUM_POINTS = 10, 1000
 NUM_COMPARED = 500
 # Of one number, and copies of a large array at a time: on the device, on the host, in float64.
 _NUMBER_BYTES, _COPIES = 4, 3
-_CGROUP_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Sizes:
         Raises:
           RunError: samples or draws need more.
         """
-        available = memory_bytes() if available is None else available
+        available = machine_bytes() if available is None else available
         for name, count in (
             ("num_samples", self.num_samples * num_features + min(self.num_samples, NUM_COMPARED) * num_dims),
             ("num_draws", self.num_draws * num_latents),
@@ -72,15 +70,6 @@ class Sizes:
                     f"--{name}={getattr(self, name)} needs about {_gib(needed)} of memory, this machine has "
                     f"{_gib(available)}; ask for at most {max(1, getattr(self, name) * available // needed)}"
                 )
-
-
-def memory_bytes() -> int:
-    """Of this machine, or of the container that we are in."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        return min(total, int(_CGROUP_LIMIT.read_text()))
-    except (OSError, ValueError):  # no such limit
-        return total
 
 
 def _gib(num_bytes: int) -> str:

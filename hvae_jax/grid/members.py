@@ -4,6 +4,7 @@ A grid point is a set of overrides of config fields, so every model has a config
 that would train it alone. The folder of a grid:
 
     config.json, versions.json     of the grid, with its group `grid`
+    data.json                      fingerprints of its data
     models.json                    which model is in which folder, see `folders`
     grid.csv, timing.csv           one row a model
     figures/

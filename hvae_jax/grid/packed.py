@@ -26,7 +26,7 @@ Evaluate = Callable[[Stack, Sequence[Member]], list[RunEvaluation]]
 
 
 class PackedTrainer:
-    """Trains stacks of an experiment's models with one compiled program; the images stay on the devices."""
+    """Trains stacks of an experiment's models with one compiled program."""
 
     def __init__(self, built: Experiment, capacity: int) -> None:
         """A stack has room for `capacity` models, rounded up to a multiple of the devices."""

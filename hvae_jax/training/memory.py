@@ -49,8 +49,13 @@ def total_bytes() -> int:
         stats = [device.memory_stats() or {} for device in jax.local_devices()]
         if all("bytes_limit" in entry for entry in stats):
             return sum(entry["bytes_limit"] for entry in stats)
+    return machine_bytes()
+
+
+def machine_bytes() -> int:
+    """Memory of this machine, or of the container that we are in."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = pathlib.Path("/sys/fs/cgroup/memory.max")  # of a container
+    limit = pathlib.Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and (text := limit.read_text().strip()).isdigit():
         total = min(total, int(text))
     return total

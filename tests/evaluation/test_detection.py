@@ -134,7 +134,7 @@ def test_data_that_cannot_be_read_are_named_with_the_flag(tmp_path, monkeypatch)
     with pytest.raises(RunError, match="fewer than 2 images"):
         ood_sets.read([name], "", True, 50)
     name = write(tmp_path, "large", (8, 8))
-    monkeypatch.setattr(ood_sets, "memory_bytes", lambda: 5000)
+    monkeypatch.setattr(ood_sets, "machine_bytes", lambda: 5000)
     with pytest.raises(RunError, match=r"--max_ood_images=50 needs 0\.0 GiB"):
         ood_sets.read([name], "", True, 50)
 

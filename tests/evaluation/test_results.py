@@ -110,6 +110,7 @@ def test_the_hash_of_a_config_follows_what_decides_numbers(made):
         ("data", "data_dir", "/elsewhere", False),
         ("data", "num_workers", 3, False),
         ("data", "streaming", "always", False),
+        ("data", "check_values", False, False),
         ("training", "num_checkpoints", 9, False),
         ("evaluation", "num_samples", 99, False),
     ):
