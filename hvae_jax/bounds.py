@@ -106,6 +106,15 @@ def score_factors(class_probs: ArrayLike) -> ScoreFactors:
     return ScoreFactors(float(diversity * sharpness), float(diversity), float(sharpness))
 
 
+def prediction_entropy(class_probs: ArrayLike) -> np.ndarray:
+    """H[p(y|x)] of each row of `[N, M]`, nats, `[N]`.
+
+    Raises:
+      ValueError: no such rows.
+    """
+    return _entropies(_rows_of_probs(class_probs))
+
+
 def _rows_of_probs(class_probs: ArrayLike) -> np.ndarray:
     probs = np.asarray(class_probs, np.float64)
     if probs.ndim != 2 or (probs < 0).any() or not np.allclose(probs.sum(axis=1), 1):

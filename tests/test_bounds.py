@@ -111,6 +111,6 @@ def test_score_is_the_exponential_of_the_mean_divergence():
 
 
 @pytest.mark.parametrize("probs", [[[3.0, 3.0]], [0.5, 0.5], [[-1.0, 2.0]], [[float("nan"), 1.0]]])
-def test_what_is_no_prediction_has_no_score(probs):
+def test_what_is_no_prediction_has_no_entropy(probs):
     with pytest.raises(ValueError, match="rows that sum to 1"):
-        bounds.score_factors(probs)
+        bounds.prediction_entropy(probs)
