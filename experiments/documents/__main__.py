@@ -17,6 +17,7 @@ WRITERS: Mapping[str, Writer] = {
     "claims_separate": claims.claims_separate,
     "applications_separate": claims.applications_separate,
     "objectives_separate": claims.objectives_separate,
+    "recipe": claims.recipe,
     "study_guidance": study.guidance,
     "study_answers": study.answers,
     "study_reference": study.reference,

@@ -24,13 +24,24 @@ CONDITIONED = {
 }
 # The same of networks that were trained for one vector of betas each, three seeds; and with one layer.
 SEPARATE = {
+    "Fashion-MNIST, GHVAE": "fashion_10_epochs_evaluation.csv",
     "MNIST, GHVAE": "mnist_20_epochs_evaluation.csv",
     "MNIST, ladder": "mnist_20_epochs_ladder_evaluation.csv",
     "CIFAR-10, GHVAE": "cifar_10_epochs_evaluation.csv",
 }
-ONE_LAYER = {"MNIST, one layer": "mnist_20_epochs_one_layer_evaluation.csv"}
+ONE_LAYER = {
+    "Fashion-MNIST, one layer": "fashion_10_epochs_one_layer_evaluation.csv",
+    "MNIST, one layer": "mnist_20_epochs_one_layer_evaluation.csv",
+}
 # Title of networks that were trained for their betas → of conditioned ones that were asked at the same.
-ASKED = {"MNIST, GHVAE": "MNIST", "CIFAR-10, GHVAE": "CIFAR-10 (JPEG copies)"}
+ASKED = {
+    "Fashion-MNIST, GHVAE": "Fashion-MNIST",
+    "MNIST, GHVAE": "MNIST",
+    "CIFAR-10, GHVAE": "CIFAR-10 (JPEG copies)",
+}
+
+# MNIST, trained for three vectors of betas as the conditioned network is trained for all.
+SAME_RECIPE = {"MNIST, the recipe of the conditioned": "mnist_recipe_evaluation.csv"}
 
 # Samples of some are draws, of others means.
 _TITLES: dict[AnyApplication, str] = {**UNITS, "generation": "inception score"}
@@ -80,9 +91,12 @@ def objectives_separate() -> str:
     head = ("betas", *(f"{title}: {kind}" for title in ASKED for kind in kinds))
     found = [(_objectives(title), _objectives(asked)) for title, asked in ASKED.items()]
     rows = []
-    for betas in sorted(found[0][0]):
+    for betas in sorted(set().union(*(separate for separate, _ in found))):
         row = [_betas(betas)]
         for separate, conditioned in found:
+            if betas not in separate:
+                row += len(kinds) * [""]
+                continue
             (own, own_variance), (asked, asked_variance) = separate[betas], conditioned[betas]
             error = math.sqrt(own_variance + asked_variance)
             row += [f"{own:,.1f}", f"{asked:,.1f}", f"{own - asked:+.1f} ± {error:.1f}"]
@@ -90,8 +104,43 @@ def objectives_separate() -> str:
     return table(head, rows)
 
 
+def recipe() -> str:
+    """Networks trained for their betas, of both recipes, and the conditioned ones at these betas."""
+    titles = {
+        "trained for them": "MNIST, GHVAE",
+        "with the recipe of the conditioned": next(iter(SAME_RECIPE)),
+        "conditioned": "MNIST",
+    }
+    measures = {
+        "rates, nats": lambda title, betas: ", ".join(f"{rate:.1f}" for rate in _mean_rates(title, betas)),
+        "D + Σ β_l R_l, nats": lambda title, betas: f"{_objectives(title)[betas][0]:.1f}",
+        "inception score": _mean_score,
+    }
+    rows = []
+    for betas in sorted(_objectives(titles["with the recipe of the conditioned"])):
+        rows += [
+            [_betas(betas), name, *(measure(title, betas) for measure in measures.values())]
+            for name, title in titles.items()
+        ]
+    return table(("betas", "networks", *measures), rows)
+
+
+def _at(title: str, betas: tuple[float, ...]) -> list[Evaluated]:
+    return [model for model in _models(title) if model.betas == betas]
+
+
+def _mean_rates(title: str, betas: tuple[float, ...]) -> np.ndarray:
+    return np.mean([model.metrics.rates.test.rates_nats.value for model in _at(title, betas)], axis=0)
+
+
+def _mean_score(title: str, betas: tuple[float, ...]) -> str:
+    """Over the networks, and in each."""
+    scores = [there(model.scored.test("generation")) for model in _at(title, betas)]
+    return f"{np.mean(scores):.2f} ({', '.join(f'{score:.2f}' for score in scores)})"
+
+
 def _objectives(title: str) -> dict[tuple[float, ...], tuple[float, float]]:
-    """Betas → mean over the networks of D + Σ β_l R_l on the test split, nats, and its variance."""
+    """Betas of several networks → mean of D + Σ β_l R_l on the test split, nats, and its variance."""
     by_betas: dict[tuple[float, ...], list[float]] = {}
     for model in _models(title):
         test = model.metrics.rates.test
@@ -100,6 +149,7 @@ def _objectives(title: str) -> dict[tuple[float, ...], tuple[float, float]]:
     return {
         betas: (float(np.mean(values)), float(np.var(values, ddof=1)) / len(values))
         for betas, values in by_betas.items()
+        if len(values) > 1
     }
 
 
@@ -128,7 +178,7 @@ def _applications(first: str, titles: Iterable[str]) -> str:
 
 @functools.cache
 def _models(title: str) -> Sequence[Evaluated]:
-    return tables.read_table(RESULTS / {**CONDITIONED, **SEPARATE, **ONE_LAYER}[title])
+    return tables.read_table(RESULTS / {**CONDITIONED, **SEPARATE, **ONE_LAYER, **SAME_RECIPE}[title])
 
 
 @functools.cache
