@@ -2,8 +2,8 @@
 
 Shows: as experiments/fashion_conditioned.py, on the published data set. On the test split, mean of three
 seeds, D + Σ β_l R_l is lower than that of 25 models of 10 epochs at each of their betas, by 33 nats in the
-mean and 10 at least; networks trained for one vector of betas with this very recipe are ahead of it, by 4 to 5
-nats at (1, 0.1) and (1, 1). See the results, "One model for every beta".
+mean and 10 at least. Networks trained for one vector of betas with this very recipe are ahead of it, by 4 to
+5 nats at (1, 0.1) and (1, 1). See the results, "One model for every beta".
 Data: as experiments/mnist.py says.
 Command: python -m experiments.run --config=experiments/mnist_conditioned.py
 """
