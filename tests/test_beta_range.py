@@ -55,6 +55,7 @@ def test_a_warm_up_opens_the_range_of_the_upper_layers_from_its_cheap_end():
     np.testing.assert_array_equal(betas.warmup_share(betas.constant().init(jnp.array([0.3, 7.0]))), OPEN)
 
 
+@pytest.mark.long
 def test_what_an_image_draws_depends_neither_on_micro_batches_nor_on_a_stop(tmp_path):
     config = linear_gaussian.training_config(
         num_epochs=2.0,

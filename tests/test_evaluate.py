@@ -15,6 +15,8 @@ from hvae_jax import records
 from hvae_jax.evaluation import guidance_text, plain, tables
 from hvae_jax.evaluation.choices import Guidance
 
+pytestmark = pytest.mark.long
+
 BETAS = ((0.1, 1.0, 1.0), (1.0, 1.0, 1.0), (3.0, 0.3, 1.0))
 QUICK = ("--num_draws=2", "--num_samples=300", "--max_fit_images=120", "--max_scored_images=80")
 
@@ -42,7 +44,6 @@ def grid(environment, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-@pytest.mark.long
 def test_everything_that_is_promised_is_there(grid):
     names = {
         "evaluation.csv", "guidance.json", "guidance.md", "bounds.json", "report.html", "figures",
@@ -71,7 +72,6 @@ def test_everything_that_is_promised_is_there(grid):
     assert float(rows[1][name]) == metrics[name]
 
 
-@pytest.mark.long
 def test_a_resumed_evaluation_does_what_is_missing_and_a_broken_bound_ends_with_status_1(
     programs, grid, tmp_path
 ):
@@ -108,7 +108,6 @@ def test_a_resumed_evaluation_does_what_is_missing_and_a_broken_bound_ends_with_
     assert {tuple(entry["unit_betas"]["seeds"]) for entry in entries} == {(1, 7, 9)}
 
 
-@pytest.mark.long
 def test_codes_are_those_whose_active_units_are_counted(programs, grid, tmp_path):
     active: list[int] = []
     for number in range(3):

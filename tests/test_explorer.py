@@ -28,6 +28,8 @@ from hvae_jax.figures import explorer
 from hvae_jax.grid import table
 from hvae_jax.keys import make_key
 
+pytestmark = pytest.mark.long
+
 NUM_IMAGES, NUM_SAMPLES = 5, 7
 FLAGS = (f"--num_images={NUM_IMAGES}", f"--num_samples={NUM_SAMPLES}")
 BETAS = ((0.1, 1.0, 10.0), (0.3, 3.0))
@@ -74,7 +76,6 @@ def grid(programs, tiny_data, tmp_path_factory) -> pathlib.Path:
     return folder / "grid"
 
 
-@pytest.mark.long
 def test_the_page_needs_nothing_but_itself(grid):
     text = (grid / "explorer.html").read_text()
     assert len(text) < 15e6
@@ -253,7 +254,6 @@ def test_an_address_opens_a_model_and_one_of_nothing_the_first(opened, grid):
     assert_shows(opened, page, 4)
 
 
-@pytest.mark.long
 def test_of_trained_models_and_of_a_list_of_points(programs, browser, grid, finished_grid, tmp_path):
     out = tmp_path / "new" / "page.html"
     before = {file: file.stat().st_mtime_ns for file in finished_grid.rglob("*")}

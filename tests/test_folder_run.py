@@ -18,6 +18,8 @@ from programs import Stop
 from hvae_jax import data, experiment, records, training
 from hvae_jax.training import streaming
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def images(tiny_data: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
@@ -39,7 +41,6 @@ def flags(images: pathlib.Path, folder: pathlib.Path) -> list[str]:
     return [*found, f"--config.data.name=folder:{images}", "--config.data.side=8"]
 
 
-@pytest.mark.long
 def test_a_run_on_a_folder_is_that_on_the_same_arrays_also_when_it_resumes(
     programs: started.Server, finished_run: pathlib.Path, images: pathlib.Path, tmp_path: pathlib.Path
 ):

@@ -141,6 +141,7 @@ def test_a_model_of_another_project_reaches_the_rates_it_is_asked_for(report):
     assert not np.isclose(report["betas"], 1.0, rtol=0.1).any()  # it started with betas of one
 
 
+@pytest.mark.long
 def test_its_rate_log_reads_back(report):
     num_rows = report["log"]["step"][0]
     assert num_rows == 20

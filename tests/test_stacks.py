@@ -277,6 +277,7 @@ def test_the_order_of_an_epoch_is_drawn_once_for_each_order_seed(monkeypatch):
     assert sorted(drawn) == [(seed, epoch) for seed in (7, 8, 9) for epoch in range(6)]
 
 
+@pytest.mark.long
 def test_side_by_side_models_have_no_native_convolutions(monkeypatch):
     def gradient(models):
         def one(kernel):

@@ -8,6 +8,8 @@ import tiny
 
 from hvae_jax import records
 
+pytestmark = pytest.mark.long
+
 # z_2 is asked for more than its beta's bound allows.
 TARGETS = (2.0, 200.0)
 FLAGS = (
@@ -37,7 +39,6 @@ def finished(programs, tiny_data, tmp_path_factory) -> tuple[pathlib.Path, str]:
     return folder, ended.out
 
 
-@pytest.mark.long
 def test_evaluation_sets_the_targets_beside_the_rates_of_every_split(finished):
     evaluation = records.read_json(finished[0] / "evaluation.json")
     assert evaluation["targets_nats"] == [2.0, 200.0]
@@ -63,7 +64,6 @@ def test_a_target_out_of_reach_is_reported_and_the_model_is_whole(finished):
     assert np.isfinite(evaluation["test"]["negative_elbo_nats"])
 
 
-@pytest.mark.long
 def test_a_model_of_a_grid_over_targets_is_reported_as_its_run_is(programs, finished, tiny_data, tmp_path):
     ended = programs.run(
         "grid",

@@ -50,6 +50,7 @@ def joined(batches: Any) -> list[dict[str, np.ndarray]]:
 # Codes of images
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_batches_are_what_the_model_encodes(restored, small_batches, is_streamed: bool):
     built, params = restored

@@ -221,6 +221,7 @@ def test_what_stands_beside_what(make_config):
     jax.tree.map(np.testing.assert_array_equal, other.scores, arrays)
 
 
+@pytest.mark.long
 def test_without_a_validation_split_no_score_is_chosen(make_config):
     model, params = make_model(make_config)
     found = Detector(model, make_dataset(num_valid=0), preprocess, ["noise"], SIZES).detect(params, 0)

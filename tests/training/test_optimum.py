@@ -37,6 +37,7 @@ def train_side_by_side(
     return layout.put(stack.states.eval_params), layout
 
 
+@pytest.mark.long
 def test_training_reaches_the_closed_form_optimum():
     models = ((1.0, 1.0), (0.3, 2.0), (3.0, 0.5))
     args = linear_gaussian.terms_fn, identity, linear_gaussian.data(8192), linear_gaussian.init_params()
