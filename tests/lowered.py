@@ -16,6 +16,7 @@ from hvae_jax.keys import make_key
 from hvae_jax.models.config import ModelConfig
 from hvae_jax.models.hvae import HVAE, make_hvae
 from hvae_jax.training import TrainingConfig, batches, streaming
+from hvae_jax.training.raveled import ravel_like
 from hvae_jax.training.step import StepMetrics, TrainState
 
 # One program with what each of them would get: a choice between platforms stays in it as branches.
@@ -137,7 +138,8 @@ def interval_arguments(
     scalar, rates = shape(num_models), shape(num_models, *state.beta_state.betas.shape)
     totals = StepMetrics(scalar, scalar, rates, scalar)
     counts = shape(num_models, dtype=jnp.int32)
-    return pick, ((stacked(state, num_models), totals), together, own, counts)
+    raveled = jax.eval_shape(lambda state: ravel_like(state.params, state), state)
+    return pick, ((stacked(raveled, num_models), totals), together, own, counts)
 
 
 def _sides(text: str) -> tuple[int, ...]:

@@ -59,7 +59,9 @@ def train_stack(logs, models, images=IMAGES, config=CONFIG, stack=None, **kwargs
         stack,
         logs,
         batches.ResidentBatches(images, config, layout).ordered([order for *_, order in models]),
-        validate=lambda params: evaluator.map_images(linear_gaussian.terms_fn, params, seeds, len(seeds)),
+        validate=lambda params: evaluator.map_images(
+            linear_gaussian.terms_fn, layout.put(params), seeds, len(seeds)
+        ),
         **kwargs,
     )
 

@@ -24,6 +24,7 @@ from hvae_jax.grid import members as grid_members
 from hvae_jax.grid.packed import PackedTrainer, init_stack
 from hvae_jax.keys import make_key
 from hvae_jax.training import devices, intervals, processes, stacks
+from hvae_jax.training.raveled import unravel
 from hvae_jax.training.split_evaluator import SplitEvaluator
 from hvae_jax.training.stacks import DataParallel
 
@@ -148,7 +149,7 @@ class NetworkWorker:
         )
         self._interval = intervals.compile_interval(step_fn, self._batches.pick)
         self._layout, stack = DataParallel(), stacks.new_stack([built.init_state()])
-        self._states, self._zeros = self._layout.put(stack.states), stack.totals
+        self._states, self._zeros = self._layout.put(stacks.ravel_states(stack.states)), stack.totals
         self._evaluator: SplitEvaluator | None = None
         self._done = 0
 
@@ -188,7 +189,7 @@ class NetworkWorker:
             images = self._built.dataset.train.images
             self._evaluator = SplitEvaluator(images, self._built.preprocess_fn)
             self._terms_fn = self._built.terms_fn
-        params = stacks.entry(devices.first(self._states), 0).eval_params
+        params = stacks.entry(unravel(self._layout.get(self._states, 1)), 0).eval_params
         start = time.perf_counter()
         self._evaluator.map_images(self._terms_fn, params, make_key(0))
         return time.perf_counter() - start

@@ -61,7 +61,8 @@ class PackedTrainer:
 
         def validate(params: Params) -> LayerwiseTerms:
             assert self._valid is not None
-            return self._valid.map_images(self._valid_terms_fn, params, seeds, len(members))
+            on_devices = self.layout.put(params)
+            return self._valid.map_images(self._valid_terms_fn, on_devices, seeds, len(members))
 
         with contextlib.closing(self._ordered(members)) as batches:
             return self._trainer.train(

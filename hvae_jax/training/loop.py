@@ -21,6 +21,7 @@ from hvae_jax.training.batches import Batches, PickFn
 from hvae_jax.training.config import TrainingConfig
 from hvae_jax.training.intervals import compile_interval
 from hvae_jax.training.optimizer import SkipState
+from hvae_jax.training.raveled import unravel
 from hvae_jax.training.stacks import Layout, Stack
 from hvae_jax.training.step import (
     Params,
@@ -105,8 +106,8 @@ class Trainer:
           logs: one per model; they get the rows that a run of its own would write.
           batches: of stored training images, in each model's order.
           save: called with step and stack where the config asks for a checkpoint, and at the end.
-          validate: params as the layout puts them → the terms of every model and validation image, NumPy
-            arrays `[M, N, ...]`; of conditioned models those of `BetaRange.make_terms`.
+          validate: params `[M, ...]` → the terms of every model and validation image `[M, N, ...]`, NumPy
+            arrays; of conditioned models those of `BetaRange.make_terms`.
           report: called after every interval.
           stop_requested: asked after every compiled call, which takes about `CALL_SECONDS` at most (or one
             step of every model, where that takes longer). Once it says yes, on any process, `save` is
@@ -126,14 +127,14 @@ class Trainer:
         num_steps = config.num_steps(batches.num_images)
         step, logged, failed_at = int(stack.step), int(stack.logged), stack.failed_at.copy()
         seconds, since = float(stack.seconds), float(stack.logged_seconds)
-        states, totals = self.layout.put((stack.states, stack.totals))
+        states, totals = self.layout.put((stacks.ravel_states(stack.states), stack.totals))
         calls = Calls(min(batches.steps_per_call, config.log_every_steps))
 
         def on_host() -> Stack:
             arrays = self.layout.get((states, totals), num_models)
             return Stack(
                 np.array(step, np.int32),
-                arrays[0],
+                unravel(arrays[0]),
                 failed_at.astype(np.int32),
                 np.array(seconds, np.float64),
                 np.array(logged, np.int32),
@@ -210,7 +211,7 @@ class Trainer:
             is_last = step == num_steps
             if validate is not None and (step % config.eval_every_steps == 0 or is_last):
                 start = time.perf_counter()
-                terms = validate(states.eval_params)
+                terms = validate(unravel(self.layout.get(states.eval_params, num_models)))
                 elapsed = time.perf_counter() - start
                 seconds, since = seconds + elapsed, since + elapsed
                 for i in alive:
@@ -233,7 +234,7 @@ class Trainer:
     def time_steps(self, stack: Stack, batches: Batches, num_steps: int) -> float:
         """Seconds of `num_steps` steps of a stack, compiled before; nothing is kept."""
         counts = np.full(len(stack.failed_at), num_steps)
-        models = self.layout.put((stack.states, stack.totals))
+        models = self.layout.put((stacks.ravel_states(stack.states), stack.totals))
         models, done = self._call(models, batches, 0, counts)
         jax.block_until_ready(done)
         start = time.perf_counter()

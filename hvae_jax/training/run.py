@@ -12,7 +12,7 @@ from hvae_jax.betas import BetaControl
 from hvae_jax.errors import RunError, Stopped
 from hvae_jax.files import rate_log
 from hvae_jax.objective import LayerwiseTerms
-from hvae_jax.training import devices, processes, stacks
+from hvae_jax.training import processes, stacks
 from hvae_jax.training.batches import Batches
 from hvae_jax.training.checkpoints import CHECKPOINTS_FOLDER, Checkpoints
 from hvae_jax.training.config import TrainingConfig
@@ -101,7 +101,7 @@ def train(
 
         def validate_stack(params: Params) -> LayerwiseTerms:
             assert validate is not None
-            terms = validate(stacks.entry(devices.first(params), 0))
+            terms = validate(stacks.entry(params, 0))
             return jax.tree.map(lambda a: a[None], terms)
 
         stack = trainer.train(

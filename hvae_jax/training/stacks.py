@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from hvae_jax.models import convolution
-from hvae_jax.training import devices
+from hvae_jax.training import devices, raveled
 from hvae_jax.training.step import StepMetrics, TrainState
 
 T = TypeVar("T")
@@ -57,6 +57,11 @@ def zero_totals(states: TrainState) -> StepMetrics:
     betas = np.asarray(states.beta_state.betas)
     zeros = np.zeros(len(betas), np.float32)
     return StepMetrics(zeros, zeros, np.zeros(betas.shape, np.float32), zeros)
+
+
+def ravel_states(states: TrainState) -> TrainState:
+    """States `[M, ...]` as they are trained, parameters and whatever is like them as one vector a model."""
+    return raveled.ravel_like(states.params, states, num_leading=1)
 
 
 def entry(tree: T, model: int) -> T:

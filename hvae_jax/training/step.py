@@ -21,6 +21,7 @@ from hvae_jax.betas import BetaControl, BetaState, warmup_share
 from hvae_jax.keys import fold_in, from_data, make_key, to_data
 from hvae_jax.objective import LayerwiseTerms, layerwise_elbo
 from hvae_jax.training.config import TrainingConfig
+from hvae_jax.training.raveled import Raveled, ravel, unravel
 
 Params = Any
 # (params, x [B, ...], keys [B]) -> terms; of a conditioned model, which draws betas, (…, betas=[B, L]) too.
@@ -117,7 +118,7 @@ def make_train_step(
     axis_name: str | None = None,
     beta_range: BetaRange | None = None,
 ) -> StepFn:
-    """The pure step `(state, images) -> (state, metrics)`.
+    """The pure step `(state, images) -> (state, metrics)`; it takes trees of parameters raveled, too.
 
     Minimises the batch mean of D + Σ β_l R_l; for a conditioned model with betas that each image draws for
     itself, from its key, and that `terms_fn` is told. A step whose loss or gradient is not finite leaves
@@ -152,11 +153,14 @@ def make_train_step(
         num_parts = images.shape[0] // part_size
         parts = jax.tree.map(lambda a: a.reshape(num_parts, part_size, *a.shape[1:]), (images, keys))
 
+        tree = unravel(params)
+
         def add(total: Params, part: tuple[jax.Array, jax.Array]):
-            (loss, (distortion, rates)), grads = grad_fn(params, betas, *part, step)
+            (loss, (distortion, rates)), grads = grad_fn(tree, betas, *part, step)
             return jax.tree.map(jnp.add, total, grads), (loss, distortion, rates)
 
-        total, means = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
+        total, means = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, tree), parts)
+        total = ravel(total) if isinstance(params, Raveled) else total
         # Parts are equal in size, so the mean of their means is the mean over the batch.
         return jax.tree.map(lambda g: g / num_parts, total), jax.tree.map(lambda m: m.mean(axis=0), means)
 
