@@ -57,7 +57,7 @@ class Scaled:
     @functools.cached_property
     def kernel(self) -> np.ndarray:
         """Of each and each, `[N, N]`; one for all settings."""
-        return np.exp(-self.gamma * squared_distances(self.points, self.points))
+        return _decay(squared_distances(self.points, self.points), self.gamma)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Queries:
     @functools.cached_property
     def kernel(self) -> np.ndarray:
         """Of each and each of the others, `[N', N]`."""
-        return np.exp(-self.fitted_on.gamma * self.distances)
+        return _decay(self.distances, self.fitted_on.gamma)
 
 
 # Labels `[N']`.
@@ -186,7 +186,17 @@ def fit(kind: str, scaled: Scaled, setting: float) -> Predict:
 def squared_distances(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     """`[N, N']` between `[N, D]` and `[N', D]`; the products in float32."""
     norms, others_norms = (np.square(a).sum(axis=1) for a in (points, others))
-    return np.maximum(norms[:, None] + others_norms - 2 * (points @ others.T), 0)
+    # In place, here and in `_decay`: on arrays as large as these, new memory takes longer than arithmetic.
+    found = points @ (-2 * others).T
+    found += norms[:, None]
+    found += others_norms
+    return np.maximum(found, 0, out=found)
+
+
+def _decay(distances: np.ndarray, gamma: float) -> np.ndarray:
+    """exp(−γ d²), of squared distances."""
+    found = -gamma * distances
+    return np.exp(found, out=found)
 
 
 def _scale(latents: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:

@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from hvae_jax.data.stored import Rows, StoredArray
 from hvae_jax.keys import EVALUATION, fold_in, from_data, make_key, to_data
+from hvae_jax.models import convolution
 from hvae_jax.training import devices, processes, stacks
 from hvae_jax.training.stacks import Packed
 from hvae_jax.training.step import Params, PreprocessFn, pick_micro_batch
@@ -289,14 +291,34 @@ def make_over_batches(
     place in the split, alone.
     """
 
-    def over_batches(params: Params, images: jax.Array, index: jax.Array, key_data: jax.Array) -> Any:
+    @_trace_once
+    def one_batch(params: Params, images: jax.Array, index: jax.Array, key_data: jax.Array) -> Any:
         # What judges a model shares no noise with what trained it.
         key = jax.random.fold_in(from_data(key_data), EVALUATION)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+        return fn(params, preprocess_fn(fold_in(keys, 0), images), fold_in(keys, 1))
 
-        def one_batch(batch: tuple[jax.Array, jax.Array]) -> Any:
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch[1])
-            return fn(params, preprocess_fn(fold_in(keys, 0), batch[0]), fold_in(keys, 1))
-
-        return jax.lax.map(one_batch, (images, index))
+    def over_batches(params: Params, images: jax.Array, index: jax.Array, key_data: jax.Array) -> Any:
+        return jax.lax.map(lambda batch: one_batch(params, *batch, key_data), (images, index))
 
     return over_batches
+
+
+def _trace_once(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` of arrays, traced once for their shapes, though it is asked for shapes and compiled.
+
+    `jax.jit` would trace it again, since in a program of several devices it counts as another context.
+    """
+    known: dict[Any, tuple[Callable[..., list[Any]], Any]] = {}
+
+    def call(*arguments: Any) -> Any:
+        leaves, treedef = jax.tree.flatten(arguments)
+        kind = treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves), convolution.are_products()
+        if kind not in known:
+            shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+            traced = jax.jit(fn).trace(*jax.tree.unflatten(treedef, shapes))
+            known[kind] = jaxpr_as_fun(traced.jaxpr), jax.tree.structure(traced.out_info)
+        compute, structure = known[kind]
+        return jax.tree.unflatten(structure, compute(*leaves))
+
+    return call
