@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     out = None if options.out is None else program.file_flag("out", options.out, (".json",))
     figure = None if options.figure is None else program.file_flag("figure", options.figure)
     folders = [program.folder_flag("runs", name) for name in options.runs]
-    table = program.source_flag("separate", options.separate, grid_table.GRID_FILE)
+    table = program.source_flag("separate", options.separate, records.GRID_FILE)
     separate = read_separate(table)
     program.split_cpu(program.num_cores())
     builts = [experiment.from_folder(folder, data=options.data) for folder in folders]
@@ -146,7 +146,7 @@ def check_models(folder: pathlib.Path, built: Experiment) -> None:
       folder: of the table.
       built: the conditioned run.
     """
-    for run in sorted(folder.glob(f"models/*/{records.CONFIG_FILE}"))[:1]:
+    for run in sorted(folder.glob(f"{records.MODELS_FOLDER}/*/{records.CONFIG_FILE}"))[:1]:
         if (run.parent / records.FROM_MODEL_FILE).exists():
             raise RunError(
                 f"--separate: {folder} is a grid of a conditioned model, which was not trained for each"

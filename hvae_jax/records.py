@@ -24,7 +24,9 @@ __all__ = [
     "DATA_FILE",
     "EVALUATION_FILE",
     "FIGURES_FOLDER",
+    "GRID_FILE",
     "INIT_FILE",
+    "MODELS_FOLDER",
     "RATES_FILE",
     "RUN_LOCK",
     "VERSIONS_FILE",
@@ -51,6 +53,8 @@ FROM_MODEL_FILE = "from_model.json"
 # Of another run that this one started from; held by the process that trains.
 INIT_FILE, RUN_LOCK = "init_from.json", "run.lock"
 FIGURES_FOLDER = "figures"
+# In the folder of a grid: its table, and the folders of its models.
+GRID_FILE, MODELS_FOLDER = "grid.csv", "models"
 # Fields that change neither what a model is trained on nor how: they may differ from command to command.
 NOT_TRAINING = (
     "data.data_dir",

@@ -19,8 +19,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # Read when the first program is compiled.
 os.environ["XLA_FLAGS"] = " ".join(filter(None, (started.QUICK, os.environ.get("XLA_FLAGS"))))
 
-# Files that take longest, the longest first: the short ones fill what time is left.
-LONG = (
+# Files that are begun first, those that take longest: the short ones fill what time is left.
+BEGUN_FIRST = (
     "slurm",
     "processes",
     "evaluate",
@@ -40,9 +40,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files before short ones, each in its own order."""
-    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+    """Files of `BEGUN_FIRST` before the others, each in its own order."""
+    places = {f"test_{name}.py": place for place, name in enumerate(BEGUN_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(BEGUN_FIRST)))
 
 
 @pytest.fixture(scope="session")

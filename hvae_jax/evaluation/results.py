@@ -25,7 +25,6 @@ from hvae_jax.run_config import build_group, with_tuples
 from hvae_jax.training.checkpoints import latest_step
 
 METRICS_FILE, PICTURES_FILE = "metrics.json", "pictures.npz"
-GRID_FILE, MODELS_FOLDER = "grid.csv", "models"
 
 
 class Evaluated(NamedTuple):
@@ -102,9 +101,9 @@ def find_runs(folder: str | os.PathLike[str], flag: str = "workdir") -> Runs:
       RunError: neither is there, or files that are damaged.
     """
     folder = pathlib.Path(folder)
-    models = folder / MODELS_FOLDER
+    models = folder / records.MODELS_FOLDER
     if models.is_dir():
-        diverged = _diverged(folder / GRID_FILE)
+        diverged = _diverged(folder / records.GRID_FILE)
         present = sorted(entry for entry in models.iterdir() if entry.is_dir())
         ready = [f for f in present if f.name not in diverged and latest_step(f) is not None]
         if not ready:
@@ -112,7 +111,8 @@ def find_runs(folder: str | os.PathLike[str], flag: str = "workdir") -> Runs:
         runs = Runs(ready, True, len(present) - len(ready))
     elif not (folder / records.CONFIG_FILE).is_file():
         raise RunError(
-            f"--{flag}={folder} holds neither a run ({records.CONFIG_FILE}) nor a grid ({MODELS_FOLDER}/)"
+            f"--{flag}={folder} holds neither a run ({records.CONFIG_FILE}) nor a grid "
+            f"({records.MODELS_FOLDER}/)"
         )
     elif latest_step(folder) is None:
         raise RunError(f"--{flag}={folder} has no checkpoint yet; train it first")

@@ -21,7 +21,6 @@ from hvae_jax.grid import members as grid_members
 from hvae_jax.grid.members import (
     CHUNKS_FOLDER,
     LISTS,
-    MODELS_FOLDER,
     PRODUCTS,
     TASKS_FOLDER,
     GridConfig,
@@ -81,9 +80,10 @@ def check(
         if path.exists() and not path.is_dir():
             raise RunError(f"--workdir={folder}: {path} must be a folder, but it is a file; move it away")
     if not (folder / records.CONFIG_FILE).exists():
-        if (folder / MODELS_FOLDER).exists() and any((folder / MODELS_FOLDER).iterdir()):
+        models = folder / records.MODELS_FOLDER
+        if models.exists() and any(models.iterdir()):
             raise RunError(
-                f"{folder / records.CONFIG_FILE} does not exist, but {folder / MODELS_FOLDER} holds models "
+                f"{folder / records.CONFIG_FILE} does not exist, but {models} holds models "
                 "of a grid; restore it, or give another --workdir"
             )
         return
@@ -223,7 +223,7 @@ def read_whole(file: pathlib.Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-_FOLDERS = (MODELS_FOLDER, CHUNKS_FOLDER, TASKS_FOLDER, records.FIGURES_FOLDER)
+_FOLDERS = (records.MODELS_FOLDER, CHUNKS_FOLDER, TASKS_FOLDER, records.FIGURES_FOLDER)
 
 
 def _stored(folder: pathlib.Path) -> dict[str, Any]:
@@ -255,7 +255,7 @@ def _found(folder: pathlib.Path, members: Sequence[Member]) -> dict[str, int]:
     """`_known` from the configs in models/."""
     known: dict[str, int] = {}
     names = [field.split(".") for field in members[0].overrides]
-    for entry in sorted((folder / MODELS_FOLDER).glob("*")):
+    for entry in sorted((folder / records.MODELS_FOLDER).glob("*")):
         config = read_whole(entry / records.CONFIG_FILE) if entry.name.isdigit() else None
         if config is not None and all(name in config.get(group, {}) for group, name in names):
             overrides = {f"{group}.{name}": config[group][name] for group, name in names}

@@ -21,7 +21,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hvae_jax import experiment
+from hvae_jax import experiment, records
 from hvae_jax.errors import RunError
 from hvae_jax.groups import Groups, Ranges
 from hvae_jax.models.hvae import ModelConfig
@@ -34,7 +34,7 @@ MAX_MEMORY_GIB = 10**6
 DATA_ORDERS = ("shared", "per_model")
 # The fields that say which points there are: values per layer, or lists of vectors.
 PRODUCTS, LISTS = ("betas", "targets_nats"), ("points", "target_points")
-MODELS_FOLDER, CHUNKS_FOLDER, TASKS_FOLDER = "models", "chunks", "tasks"
+CHUNKS_FOLDER, TASKS_FOLDER = "chunks", "tasks"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +215,7 @@ class Member(NamedTuple):
 
     def folder(self, grid_folder: pathlib.Path) -> pathlib.Path:
         """Its run folder."""
-        return grid_folder / MODELS_FOLDER / f"{self.number:04d}"
+        return grid_folder / records.MODELS_FOLDER / f"{self.number:04d}"
 
 
 def identity(overrides: Mapping[str, Any]) -> str:

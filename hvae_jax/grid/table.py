@@ -17,7 +17,7 @@ from hvae_jax.grid.members import Member
 from hvae_jax.groups import Groups
 from hvae_jax.objective_config import ObjectiveConfig
 
-GRID_FILE, TIMING_FILE = "grid.csv", "timing.csv"
+TIMING_FILE = "timing.csv"
 # In each model's folder: processes that train other models at the same time do not write the same file.
 MODEL_TIMING_FILE = "timing.json"
 SPLITS = ("valid", "test")
@@ -43,7 +43,8 @@ def write(folder: pathlib.Path, members: Sequence[Member], num_dims: int) -> Non
     columns = _columns(members[0].objective, members[0].groups)
     found = ((member, folders.read_evaluation(folder, member)) for member in members)
     rows = [_row(folder, member, one, num_dims) for member, one in found if one is not None]
-    _write_csv(folder / GRID_FILE, list(columns), ([cell(row) for cell in columns.values()] for row in rows))
+    cells = ([cell(row) for cell in columns.values()] for row in rows)
+    _write_csv(folder / records.GRID_FILE, list(columns), cells)
     times = []
     for member in members:
         seconds = (folders.read_whole(member.folder(folder) / MODEL_TIMING_FILE) or {}).get("wall_s")
@@ -87,9 +88,9 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
     if split not in SPLITS:
         raise RunError(f"a grid has the splits {SPLITS}, not {split!r}")
     grid, members = folders.read(folder)
-    if not (folder / GRID_FILE).exists():
-        raise RunError(f"{folder / GRID_FILE} does not exist: no model of the grid is complete")
-    rows = {int(row["model"]): row for row in read_csv(folder / GRID_FILE)}
+    if not (folder / records.GRID_FILE).exists():
+        raise RunError(f"{folder / records.GRID_FILE} does not exist: no model of the grid is complete")
+    rows = {int(row["model"]): row for row in read_csv(folder / records.GRID_FILE)}
     timing_file = folder / TIMING_FILE
     times = (
         {int(row["model"]): row["wall_s"] for row in read_csv(timing_file)} if timing_file.exists() else {}
@@ -100,7 +101,7 @@ def load(folder: str | os.PathLike[str], split: str = "test") -> dict[str, np.nd
         try:
             return np.asarray([value or np.nan for value in values], np.float64).reshape(grid.shape)
         except ValueError as error:
-            raise _damaged(folder / GRID_FILE) from error
+            raise _damaged(folder / records.GRID_FILE) from error
 
     def column(name: str) -> np.ndarray:
         return numeric([rows.get(n, {}).get(name) for n in numbers])
