@@ -23,7 +23,7 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from experiments import pictures, program
+from experiments import program
 from hvae_jax import experiment, going_on, records, training
 from hvae_jax.errors import RunError
 from hvae_jax.evaluation import rates, targets
@@ -31,9 +31,6 @@ from hvae_jax.evaluation.metrics import ImportanceBound, Rates, RunEvaluation, T
 from hvae_jax.evaluation.plain import Estimate, to_plain
 from hvae_jax.evaluation.rates import NamedGroups
 from hvae_jax.experiment import Experiment
-from hvae_jax.figures import runs as figures
-from hvae_jax.figures import targets as target_figures
-from hvae_jax.figures.style import describe_betas
 from hvae_jax.files import claims
 from hvae_jax.going_on import Start
 from hvae_jax.keys import make_key
@@ -127,7 +124,10 @@ def _run(signals: StopSignals, stack: contextlib.ExitStack) -> None:
     if not is_main:
         return
     records.write_json(workdir / records.EVALUATION_FILE, to_plain(evaluation))
-    draw(built, params, workdir, summary, report)
+    # Only now: the first step need not wait for Matplotlib.
+    from experiments import run_figures
+
+    run_figures.draw(built, params, workdir, summary, report)
     print(*lines, f"Everything is in {workdir}", sep="\n")
 
 
@@ -214,39 +214,6 @@ def evaluate_targets(built: Experiment, state: TrainState, test: Rates) -> Targe
     return targets.report_targets(
         built.objective, built.num_dims, betas, summaries["train"], summaries.get("valid"), test
     )
-
-
-def draw(
-    built: Experiment, params: Params, folder: pathlib.Path, test: Rates, report: TargetReport | None
-) -> None:
-    """The run's figures."""
-    target = folder / records.FIGURES_FOLDER
-    target.mkdir(exist_ok=True)
-    title = (
-        f"{built.dataset.title}, {built.model.config.inference.replace('_', ' ')}, "
-        f"{_describe_betas(built, report)}"
-    )
-
-    train_log = records.load(folder)
-    valid_log = records.load(folder, "valid") if len(built.dataset.valid.images) else None
-    figures.training_curves(train_log, valid_log, title, target / "training.png", built.named_groups)
-    figures.rate_distortion(train_log, test, title, target / "rate_distortion.png")
-    if report and report.targets_nats is not None:
-        grouped = built.named_groups if built.objective.beta_groups else None
-        target_figures.way_to_targets(train_log, report.targets_nats, title, target / "targets.png", grouped)
-
-    pictures.draw(built, params, title, target)
-
-
-def _describe_betas(built: Experiment, report: TargetReport | None) -> str:
-    """For titles: the betas, or what found them and which they are."""
-    objective, in_groups = built.objective, bool(built.objective.beta_groups)
-    betas = report.betas if report else objective.betas
-    text = describe_betas(betas, built.named_groups.names if in_groups else None)
-    if objective.free_nats:
-        free = ", ".join(f"{nats:g}" for nats in dict.fromkeys(objective.free_nats))
-        text += f", free nats {free}"
-    return text if objective.control == "constant" else f"{objective.control.replace('_', ' ')}: {text}"
 
 
 class Progress:
