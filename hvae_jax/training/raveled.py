@@ -2,6 +2,9 @@
 
 An update of Adam is a dozen operations on every array of the parameters. On one vector they are one loop
 over memory: a program is traced and compiled sooner, and devices that share a batch exchange one array.
+
+`jax.flatten_util.ravel_pytree` gives a function beside the vector of one tree. Here the way back is part of
+the vector's type, so that states hold it, and it works on the host and for a stack of models.
 """
 
 import dataclasses

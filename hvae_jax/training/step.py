@@ -118,7 +118,7 @@ def make_train_step(
     axis_name: str | None = None,
     beta_range: BetaRange | None = None,
 ) -> StepFn:
-    """The pure step `(state, images) -> (state, metrics)`; it takes trees of parameters raveled, too.
+    """The pure step `(state, images) -> (state, metrics)`; its parameters are a tree, or raveled.
 
     Minimises the batch mean of D + Σ β_l R_l; for a conditioned model with betas that each image draws for
     itself, from its key, and that `terms_fn` is told. A step whose loss or gradient is not finite leaves
